@@ -1,0 +1,128 @@
+"""The same job by Bytewax's own operators, as its documentation teaches them.
+
+One item is one message, one state is one row, `collect` makes the batches. It does less than Rowvec:
+it renders no text, hashes none, fences nothing against the store, and reads the envelope's LSN alone.
+"""
+
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+import orjson
+from bytewax.connectors.kafka import KafkaSourceMessage
+from bytewax.dataflow import Dataflow
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.recovery import RecoveryConfig, init_db_dir
+from bytewax.testing import cluster_main
+
+from benchmarks.envelopes import Change
+from benchmarks.memory import TOPIC, Timing, idle_contract
+
+Message = KafkaSourceMessage[bytes, bytes]
+_BATCH = 1_000
+"""As Bytewax's own Kafka source takes at once."""
+
+
+def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> float:
+    """Records per second once warm, to the end of the log."""
+    timing = Timing(warm_up)
+    contract = idle_contract()
+    flow = Dataflow("idiomatic")
+    messages = op.input("source", flow, _Source(changes, timing))
+    envelopes = op.map("parse", messages, lambda message: orjson.loads(message.value))
+    rows = op.key_on("row", envelopes, lambda envelope: str(envelope["after"]["id"]))
+    newest = op.stateful_map("newest", rows, _newest)
+    changed = op.filter_map("changed", op.key_rm("unkey", newest), lambda envelope: envelope)
+    together = op.key_on("together", changed, lambda _: "all")
+    batches = op.collect(
+        "window",
+        together,
+        timeout=timedelta(milliseconds=contract.flow.window_ms),
+        max_size=contract.milvus.write_batch_rows,
+    )
+    winners = op.map("winners", op.key_rm("batch", batches), _winners)
+    op.output("sink", winners, _Sink(timing))
+    with tempfile.TemporaryDirectory() as folder:
+        init_db_dir(Path(folder), contract.recovery.partitions)
+        timing.started = time.perf_counter()
+        cluster_main(
+            flow,
+            [],
+            0,
+            epoch_interval=timedelta(seconds=epoch_s),
+            recovery_config=RecoveryConfig(folder, timedelta(0)),
+        )
+    timing.check(len(changes), len({key for key, _ in changes}))
+    return timing.rate
+
+
+def _newest(version: int | None, envelope: Any) -> tuple[int | None, Any]:
+    lsn = envelope["source"]["lsn"]
+    if version is not None and lsn < version:
+        return version, None
+    return lsn, envelope
+
+
+def _winners(envelopes: list[Any]) -> list[Any]:
+    return list({envelope["after"]["id"]: envelope["after"] for envelope in envelopes}.values())
+
+
+class _Source(FixedPartitionedSource[Message, int]):
+    def __init__(self, changes: Sequence[Change], timing: Timing) -> None:
+        self._changes = changes
+        self._timing = timing
+
+    def list_parts(self) -> list[str]:
+        return ["0"]
+
+    def build_part(self, step_id: str, for_part: str, resume_state: int | None) -> "_Partition":
+        return _Partition(self._changes, resume_state or 0, self._timing)
+
+
+class _Partition(StatefulSourcePartition[Message, int]):
+    def __init__(self, changes: Sequence[Change], offset: int, timing: Timing) -> None:
+        self._changes = changes
+        self._next = offset
+        self._timing = timing
+
+    def next_batch(self) -> list[Message]:
+        # It has no epochs that grow, so it is warm when it says so.
+        self._timing.checkpoint = True
+        self._timing.before_read()
+        first = self._next
+        batch = self._changes[first : first + _BATCH]
+        if not batch:
+            raise StopIteration
+        self._next += len(batch)
+        self._timing.records += len(batch)
+        return [
+            KafkaSourceMessage(key, value, TOPIC, offset=first + i, partition=0)
+            for i, (key, value) in enumerate(batch)
+        ]
+
+    def snapshot(self) -> int:
+        return self._next
+
+
+class _Sink(DynamicSink[list[Any]]):
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_SinkPartition":
+        return _SinkPartition(self._timing)
+
+
+class _SinkPartition(StatelessSinkPartition[list[Any]]):
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+
+    def write_batch(self, items: list[list[Any]]) -> None:
+        for rows in items:
+            self._timing.winners += len(rows)
+            self._timing.ids.update([str(row["id"]) for row in rows])
+        self._timing.ended = time.perf_counter()

@@ -1,0 +1,81 @@
+"""The records of a benchmark in a real broker, which the extra `demo` brings."""
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+
+from benchmarks.envelopes import Change
+from benchmarks.memory import idle_contract
+from flows.embedded.broker import Broker
+from operators.contract import Contract
+from operators.kafka import KafkaReader, consumer_config
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """One partition that holds all the records."""
+
+    name: str
+    contract: Contract
+
+    def reader(self, offset: int) -> KafkaReader:
+        """As the flow reads it."""
+        return KafkaReader(self.contract.kafka, self.name, 0, offset, traced=False)
+
+    def run_ceiling(self, count: int) -> float:
+        """Records per second of consuming and parsing alone."""
+        with closing(Consumer(consumer_config(self.contract.kafka))) as consumer:
+            consumer.assign([TopicPartition(self.name, 0, OFFSET_BEGINNING)])
+            loads = orjson.loads
+            first = consumer.poll(10)  # connecting is not what is measured
+            assert first is not None
+            seen, started = 1, time.perf_counter()
+            while seen < count:
+                for message in consumer.consume(1_000, 1):
+                    if message.error() is None:
+                        loads(message.value())
+                        seen += 1
+            return count / (time.perf_counter() - started)
+
+
+@contextmanager
+def topic(directory: Path, name: str, changes: Sequence[Change]) -> Iterator[Topic]:
+    """A broker with one topic of one partition, filled."""
+    broker = Broker(directory)
+    broker.start()
+    try:
+        broker.create_topic(name, 1)
+        fill(broker.bootstrap_servers, name, changes)
+        yield Topic(name, idle_contract(broker.bootstrap_servers))
+    finally:
+        broker.stop()
+
+
+def fill(bootstrap_servers: str, name: str, changes: Sequence[Change]) -> None:
+    """Send all records, in order, and wait until they are stored."""
+    failed: list[str] = []
+    producer = Producer(
+        {
+            "bootstrap.servers": bootstrap_servers,
+            "enable.idempotence": True,
+            "linger.ms": 5,
+            "queue.buffering.max.messages": 1_000_000,
+        }
+    )
+    for key, value in changes:
+        producer.produce(
+            name,
+            value,
+            key,
+            partition=0,
+            on_delivery=lambda error, _: error and failed.append(str(error)),
+        )
+        producer.poll(0)
+    left = producer.flush(60)
+    assert not failed, failed[0]
+    assert not left, f"{left} of {len(changes)} records were not sent"

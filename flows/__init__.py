@@ -1,0 +1,1 @@
+"""Wiring: settings, the flow, the processes and commands around it."""

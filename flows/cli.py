@@ -1,0 +1,257 @@
+"""The command `rowvec`. Every command imports what it needs, so that `health` stays cheap."""
+
+import json
+import logging
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.table import Table
+
+from operators.errors import ContractError, RowvecError
+
+app = typer.Typer(
+    name="rowvec",
+    help="Keeps Milvus collections equal to SQL tables.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+health = typer.Typer(help="For liveness and readiness probes.", no_args_is_help=True)
+app.add_typer(health, name="health")
+
+EXIT_FAILED = 1
+EXIT_CONTRACT = 2
+
+ContractOption = Annotated[
+    Path | None,
+    typer.Option("--contract", "-c", help="The contract; rowvec.toml or $ROWVEC_CONTRACT."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more in the log.")]
+
+
+def main() -> None:
+    """The entry point: runs a command and turns every expected error into a message."""
+    try:
+        app()
+    except RowvecError as error:
+        _errors().print(f"[bold red]rowvec:[/] {escape(str(error))}", highlight=False)
+        sys.exit(EXIT_CONTRACT if isinstance(error, ContractError) else EXIT_FAILED)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+@app.command()
+def run(
+    contract: ContractOption = None,
+    exit_at_end: Annotated[
+        bool, typer.Option("--exit-at-end", help="End when the topics are read to their end.")
+    ] = False,
+    process_id: Annotated[
+        int,
+        typer.Option("--process-id", "-i", envvar="BYTEWAX_PROCESS_ID", help="Of this process."),
+    ] = 0,
+    addresses: Annotated[
+        str,
+        typer.Option(
+            "--addresses",
+            "-a",
+            envvar="BYTEWAX_ADDRESSES",
+            help="host:port of every process of the flow, `;` between them.",
+        ),
+    ] = "",
+    verbose: VerboseOption = False,
+) -> None:
+    """Run the flow until SIGTERM or Ctrl-C; both end it cleanly, and a restart replays nothing."""
+    # Before the imports, which take seconds: nothing has been read yet, so leaving is clean.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    console = _errors()
+    _log(console, verbose=verbose)
+    from flows import runtime, settings
+    from flows.progress import Progress
+
+    process = settings.process_from_env()
+    if process.heartbeat is not None:
+        # One of an earlier container would tell that this one is alive.
+        process.heartbeat.unlink(missing_ok=True)
+    loaded = settings.load_contract(contract or process.contract)
+    cluster = settings.cluster_from(process_id, addresses)
+    logging.getLogger("rowvec").info("Checking Kafka, Milvus and the model")
+    with Progress(console) as progress:
+        runtime.run(
+            loaded,
+            cluster=runtime.Cluster(*cluster),
+            heartbeat=process.heartbeat,
+            exit_at_end=exit_at_end,
+            readers=[progress.reader],
+            on_ready=lambda: logging.getLogger("rowvec").info("Running"),
+        )
+    logging.getLogger("rowvec").info("Stopped cleanly; a restart replays nothing")
+
+
+@app.command()
+def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
+    """Check the contract, recovery directory, Kafka, tables, Milvus, model and collections.
+
+    It does what `run` does before its first message: collections and the dead-letter topic that are
+    missing are created.
+    """
+    console = Console()
+    _log(_errors(), verbose=False)
+    from flows import preflight, settings
+
+    loaded = settings.load_contract(contract or settings.process_from_env().contract)
+    opened = preflight.Opened()
+    found: list[dict[str, str | bool]] = []
+    for outcome in preflight.outcomes(loaded, opened):
+        good = outcome.error is None
+        found.append(
+            {
+                "check": outcome.name,
+                "ok": good,
+                "message": outcome.detail if good else str(outcome.error),
+            }
+        )
+        if not as_json:
+            mark = "[green]✓[/]" if good else "[bold red]✗[/]"
+            console.print(f"{mark} {outcome.name:<12} {escape(str(found[-1]['message']))}")
+    if opened.store is not None:
+        opened.store.close()
+    if as_json:
+        console.print_json(json.dumps(found))
+    if not all(entry["ok"] for entry in found):
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
+def search(
+    text: Annotated[str, typer.Argument(help="What to look for.")],
+    contract: ContractOption = None,
+    collection: Annotated[
+        str | None, typer.Option(help="One collection; all of the contract by default.")
+    ] = None,
+    where: Annotated[
+        str, typer.Option("--filter", help="A Milvus filter over the mirrored columns.")
+    ] = "",
+    limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5,
+    as_json: JsonOption = False,
+) -> None:
+    """Embed a text with the contract's model and show the nearest rows."""
+    _log(_errors(), verbose=False)
+    from flows import settings
+    from flows.searching import Searcher
+
+    loaded = settings.load_contract(contract or settings.process_from_env().contract)
+    with Searcher(loaded) as searcher:
+        hits = searcher.search(text, collection=collection, where=where, limit=limit)
+    if as_json:
+        rows = [
+            {
+                "id": hit.id,
+                "table": hit.table,
+                "score": hit.score,
+                "text": hit.text,
+                "columns": hit.columns,
+                "version": hit.version,
+            }
+            for hit in hits
+        ]
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    table = Table("score", "id", "text", box=None, pad_edge=False)
+    for hit in hits:
+        first = hit.text.strip().replace("\n", " ")
+        shown = first if len(first) <= 100 else f"{first[:99]}…"
+        table.add_row(f"{hit.score:.3f}", escape(hit.id), escape(shown))
+    Console().print(table if hits else "Nothing found.")
+
+
+@app.command()
+def demo(
+    rows: Annotated[
+        int, typer.Option(min=100, max=20_000, help="Documentation texts to load.")
+    ] = 2_000,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Leave the stack running until Ctrl-C.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Watch a live PostgreSQL table become, and stay, a searchable collection.
+
+    Starts PostgreSQL, Debezium, a Kafka-protocol broker and Milvus Lite from Python packages, on
+    this machine's loopback; ends by itself and leaves nothing behind.
+    """
+    from flows.demo import run_demo
+
+    run_demo(rows=rows, keep=keep, as_json=as_json)
+
+
+@health.command()
+def ready() -> None:
+    """Exit 0 once the flow has joined and made its first checkpoint."""
+    if _heartbeat_age() is None:
+        _unwell("no checkpoint yet")
+
+
+@health.command()
+def live(
+    max_age: Annotated[
+        float, typer.Option(help="Seconds since the last checkpoint that are still well.")
+    ] = 360.0,
+) -> None:
+    """Exit 0 while checkpoints go on. It does not ask Milvus, whose outage a restart cannot mend."""
+    age = _heartbeat_age()
+    if age is None:
+        _unwell("no checkpoint yet")
+    if age > max_age:
+        _unwell(f"the last checkpoint was {age:.0f} s ago")
+
+
+def _heartbeat_age() -> float | None:
+    import os
+
+    name = os.environ.get("ROWVEC_HEARTBEAT_FILE")
+    if not name:
+        raise ContractError(
+            subject="ROWVEC_HEARTBEAT_FILE",
+            cause="is not set",
+            hint="name the same file for `rowvec run` and for the probe",
+        )
+    try:
+        return max(0.0, time.time() - Path(name).stat().st_mtime)
+    except FileNotFoundError:
+        return None
+
+
+def _unwell(why: str) -> NoReturn:
+    typer.echo(why, err=True)
+    raise typer.Exit(EXIT_FAILED)
+
+
+def _errors() -> Console:
+    return Console(stderr=True)
+
+
+def _log(console: Console, *, verbose: bool) -> None:
+    handler: logging.Handler
+    if console.is_terminal:
+        handler = RichHandler(console=console, show_path=False, rich_tracebacks=False)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+    else:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    level = logging.DEBUG if verbose else logging.INFO
+    for name in ("rowvec", "operators", "flows"):
+        logging.getLogger(name).setLevel(level)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+"""Runs a program that listens on all addresses so that it is reachable on loopback alone.
+
+Run as `python -m flows.embedded.isolated SPEC.json`. The program gets a network namespace of its
+own with nothing but a loopback interface. The listening sockets made here before belong to the
+outer namespace and to 127.0.0.1; what they accept is relayed to the program's ports inside. Needs
+user namespaces, not root.
+
+The specification's keys: `argv`, `env`, `relay` (a list of [outer port, inner port]).
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import functools
+import json
+import os
+import signal
+import socket
+import struct
+import sys
+from asyncio import StreamReader, StreamWriter
+from pathlib import Path
+
+from flows.embedded.launcher import die_with_parent, enter_user_namespace
+
+_CLONE_NEWNET = 0x40000000
+_SIOCSIFFLAGS = 0x8914
+_IFF_UP = 1
+_CHUNK_BYTES = 256 * 1024
+
+
+def main(specification: Path) -> int:
+    """Runs the program until it ends or SIGTERM comes; returns its exit code."""
+    spec = json.loads(specification.read_text(encoding="utf-8"))
+    parent = os.getppid()
+    relays = [
+        (socket.create_server(("127.0.0.1", outer), backlog=128), inner)
+        for outer, inner in spec["relay"]
+    ]
+    try:
+        enter_user_namespace(os.getuid(), also=_CLONE_NEWNET)
+        with socket.socket() as control:
+            fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+    except OSError as error:
+        # An open port is never the fallback: that would put an unprotected database on the network.
+        print(f"cannot keep the program's ports private: {error}", file=sys.stderr)
+        return 1
+    die_with_parent(parent)  # again: entering a namespace may have cleared it
+    return asyncio.run(_run(spec["argv"], spec["env"], relays))
+
+
+async def _run(
+    argv: list[str], env: dict[str, str], relays: list[tuple[socket.socket, int]]
+) -> int:
+    # Through the launcher, so that the program dies with this process and this one with its parent.
+    launcher = str(Path(__file__).with_name("launcher.py"))
+    program = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-I", "-S", launcher, str(os.getpid()), "keep", *argv), env=env
+    )
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, program.terminate)
+    servers = [
+        await asyncio.start_server(functools.partial(_relay, port), sock=outer)
+        for outer, port in relays
+    ]
+    code = await program.wait()
+    for server in servers:
+        server.close()
+    return code if code >= 0 else 128 - code
+
+
+async def _relay(port: int, reader: StreamReader, writer: StreamWriter) -> None:
+    try:
+        inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:  # not listening yet, or no more: to the client, the same as here
+        writer.transport.abort()
+        return
+    await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))
+
+
+async def _pump(reader: StreamReader, writer: StreamWriter) -> None:
+    with contextlib.suppress(OSError):
+        while data := await reader.read(_CHUNK_BYTES):
+            writer.write(data)
+            await writer.drain()
+    writer.close()
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -1,0 +1,33 @@
+"""Finds the programs that pip packages bring."""
+
+import importlib.util
+from pathlib import Path
+
+from operators.errors import FatalError
+
+
+def package_file(package: str, *parts: str, extra: str = "demo") -> Path:
+    """A file inside an installed package, found without importing it (imports have side effects).
+
+    Args:
+        package: The import name.
+        parts: The path below the package's folder.
+        extra: The extra of rowvec that brings the package, for the message.
+
+    Raises:
+        FatalError: The package or the file is missing.
+    """
+    spec = importlib.util.find_spec(package)
+    path = Path(spec.origin).parent.joinpath(*parts) if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise FatalError(
+            subject=package,
+            cause="a part of the embedded stack is not installed",
+            hint=f"Install rowvec[{extra}]",
+        )
+    return path
+
+
+def package_root() -> Path:
+    """The folder that holds the package `flows`, for a child's PYTHONPATH."""
+    return Path(__file__).resolve().parents[2]

@@ -1,0 +1,152 @@
+"""What must be right before the first message is read: each check by itself, and all in order."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flows.recovery import check_directory
+from flows.sync import collection_specs, ensure_collections
+from operators import debezium, kafka
+from operators.contract import Contract, TableSection
+from operators.embedding import Embedder
+from operators.errors import FatalError, RecordError, RowvecError
+from operators.events import KafkaPosition, Upsert
+from operators.milvus import MilvusStore
+from operators.rendering import Renderer
+from operators.source import Record
+
+PEEKED_RECORDS = 20
+
+
+@dataclass(slots=True)
+class Opened:
+    """What the checks opened on their way, for the flow to go on with.
+
+    Attributes:
+        whole: All collections are empty.
+    """
+
+    partitions: list[tuple[str, int]] = field(default_factory=list)
+    embedder: Embedder | None = None
+    store: MilvusStore | None = None
+    whole: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one check went; `error` is None where all is well."""
+
+    name: str
+    detail: str
+    error: RowvecError | None = None
+
+
+def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
+    """Run every check whose needs are met, cheap ones first; yields as it goes."""
+    checks: list[tuple[str, Callable[[Contract, Opened], str]]] = [
+        ("recovery", _recovery),
+        ("kafka", _kafka),
+        ("tables", _tables),
+        ("milvus", _milvus),
+        ("model", _model),
+        ("collections", _collections),
+    ]
+    for name, check in checks:
+        try:
+            yield Outcome(name, check(contract, opened))
+        except RowvecError as error:
+            yield Outcome(name, "", error)
+        except _NotPossible:
+            continue
+
+
+def pass_all(contract: Contract) -> Opened:
+    """Run all checks for a flow that is about to start.
+
+    Raises:
+        RowvecError: The first problem. (`rowvec check` tells all of them.)
+    """
+    opened = Opened()
+    for outcome in outcomes(contract, opened):
+        if outcome.error is not None:
+            if opened.store is not None:
+                opened.store.close()
+            raise outcome.error
+    return opened
+
+
+def load_embedder(contract: Contract) -> Embedder:
+    """The contract's model. Imports torch, which takes seconds, only when it is asked for."""
+    from operators.transformer import TransformerEmbedder
+
+    return TransformerEmbedder(contract.embedding)
+
+
+class _NotPossible(Exception):
+    """A check whose needs an earlier one did not meet; that one has told."""
+
+
+def _recovery(contract: Contract, _opened: Opened) -> str:
+    directory: Path = contract.recovery.directory
+    check_directory(directory)
+    known = len(list(directory.glob("part-*.sqlite3"))) if directory.exists() else 0
+    return f"{directory}: " + (f"{known} partitions" if known else "to be created")
+
+
+def _kafka(contract: Contract, opened: Opened) -> str:
+    opened.partitions = kafka.topic_partitions(
+        contract.kafka, [table.topic for table in contract.tables]
+    )
+    kafka.ensure_dead_letter_topic(contract.kafka)
+    topics = len(contract.tables)
+    return (
+        f"{contract.kafka.bootstrap_servers}: {topics} topic{'s' * (topics > 1)}, "
+        f"{len(opened.partitions)} partition{'s' * (len(opened.partitions) > 1)}"
+    )
+
+
+def _tables(contract: Contract, opened: Opened) -> str:
+    """Hold the contract against records that are there: a wrong column shows before the flow runs."""
+    if not opened.partitions:
+        raise _NotPossible
+    records = kafka.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
+    seen = [_peek(table, records[table.topic]) for table in contract.tables]
+    return "; ".join(seen)
+
+
+def _peek(table: TableSection, records: list[Record]) -> str:
+    """One record that fits is enough; where none fits, the contract is wrong, not the records."""
+    renderer = Renderer(table)
+    first: RecordError | None = None
+    for offset, key, value in records:
+        try:
+            row_key = debezium.row_key(table, key)
+            event = debezium.decode(table, row_key, value, KafkaPosition(table.topic, 0, offset))
+            if isinstance(event, Upsert):
+                renderer.render(event)
+                return f"{table.topic} fits"
+        except RecordError as error:
+            first = first or error
+    if first is not None:
+        raise FatalError(
+            subject=f"table {table.name}, {first.subject}", cause=first.cause, hint=first.hint
+        )
+    return f"{table.topic} has no rows yet"
+
+
+def _milvus(contract: Contract, opened: Opened) -> str:
+    opened.store = MilvusStore(contract.milvus)
+    return contract.milvus.uri
+
+
+def _model(contract: Contract, opened: Opened) -> str:
+    opened.embedder = load_embedder(contract)
+    return f"{opened.embedder.model}, {opened.embedder.dim} dimensions"
+
+
+def _collections(contract: Contract, opened: Opened) -> str:
+    if opened.store is None or opened.embedder is None:
+        raise _NotPossible
+    opened.whole = ensure_collections(contract, opened.embedder, opened.store)
+    names = [spec.name for spec in collection_specs(contract, opened.embedder)]
+    return ", ".join(f"{name} ({opened.store.count(name):,} entities)" for name in names)

@@ -1,0 +1,226 @@
+"""Running the flow: real clients, signals, recovery; and the flow for `python -m bytewax.run`."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+from bytewax.dataflow import Dataflow
+from bytewax.outputs import DynamicSink, StatelessSinkPartition
+from bytewax.run import cli_main
+from opentelemetry.sdk.metrics.export import MetricReader
+
+from flows import preflight
+from flows.observability import Observability
+from flows.recovery import Recovery
+from flows.settings import exporters_from_env, load_contract, process_from_env
+from flows.sync import Flow, Parts, build_flow
+from operators.contract import Contract
+from operators.errors import FatalError, RowvecError
+from operators.kafka import DeadLetterProducer, KafkaReader
+from operators.retry import RetryPolicy
+from operators.source import PartitionedSource, SourceSettings
+from operators.writer import Receipt
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """This process's place among those of the flow; addresses are `host:port`, one each."""
+
+    process_id: int = 0
+    addresses: tuple[str, ...] = ()
+
+
+class Session:
+    """A flow with everything it holds open, from preflight to close.
+
+    Args:
+        contract: What to sync.
+        heartbeat: File to touch at every checkpoint.
+        exit_at_end: End at the end of the topics instead of waiting for more.
+        readers: Metric readers besides those of the environment.
+
+    Raises:
+        RowvecError: Something is not right; nothing was read.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        *,
+        heartbeat: Path | None = None,
+        exit_at_end: bool = False,
+        readers: Sequence[MetricReader] = (),
+    ) -> None:
+        self.stop = threading.Event()
+        self._abort = threading.Event()
+        self._observability = Observability(exporters_from_env(), readers)
+        self._opened = opened = preflight.pass_all(contract)
+        assert opened.store is not None
+        assert opened.embedder is not None
+        traced = self._observability.traced
+        source = PartitionedSource(
+            opened.partitions,
+            lambda topic, partition, offset: KafkaReader(
+                contract.kafka, topic, partition, offset, traced=traced
+            ),
+            SourceSettings(
+                batch_size=contract.kafka.source_batch_size,
+                max_epoch_records=contract.flow.max_epoch_records,
+                max_epoch_bytes=contract.flow.max_epoch_bytes,
+                epoch_interval_s=contract.recovery.epoch_interval_s,
+                exit_at_end=exit_at_end,
+                stop=self.stop.is_set,
+                now=time.monotonic,
+                telemetry=self._observability.telemetry,
+                on_epoch=_touching(heartbeat),
+            ),
+        )
+        self.flow: Flow = build_flow(
+            Parts(
+                contract=contract,
+                source=source,
+                embedder=opened.embedder,
+                store=opened.store,
+                dead_letters=DeadLetterProducer(contract.kafka),
+                receipts=_Discard(),
+                retry=RetryPolicy(
+                    contract.milvus.retry_for_s, self._observability.telemetry, self._abort
+                ),
+                telemetry=self._observability.telemetry,
+                whole=opened.whole,
+            )
+        )
+
+    def close(self) -> None:
+        """End the threads and close the connections; spans and metrics are sent."""
+        self._abort.set()
+        self.flow.lanes.close()
+        if self._opened.store is not None:
+            self._opened.store.close()
+        self._observability.shutdown()
+
+
+def run(
+    contract: Contract,
+    *,
+    cluster: Cluster,
+    heartbeat: Path | None = None,
+    exit_at_end: bool = False,
+    readers: Sequence[MetricReader] = (),
+    on_ready: Callable[[], None] = lambda: None,
+) -> None:
+    """Run the flow until it is asked to stop (SIGTERM, SIGINT), or until the end.
+
+    A stop is clean: what is pending is written, the last offsets are committed, and a restart
+    replays nothing.
+
+    Raises:
+        RowvecError: It could not start, or something stopped it; nothing is lost.
+    """
+    recovery = Recovery(contract.recovery, cluster.process_id)
+    try:
+        session = Session(contract, heartbeat=heartbeat, exit_at_end=exit_at_end, readers=readers)
+        try:
+            with _stopping(session.stop):
+                on_ready()
+                cli_main(  # type: ignore[no-untyped-call]
+                    session.flow.dataflow,
+                    process_id=cluster.process_id,
+                    # Without addresses Bytewax would run the worker on the main thread, where a Rust
+                    # panic prints its own trace and a long batch keeps signals waiting.
+                    addresses=list(cluster.addresses),
+                    epoch_interval=timedelta(seconds=contract.recovery.epoch_interval_s),
+                    recovery_config=recovery.config(),
+                )
+        except Exception as error:
+            raise _reason(error) from error
+        finally:
+            session.close()
+    finally:
+        recovery.release()
+
+
+def flow_from_env() -> Dataflow:
+    """The flow of the contract that `ROWVEC_CONTRACT` names, for Bytewax's own command.
+
+    It is `python -m bytewax.run "flows.runtime:flow_from_env()"`.
+
+    Recovery, workers and addresses are then Bytewax's to set, by its options and `BYTEWAX_…`
+    variables. SIGTERM and SIGINT end the flow cleanly. Exits with a message where something is not
+    right.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    process = process_from_env()
+    try:
+        contract = load_contract(process.contract)
+        session = Session(contract, heartbeat=process.heartbeat)
+    except RowvecError as error:
+        sys.exit(f"rowvec: {error}")
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: session.stop.set())
+    return session.flow.dataflow
+
+
+@contextmanager
+def _stopping(stop: threading.Event) -> Iterator[None]:
+    """SIGTERM and SIGINT ask the flow to stop; a second one ends the process at once."""
+
+    def handle(number: int, _frame: FrameType | None) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        logger.info("Stopping: writing what is pending. Once more to leave at once (it replays).")
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {n: signal.signal(n, handle) for n in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _reason(error: BaseException) -> RowvecError:
+    """The error of ours at the bottom of what Bytewax wrapped around it, or one that says so."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, RowvecError):
+            return cause
+        last, cause = cause, cause.__cause__
+    logger.debug("Stopped by", exc_info=error)
+    return FatalError(
+        subject="the flow",
+        cause=f"it was stopped by {type(last).__name__}: {last}",
+        hint="Nothing is lost: start it again. `--verbose` tells where it came from",
+    )
+
+
+def _touching(heartbeat: Path | None) -> Callable[[], None]:
+    if heartbeat is None:
+        return lambda: None
+    return heartbeat.touch
+
+
+class _Discard(DynamicSink[Receipt]):
+    """Receipts end here: what they tell is in the metrics already."""
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_DiscardPartition":
+        return _DiscardPartition()
+
+
+class _DiscardPartition(StatelessSinkPartition[Receipt]):
+    def write_batch(self, items: list[Receipt]) -> None:
+        pass

@@ -1,0 +1,273 @@
+"""The only reader of the environment: the contract from TOML, `ROWVEC_…` variables and secret files.
+
+Every key of the contract can be set by a variable: `ROWVEC_KAFKA__BOOTSTRAP_SERVERS` is
+`bootstrap_servers` in `[kafka]`. A file `rowvec_kafka__password` in the directory that
+`ROWVEC_SECRETS_DIR` names does the same for a secret. Variables win over files, files over TOML.
+"""
+
+import difflib
+import os
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+from pydantic_settings import (
+    BaseSettings,
+    NestedSecretsSettingsSource,
+    PydanticBaseSettingsSource,
+    SecretsSettingsSource,
+    SettingsConfigDict,
+)
+from pydantic_settings.exceptions import SettingsError
+
+from operators.contract import (
+    ColumnSpec,
+    Contract,
+    EmbeddingSection,
+    FlowSection,
+    KafkaSection,
+    MilvusSection,
+    RecoverySection,
+    TableSection,
+)
+from operators.errors import ContractError
+
+CONTRACT_VARIABLE = "ROWVEC_CONTRACT"
+SECRETS_VARIABLE = "ROWVEC_SECRETS_DIR"
+HEARTBEAT_VARIABLE = "ROWVEC_HEARTBEAT_FILE"
+DEFAULT_CONTRACT = Path("rowvec.toml")
+
+_SECTIONS: dict[str, type] = {
+    "kafka": KafkaSection,
+    "milvus": MilvusSection,
+    "embedding": EmbeddingSection,
+    "recovery": RecoverySection,
+    "flow": FlowSection,
+    "tables": TableSection,
+    "columns": ColumnSpec,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What the environment says about this process rather than about the contract.
+
+    Attributes:
+        heartbeat: File to touch whenever the flow advances, for a liveness probe.
+    """
+
+    contract: Path
+    heartbeat: Path | None
+
+
+@dataclass(frozen=True, slots=True)
+class Exporters:
+    """Where spans and metrics go: `otlp`, `console` or `none`.
+
+    Attributes:
+        default_name: The environment does not name the service.
+    """
+
+    traces: str
+    metrics: str
+    default_name: bool = True
+
+
+def process_from_env() -> Process:
+    """Where the contract is and where the heartbeat goes."""
+    heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
+    return Process(
+        contract=Path(os.environ.get(CONTRACT_VARIABLE) or DEFAULT_CONTRACT),
+        heartbeat=Path(heartbeat) if heartbeat else None,
+    )
+
+
+def exporters_from_env() -> Exporters:
+    """Which exporters the standard OpenTelemetry variables ask for.
+
+    Raises:
+        ContractError: They name an exporter or protocol that is not there.
+    """
+    off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    common = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
+    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
+    chosen: dict[str, str] = {}
+    for signal in ("traces", "metrics"):
+        name = f"OTEL_{signal.upper()}_EXPORTER"
+        endpoint = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT") or common
+        exporter = os.environ.get(name) or ("otlp" if endpoint else "none")
+        if exporter not in ("otlp", "console", "none"):
+            raise ContractError(
+                subject=name, cause=f"'{exporter}' is unknown", hint="use otlp, console or none"
+            )
+        chosen[signal] = "none" if off else exporter
+        if chosen[signal] == "otlp" and protocol != "http/protobuf":
+            raise ContractError(
+                subject="OTEL_EXPORTER_OTLP_PROTOCOL",
+                cause=f"'{protocol}' is not supported",
+                hint="use http/protobuf, and the collector's HTTP port (4318)",
+            )
+    named = "OTEL_SERVICE_NAME" in os.environ or "service.name" in os.environ.get(
+        "OTEL_RESOURCE_ATTRIBUTES", ""
+    )
+    return Exporters(chosen["traces"], chosen["metrics"], default_name=not named)
+
+
+def cluster_from(process_id: int, addresses: str) -> tuple[int, tuple[str, ...]]:
+    """This process's number and every process's address, as Bytewax's own variables tell them.
+
+    In a StatefulSet the number comes from the pod's name and the addresses from a file.
+
+    Raises:
+        ContractError: The variables do not fit together.
+    """
+    pod = os.environ.get("BYTEWAX_POD_NAME")
+    stateful_set = os.environ.get("BYTEWAX_STATEFULSET_NAME")
+    hostfile = os.environ.get("BYTEWAX_HOSTFILE_PATH")
+    if not addresses and pod and stateful_set:
+        number = pod.removeprefix(f"{stateful_set}-")
+        if not number.isdecimal():
+            raise ContractError(
+                subject="BYTEWAX_POD_NAME",
+                cause=f"'{pod}' is no pod of the StatefulSet '{stateful_set}'",
+                hint="set BYTEWAX_STATEFULSET_NAME to its name",
+            )
+        process_id = int(number)
+    if not addresses and hostfile:
+        try:
+            addresses = ";".join(Path(hostfile).read_text("utf-8").split())
+        except OSError as error:
+            raise ContractError(
+                subject="BYTEWAX_HOSTFILE_PATH", cause=f"cannot be read: {error.strerror}"
+            ) from None
+    listed = tuple(part.strip() for part in addresses.split(";") if part.strip())
+    if process_id and process_id >= max(1, len(listed)):
+        raise ContractError(
+            subject=f"process {process_id}",
+            cause=f"there are {len(listed)} addresses",
+            hint="name the address of every process in BYTEWAX_ADDRESSES",
+        )
+    return process_id, listed
+
+
+def load_contract(path: Path) -> Contract:
+    """The contract in `path`, with what the environment and secret files override.
+
+    Raises:
+        ContractError: It cannot be read or is wrong; all problems are told together.
+    """
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ContractError(
+            subject=str(path),
+            cause="there is no such file",
+            hint=f"name the contract with --contract or {CONTRACT_VARIABLE}",
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ContractError(subject=str(path), cause=f"it cannot be read: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ContractError(subject=str(path), cause=f"it is no TOML: {error}") from None
+    return contract_from(data, str(path))
+
+
+def contract_from(data: dict[str, Any], subject: str) -> Contract:
+    """The contract in `data`, with what the environment and secret files override.
+
+    Raises:
+        ContractError: It is wrong; all problems are told together, each with its key.
+    """
+    try:
+        return _Settings(**data)
+    except ValidationError as error:
+        # Never the inputs: one of them may be a password.
+        details = error.errors(include_url=False)
+        problems = [_problem(each) for each in details if not _follows_from_another(each, details)]
+    except SettingsError as error:
+        problems = [f"environment: {error}"]
+    count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
+    lines = "".join(f"\n  - {problem}" for problem in problems)
+    raise ContractError(subject=subject, cause=f"{count}{lines}\nNothing was started")
+
+
+class _Settings(Contract, BaseSettings):
+    model_config = SettingsConfigDict(
+        extra="forbid",
+        frozen=True,
+        env_prefix="ROWVEC_",
+        env_nested_delimiter="__",
+        secrets_dir=None,
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Environment over secret files over the TOML that was passed in."""
+        sources: list[PydanticBaseSettingsSource] = [env_settings]
+        directory = os.environ.get(SECRETS_VARIABLE)
+        if directory:
+            assert isinstance(file_secret_settings, SecretsSettingsSource)
+            sources.append(
+                NestedSecretsSettingsSource(
+                    file_secret_settings,
+                    secrets_dir=directory,
+                    secrets_dir_missing="error",
+                    secrets_prefix="rowvec_",
+                    secrets_nested_delimiter="__",
+                )
+            )
+        return (*sources, init_settings)
+
+
+def _problem(details: ErrorDetails) -> str:
+    location = [str(part) for part in details["loc"]]
+    key = "".join(_path(details["loc"])) or "the contract"
+    message = details["msg"].removeprefix("Value error, ")
+    match details["type"]:
+        case "missing":
+            return f"{key}: is missing; add it, or set {_variable(location)}"
+        case "extra_forbidden":
+            return f"{key}: is no key of the contract; {_suggestion(location)}"
+        case "string_pattern_mismatch":
+            pattern = details["ctx"]["pattern"]  # always there for this type
+            return f"{key}: does not look as it must ({pattern})"
+        case "too_short":
+            return f"{key}: must not be empty"
+        case _:
+            return f"{key}: {message[:1].lower()}{message[1:]}"
+
+
+def _follows_from_another(each: ErrorDetails, details: list[ErrorDetails]) -> bool:
+    """Tables that are wrong are left out by pydantic, which then finds too few of them."""
+    return each["type"] == "too_short" and any(
+        other["loc"][: len(each["loc"])] == each["loc"] and other is not each for other in details
+    )
+
+
+def _path(location: tuple[int | str, ...]) -> Iterator[str]:
+    for index, part in enumerate(location):
+        if isinstance(part, int):
+            yield f"[{part}]"
+        else:
+            yield f".{part}" if index else part
+
+
+def _variable(location: list[str]) -> str:
+    return "ROWVEC_" + "__".join(location).upper()
+
+
+def _suggestion(location: list[str]) -> str:
+    section = next((s for s in reversed(location[:-1]) if s in _SECTIONS), None)
+    names = list((Contract if section is None else _SECTIONS[section]).model_fields)  # type: ignore[attr-defined]
+    close = difflib.get_close_matches(location[-1], names, n=1)
+    return f"did you mean `{close[0]}`?" if close else f"there are {', '.join(names)}"

@@ -1,0 +1,113 @@
+"""Winners against what the store holds: one look-up per collection for all windows that closed."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from typing import TypeAlias
+
+import bytewax.operators as op
+from bytewax.dataflow import operator
+from bytewax.operators import KeyedStream
+
+from operators.contract import TableSection
+from operators.events import RowKey, Version, Winner, at_offset, offset_of
+from operators.retry import RetryPolicy
+from operators.shards import Window
+from operators.store import Stored, VectorStore, entity_id
+from operators.telemetry import Telemetry, context_of
+
+KeyedWindows: TypeAlias = list[tuple[str, Window]]
+
+
+class Resolver:
+    """Drops winners that the store has overtaken, and marks texts that it holds already.
+
+    Only rows that the shard's version map cannot vouch for are looked up. Their earlier writes may
+    still be in flight; that does no harm, because those are older than the winner either way.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, TableSection],
+        store: VectorStore,
+        retry: RetryPolicy,
+        telemetry: Telemetry,
+    ) -> None:
+        self._collections = {topic: table.collection for topic, table in tables.items()}
+        self._store = store
+        self._retry = retry
+        self._telemetry = telemetry
+
+    def __call__(self, items: KeyedWindows) -> KeyedWindows:
+        """All windows of one activation; each keeps its key."""
+        if not items:
+            return items
+        windows = [window for _, window in items]
+        links = (context for window in windows for context in window.contexts)
+        with self._telemetry.span("resolve", links=links) as span:
+            unknown = self._unknown(windows)
+            for collection, owners in unknown.items():
+                ids = list(owners)
+                stored = self._retry.call(partial(self._store.stored, collection, ids))
+                for id_, (window, key) in owners.items():
+                    self._settle(window, key, stored.get(id_))
+            rows = sum(len(window.rows) + len(window.deletes) for window in windows)
+            span.set_attribute("rowvec.window.rows", rows)
+            span.set_attribute("rowvec.lookups", sum(map(len, unknown.values())))
+            context = context_of(span)
+        self._telemetry.window_rows.record(rows)
+        for shard, window in items:
+            window.shard = shard
+            window.context = context
+        return items
+
+    def _unknown(self, windows: list[Window]) -> dict[str, dict[str, tuple[Window, RowKey]]]:
+        """Rows to look up: collection → entity id → where it came from."""
+        unknown: defaultdict[str, dict[str, tuple[Window, RowKey]]] = defaultdict(dict)
+        for window in windows:
+            winners: list[Winner] = [*window.rows.values(), *window.deletes.values()]
+            for winner in winners:
+                if window.versions.must_look_up(winner.row_key):
+                    collection = self._collections[winner.position.topic]
+                    unknown[collection][entity_id(winner.row_key)] = (window, winner.row_key)
+        return unknown
+
+    def _settle(self, window: Window, key: RowKey, stored: Stored | None) -> None:
+        if stored is None:
+            window.versions.learn(key, None)
+            return
+        row = window.rows.get(key)
+        if row is not None:
+            if stored.version > row.version:
+                del window.rows[key]
+                self._drop(window, key, stored)
+            else:
+                window.versions.learn(key, None)
+                if stored.text_hash == row.text_hash:
+                    window.unchanged.add(key)
+            return
+        delete = window.deletes[key]
+        if delete.lone:
+            # Without a source position, the offset tells whether the tombstone came later.
+            offset = delete.position.offset
+            if offset_of(stored.version) > offset:
+                del window.deletes[key]
+                self._drop(window, key, stored)
+            else:
+                window.versions.learn(key, (at_offset(stored.version, offset), None))
+        elif stored.version > delete.version:
+            del window.deletes[key]
+            self._drop(window, key, stored)
+        else:
+            window.versions.learn(key, None)
+
+    def _drop(self, window: Window, key: RowKey, stored: Stored) -> None:
+        window.unchanged.discard(key)
+        window.versions.learn(key, (Version(stored.version), stored.text_hash))
+        self._telemetry.rows_dropped.add(1, {"reason": "overtaken"})
+
+
+@operator
+def resolve(step_id: str, up: KeyedStream[Window], resolver: Resolver) -> KeyedStream[Window]:
+    """Windows without what the store has overtaken, by shard."""
+    return op.flat_map_batch("batch", up, resolver)

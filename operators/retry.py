@@ -1,0 +1,60 @@
+"""Trying a store again: backs off, within a bound, and gives up at once when the flow stops."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+import tenacity
+
+from operators.errors import FatalError, RetriableError
+from operators.telemetry import Telemetry
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """For how long a store that fails transiently is tried again.
+
+    Attributes:
+        for_s: Seconds after which it counts as gone.
+        abort: Ends the waiting early: set when the flow must come down.
+    """
+
+    for_s: float
+    telemetry: Telemetry
+    abort: threading.Event = field(default_factory=threading.Event)
+    max_wait_s: float = 10.0
+
+    def call(self, function: Callable[[], T]) -> T:
+        """`function()`, again while it raises RetriableError.
+
+        Raises:
+            FatalError: It still failed when the time was over. Nothing is lost: the flow stops before
+                its checkpoint, and a restart takes up from there.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(RetriableError),
+            wait=tenacity.wait_random_exponential(multiplier=0.1, max=self.max_wait_s),
+            stop=tenacity.stop_after_delay(self.for_s) | tenacity.stop_when_event_set(self.abort),
+            sleep=tenacity.sleep_using_event(self.abort),
+            before_sleep=self._told,
+            reraise=True,
+        )
+        try:
+            return retrying(function)
+        except RetriableError as error:
+            raise FatalError(
+                subject=error.subject,
+                cause=f"{error.cause}; gave up after {self.for_s:.0f} s",
+                hint=f"{error.hint or 'Bring it back'}. Then start again: nothing is lost",
+            ) from error
+
+    def _told(self, state: tenacity.RetryCallState) -> None:
+        self.telemetry.store_retries.add(1)
+        outcome = state.outcome
+        wait = state.next_action.sleep if state.next_action else 0.0
+        logger.warning("%s Trying again in %.1f s.", outcome and outcome.exception(), wait)

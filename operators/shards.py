@@ -1,0 +1,66 @@
+"""What travels between the keyed steps: the records and the winners of one shard."""
+
+from dataclasses import dataclass, field
+from typing import TypeAlias
+from zlib import crc32
+
+from operators.events import DeadLetter, Delete, Row, RowKey
+from operators.store import Vector
+from operators.telemetry import TraceContext
+from operators.versions import VersionMap
+
+SHARDS = 256
+"""Number of shards, fixed for ever: recovery files are keyed by them."""
+
+ALL_SHARDS = tuple(f"{shard:03d}" for shard in range(SHARDS))
+
+RawChange: TypeAlias = tuple[int, RowKey, bytes | None, bytes | None]
+"""(offset, row key or "" where it cannot be read, key bytes, value bytes)."""
+
+
+def shard_of(key: str) -> str:
+    """The shard of a row: stable over processes, releases and machines."""
+    return ALL_SHARDS[crc32(key.encode()) % SHARDS]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardRecords:
+    """Records of one partition that belong to one shard, in offset order.
+
+    Attributes:
+        resumed: With these the shard has every record of the range that may have been written before
+            a crash; it may flush what it holds of this partition.
+    """
+
+    topic: str
+    partition: int
+    resumed: bool
+    changes: tuple[RawChange, ...]
+    context: TraceContext | None
+
+
+@dataclass(slots=True)
+class Window:
+    """Winners of one shard on their way to the store; the next steps fill in what they find out.
+
+    It never leaves the worker: `dedup` and `upsert` share the shard key, and what lies between them
+    is not keyed.
+
+    Attributes:
+        unchanged: Rows whose text the store holds already, as far as is known.
+        vectors: Filled by the embed step, for every row that is not in `unchanged`.
+        versions: The shard's own map, to be told what the store holds.
+        contexts: Spans of the polls that the rows came from.
+        shard: The window's key in the stream, which `resolve` copies here for the steps after it.
+        context: Span of the activation that resolved the window.
+    """
+
+    rows: dict[RowKey, Row]
+    deletes: dict[RowKey, Delete]
+    dead: list[DeadLetter]
+    unchanged: set[RowKey]
+    versions: VersionMap
+    contexts: tuple[TraceContext, ...]
+    vectors: dict[RowKey, Vector] = field(default_factory=dict)
+    shard: str = ""
+    context: TraceContext | None = None

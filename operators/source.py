@@ -1,0 +1,312 @@
+"""The batch source: how much of a partition one epoch may hold, and what a resume must gather first.
+
+Pure of Kafka: a `LogReader` is the log. `operators.kafka` has the real one.
+
+**Replay without going back.** After a crash the rows of the last, uncommitted epoch may be in Milvus
+already; replaying them in windows of another cut would show older versions again. So an epoch takes
+at most a capped prefix of the log (records and bytes); the cap is committed with the offset that it
+counts from; and after a start the source first gathers that whole prefix (or up to the end of the
+partition) and sends it as one batch, of which only the newest version of each row survives. Nothing
+that was written before the crash can be newer.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Protocol, TypeAlias
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from opentelemetry.trace import SpanKind
+
+from operators.errors import FatalError
+from operators.telemetry import Telemetry, TraceContext, context_of
+
+STATE_FORMAT = 1
+
+BEGINNING = -2
+"""Offset of a partition that was never read: its first record, whichever offset that has."""
+
+FIRST_CAP = 500
+"""Records of the first epoch of all. A constant: a first epoch that crashed left no state behind."""
+
+MIN_CAP = 500
+
+IDLE_WAIT = timedelta(milliseconds=5)
+
+Record: TypeAlias = tuple[int, bytes | None, bytes | None]
+"""(offset, key, value)."""
+
+SourceState: TypeAlias = tuple[int, int, int, int]
+"""(STATE_FORMAT, next offset, records and bytes that an epoch from there may hold)."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """Records of one partition in offset order; the only item kind of the source.
+
+    Attributes:
+        resumed: All that may have been written before this start is in this batch.
+    """
+
+    topic: str
+    partition: int
+    resumed: bool
+    records: tuple[Record, ...]
+    context: TraceContext | None
+
+
+class LogReader(Protocol):
+    """One partition, read forward."""
+
+    def read(self, max_records: int) -> tuple[Sequence[Record], Sequence[TraceContext]]:
+        """The next records without waiting, and the trace contexts their headers carry.
+
+        Raises:
+            FatalError: The offset is gone, or access was revoked.
+        """
+        ...
+
+    def at_end(self) -> bool:
+        """Whether everything that the partition held at the last `read` has been returned."""
+        ...
+
+    def lag(self) -> int | None:
+        """Records between the reader and the partition's end, or None if not known yet."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...
+
+
+class EpochBudget:
+    """What the current epoch may still take, and what the next one may.
+
+    The cap follows the drain: it doubles while epochs fill it and still end in time, and halves when
+    an epoch takes more than three times its interval. So a crash replays about one interval's work.
+
+    Attributes:
+        max_records, max_bytes: What the epoch that runs now may take.
+    """
+
+    def __init__(self, max_records: int, max_bytes: int, interval_s: float, now: float) -> None:
+        self.max_records = max_records
+        self.max_bytes = max_bytes
+        self._interval_s = interval_s
+        self._began = now
+        self._records = 0
+        self._bytes = 0
+
+    def room(self) -> int:
+        """Records that still fit, by count."""
+        return 0 if self._bytes >= self.max_bytes else self.max_records - self._records
+
+    def take(self, record: Record) -> bool:
+        """Count a record in, or refuse it: the epoch is full.
+
+        A record counts as long as less than the cap went before it, so that what an epoch takes is a
+        prefix of the log that a replay can cut at the same place.
+        """
+        if self.room() <= 0:
+            return False
+        self._records += 1
+        self._bytes += len(record[1] or b"") + len(record[2] or b"")
+        return True
+
+    def close_epoch(self, now: float, largest: int, max_bytes: int) -> float:
+        """Start the next epoch with a cap that fits the last one's pace.
+
+        Args:
+            now: Seconds.
+            largest: The most records that an epoch may hold.
+            max_bytes: The bytes that the next epoch may hold.
+
+        Returns:
+            How long the epoch took, in seconds.
+        """
+        took = now - self._began
+        if self.room() <= 0 and took <= 1.5 * self._interval_s:
+            self.max_records *= 2
+        elif took > 3 * self._interval_s:
+            self.max_records //= 2
+        self.max_records = max(min(self.max_records, largest), min(MIN_CAP, largest))
+        self.max_bytes = max_bytes
+        self._began, self._records, self._bytes = now, 0, 0
+        return took
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """What all partitions share.
+
+    Attributes:
+        batch_size: Records of one item at the most, once the first gathering is done.
+        stop: Makes every partition end, cleanly.
+        exit_at_end: End at the end of the partition instead of waiting for more.
+        now: Seconds of a monotonic clock.
+        on_epoch: Called at every checkpoint of every partition: the sign of life.
+    """
+
+    batch_size: int
+    max_epoch_records: int
+    max_epoch_bytes: int
+    epoch_interval_s: float
+    exit_at_end: bool
+    stop: Callable[[], bool]
+    now: Callable[[], float]
+    telemetry: Telemetry
+    on_epoch: Callable[[], None] = lambda: None
+
+
+class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
+    """One Kafka partition: first gathers what may have been written before, then streams."""
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        open_reader: Callable[[int], LogReader],
+        settings: SourceSettings,
+        state: SourceState | None,
+    ) -> None:
+        if state is None:
+            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, settings.max_epoch_bytes)
+        elif state[0] != STATE_FORMAT:
+            raise FatalError(
+                subject=f"recovery state of {topic}[{partition}]",
+                cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
+                hint="run the release that wrote it, or start with an empty recovery directory",
+            )
+        _, self._next, max_records, max_bytes = state
+        self._topic = topic
+        self._partition = partition
+        self._settings = settings
+        self._reader = open_reader(self._next)
+        self._budget = EpochBudget(
+            max_records, max_bytes, settings.epoch_interval_s, settings.now()
+        )
+        self._fetched: deque[Record] = deque()
+        self._gathered: list[Record] | None = []
+        self._links: dict[TraceContext, None] = {}
+        self._idle = False
+        self._labels = {
+            "messaging.destination.name": topic,
+            "messaging.destination.partition.id": str(partition),
+        }
+
+    def next_batch(self) -> list[SourceBatch]:
+        """The next item, or none yet.
+
+        Raises:
+            StopIteration: The flow is asked to stop, or the end is reached and was asked for.
+        """
+        if self._settings.stop():
+            raise StopIteration
+        gathering = self._gathered is not None
+        limit = self._budget.max_records if gathering else self._settings.batch_size
+        room = min(self._budget.room(), limit)
+        if room > len(self._fetched):
+            records, links = self._reader.read(room - len(self._fetched))
+            self._fetched.extend(records)
+            self._links.update(dict.fromkeys(links))
+        taken: list[Record] = []
+        while self._fetched and len(taken) < limit and self._budget.take(self._fetched[0]):
+            taken.append(self._fetched.popleft())
+        ended = not self._fetched and self._reader.at_end()
+        self._idle = not taken
+        if self._gathered is not None:
+            self._gathered += taken
+            if self._budget.room() > 0 and not ended:
+                return []
+            taken, self._gathered = self._gathered, None
+        elif not taken:
+            if ended and self._settings.exit_at_end:
+                raise StopIteration
+            return []
+        return [self._batch(taken, resumed=gathering)]
+
+    def next_awake(self) -> datetime | None:
+        """At once while there is something to read, else after a short wait."""
+        return datetime.now(UTC) + IDLE_WAIT if self._idle else None
+
+    def snapshot(self) -> SourceState:
+        """Where the next epoch starts, and how much it may take.
+
+        While the first batch is still being gathered nothing has been sent, so nothing changes.
+        """
+        settings = self._settings
+        settings.on_epoch()
+        if self._gathered is None:
+            took = self._budget.close_epoch(
+                settings.now(), settings.max_epoch_records, settings.max_epoch_bytes
+            )
+            settings.telemetry.epoch_seconds.record(took, self._labels)
+            lag = self._reader.lag()
+            if lag is not None:
+                settings.telemetry.lag.set(lag + len(self._fetched), self._labels)
+        return (STATE_FORMAT, self._next, self._budget.max_records, self._budget.max_bytes)
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._reader.close()
+
+    def _batch(self, records: list[Record], *, resumed: bool) -> SourceBatch:
+        links, self._links = self._links, {}
+        with self._settings.telemetry.span(
+            f"poll {self._topic}",
+            SpanKind.CLIENT,
+            links=links,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "poll",
+                "messaging.operation.type": "receive",
+                "messaging.batch.message_count": len(records),
+                **self._labels,
+            },
+        ) as span:
+            context = context_of(span)
+        if records:
+            self._next = records[-1][0] + 1
+            self._settings.telemetry.records_consumed.add(len(records), self._labels)
+        return SourceBatch(self._topic, self._partition, resumed, tuple(records), context)
+
+
+class PartitionedSource(FixedPartitionedSource[SourceBatch, SourceState]):
+    """All partitions of all topics.
+
+    Args:
+        partitions: (topic, partition) pairs. Never fewer than the recovery files know of: a new
+            partition joins at the next start, a removed one would lose its place.
+        open_reader: Opens a partition at an offset.
+        settings: What all partitions share.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[tuple[str, int]],
+        open_reader: Callable[[str, int, int], LogReader],
+        settings: SourceSettings,
+    ) -> None:
+        self._partitions = {
+            f"{topic}/{partition}": (topic, partition) for topic, partition in partitions
+        }
+        self._open_reader = open_reader
+        self._settings = settings
+
+    def list_parts(self) -> list[str]:
+        """Names of the partitions, `topic/number`."""
+        return list(self._partitions)
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: SourceState | None
+    ) -> PartitionLogic:
+        """Open one partition where the last committed epoch ended."""
+        topic, partition = self._partitions[for_part]
+        return PartitionLogic(
+            topic,
+            partition,
+            lambda offset: self._open_reader(topic, partition, offset),
+            self._settings,
+            resume_state,
+        )

@@ -1,0 +1,146 @@
+"""The vector store as the flow needs it: a protocol, its values, and the ids of its entities."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from operators.contract import ColumnSpec
+from operators.events import KafkaPosition, RowKey, Version
+
+Vector = npt.NDArray[np.float32]
+"""One embedding: float32 of shape (dim,)."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionSpec:
+    """What a collection must be; compared with what it is before the first message is read.
+
+    Attributes:
+        fields: Mirrored columns by field name.
+        dim: Length of a vector.
+        metric: COSINE, IP or L2.
+        model: Identity of the model whose vectors it holds, `name@revision`.
+    """
+
+    name: str
+    fields: Mapping[str, ColumnSpec]
+    dim: int
+    metric: str
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entity:
+    """What the store holds for one row. Every field is written at every write.
+
+    Attributes:
+        id: `entity_id` of the row key.
+        vector: float32 (dim,), finite.
+        columns: Mirrored columns by field name; None is SQL's NULL.
+    """
+
+    id: str
+    vector: Vector
+    text: str
+    text_hash: str
+    columns: Mapping[str, Any]
+    table: str
+    row_key: RowKey
+    version: Version
+    op: str
+    source_ts_ms: int
+    position: KafkaPosition
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What the store knows of a row without its vector: enough to fence a stale event."""
+
+    version: Version
+    text_hash: str
+
+
+class VectorStore(Protocol):
+    """Collections of entities, written by one writer per id.
+
+    Every method may raise `RetriableError` (down, slow, overloaded: the same call may succeed later)
+    or `FatalError` (refused for a reason that retrying cannot change). Reads are Strong: they see
+    every write that was acknowledged before they began.
+    """
+
+    @property
+    def max_writers(self) -> int | None:
+        """How many threads may write at once, or None for as many as one likes."""
+        ...
+
+    def ensure(self, spec: CollectionSpec) -> bool:
+        """Create the collection, or check that the one there matches; never alter it.
+
+        Returns:
+            True if the collection holds no entity.
+
+        Raises:
+            FatalError: It is there with another dim, metric, model, or other fields.
+        """
+        ...
+
+    def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
+        """Version and text hash of those of `ids` that exist."""
+        ...
+
+    def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
+        """Text hash and vector of those of `ids` that exist."""
+        ...
+
+    def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
+        """Write whole entities; afterwards each of the ids holds exactly what was given.
+
+        The ids must be distinct within one call.
+
+        Raises:
+            RecordError: An entity of this call cannot be stored; none of the call's entities may be
+                taken as written. The caller narrows down which one.
+        """
+        ...
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        """Remove those of `ids` that exist."""
+        ...
+
+    def count(self, collection: str) -> int:
+        """Number of entities, exactly."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...
+
+
+def entity_id(row_key: RowKey, chunk: int = 0) -> str:
+    """The primary key in Milvus: the row's key and the chunk's number.
+
+    A row key is percent-encoded already; with `#` and digits it is still safe in a filter.
+    """
+    return f"{row_key}#{chunk}"
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """One result of a search, the best first.
+
+    Attributes:
+        score: As the metric has it: higher is nearer for COSINE and IP, lower for L2.
+        columns: Mirrored columns by field name.
+    """
+
+    id: str
+    score: float
+    text: str
+    columns: Mapping[str, Any]
+    table: str
+    row_key: RowKey
+    version: Version

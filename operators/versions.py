@@ -1,0 +1,108 @@
+"""The version of every row within a horizon: what fences stale events without asking the store."""
+
+from typing import TypeAlias
+
+from operators.events import RowKey, Version
+
+Known: TypeAlias = tuple[Version, str | None]
+"""Version and text hash of a row; the hash is None for a deleted row (its delete marker)."""
+
+PackedVersions: TypeAlias = tuple[
+    bool,
+    dict[RowKey, Known],
+    dict[RowKey, Known],
+    frozenset[RowKey],
+    frozenset[RowKey],
+    frozenset[RowKey],
+]
+
+
+class VersionMap:
+    """{row key → (version, text hash)} of one shard, by two rotating generations.
+
+    A key is kept for at least one horizon after its last change and dropped after two. A key that the
+    map does not know has to be looked up in the store, and so has one that is *unverified*: entered
+    without knowing whether the store holds a newer version.
+
+    Attributes:
+        whole: True while the map holds every row that was ever written for this shard, so that a key
+            it does not know cannot be in the store.
+    """
+
+    def __init__(self, *, whole: bool, horizon_s: float, now: float) -> None:
+        self.whole = whole
+        self._horizon_s = horizon_s
+        self._rotate_at = now + horizon_s
+        self._young: dict[RowKey, Known] = {}
+        self._old: dict[RowKey, Known] = {}
+        self._unverified: set[RowKey] = set()
+        self._young_stale: set[RowKey] = set()
+        self._old_stale: set[RowKey] = set()
+
+    def get(self, key: RowKey) -> Known | None:
+        """What is known of the row, or None."""
+        known = self._young.get(key)
+        return self._old.get(key) if known is None else known
+
+    def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
+        """Enter a change that is on its way to the store."""
+        if not self.whole and key not in self._young and key not in self._old:
+            self._unverified.add(key)
+        self._young[key] = (version, text_hash)
+
+    def must_look_up(self, key: RowKey) -> bool:
+        """Whether the store may hold a newer version of the row than the map."""
+        return key in self._unverified
+
+    def learn(self, key: RowKey, stored: Known | None) -> None:
+        """Take over what the store holds; whatever is newer stays."""
+        self._unverified.discard(key)
+        known = self.get(key)
+        if stored is not None and (known is None or known[0] < stored[0]):
+            self._young[key] = stored
+
+    def dropped_delete(self, key: RowKey) -> None:
+        """Note that a delete was dropped as stale; its tombstone belongs to the past as well."""
+        self._young_stale.add(key)
+
+    def ends_dropped_delete(self, key: RowKey) -> bool:
+        """Whether a tombstone is the second half of a delete that was dropped."""
+        known = key in self._young_stale or key in self._old_stale
+        self._young_stale.discard(key)
+        self._old_stale.discard(key)
+        return known
+
+    def rotate(self, now: float) -> None:
+        """Forget what has not changed for a horizon, when one is over."""
+        if now < self._rotate_at:
+            return
+        if self._old:
+            self.whole = False
+        self._old, self._young = self._young, {}
+        self._rotate_at = now + self._horizon_s
+        self._unverified &= self._old.keys()
+        self._old_stale, self._young_stale = self._young_stale, set()
+
+    def __len__(self) -> int:
+        return len(self._young.keys() | self._old.keys())
+
+    def pack(self) -> PackedVersions:
+        """The state as plain values that later changes do not touch."""
+        return (
+            self.whole,
+            dict(self._young),
+            dict(self._old),
+            frozenset(self._unverified),
+            frozenset(self._young_stale),
+            frozenset(self._old_stale),
+        )
+
+    @classmethod
+    def unpack(cls, packed: PackedVersions, *, horizon_s: float, now: float) -> "VersionMap":
+        """The map that `pack` saw; its horizon starts anew, so that no downtime shortens it."""
+        whole, young, old, unverified, young_stale, old_stale = packed
+        versions = cls(whole=whole, horizon_s=horizon_s, now=now)
+        versions._young, versions._old = dict(young), dict(old)
+        versions._unverified = set(unverified)
+        versions._young_stale, versions._old_stale = set(young_stale), set(old_stale)
+        return versions

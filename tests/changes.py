@@ -1,0 +1,136 @@
+"""Change events to feed the stages with: envelopes as Debezium writes them, and logs of them."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from operators.contract import Contract, TableSection
+from operators.errors import FatalError
+from operators.events import DeadLetter
+from operators.source import BEGINNING, Record
+
+TOPIC = "app.public.docs"
+PAIRS_TOPIC = "app.public.pairs"
+
+
+def contract(**sections: Any) -> Contract:
+    """Two tables, one with a composite key; any section can be given other values."""
+    data: dict[str, Any] = {
+        "kafka": {"bootstrap_servers": "127.0.0.1:1"},
+        "milvus": {"uri": "memory"},
+        "embedding": {"model": "hash"},
+        "tables": [
+            {
+                "topic": TOPIC,
+                "collection": "docs",
+                "key": ["id"],
+                "text": "{name}\n{doc}",
+                "columns": {"kind": "varchar", "size": "int64"},
+            },
+            {
+                "topic": PAIRS_TOPIC,
+                "collection": "pairs",
+                "key": ["left", "right"],
+                "text": "{note}",
+            },
+        ],
+    }
+    for name, values in sections.items():
+        data[name] = {**data[name], **values} if name in data else values
+    return Contract.model_validate(data)
+
+
+def table(**changed: Any) -> TableSection:
+    """The first table of `contract`, with some keys changed."""
+    first = contract().tables[0].model_dump()
+    return TableSection.model_validate({**first, **changed})
+
+
+def key(**columns: Any) -> bytes:
+    """A Kafka key."""
+    return orjson.dumps(columns)
+
+
+def source(lsn: int | None, ts_ms: int = 1_700_000_000_000, **more: Any) -> dict[str, Any]:
+    """A PostgreSQL source block."""
+    return {"connector": "postgresql", "lsn": lsn, "ts_ms": ts_ms, "snapshot": "false", **more}
+
+
+def envelope(op: str, lsn: int, after: dict[str, Any] | None, **more: Any) -> bytes:
+    """A change event without schema."""
+    before = None if op != "d" else {}
+    return orjson.dumps({"before": before, "after": after, "source": source(lsn), "op": op, **more})
+
+
+def doc(id_: int, text: str = "text", **columns: Any) -> dict[str, Any]:
+    """A row of the first table."""
+    return {"id": id_, "name": f"doc {id_}", "doc": text, "kind": "page", "size": 1, **columns}
+
+
+def put(id_: int, lsn: int, text: str = "text", op: str = "u") -> tuple[bytes, bytes | None]:
+    """Key and value of a row that is there."""
+    return key(id=id_), envelope(op, lsn, doc(id_, text))
+
+
+def gone(id_: int, lsn: int) -> tuple[bytes, bytes | None]:
+    """Key and value of a delete."""
+    return key(id=id_), envelope("d", lsn, None)
+
+
+def tombstone(id_: int) -> tuple[bytes, bytes | None]:
+    """Key and value of a tombstone."""
+    return key(id=id_), None
+
+
+@dataclass
+class Log:
+    """A Kafka topic partition in memory; records are (key, value) pairs, offsets count from 0.
+
+    Attributes:
+        written: How many of them are there by now; None for all.
+    """
+
+    records: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
+    written: int | None = None
+
+    def end(self) -> int:
+        return len(self.records) if self.written is None else self.written
+
+    def reader(self, offset: int) -> "LogReader":
+        return LogReader(self, 0 if offset == BEGINNING else offset)
+
+
+class LogReader:
+    """A `LogReader` over a `Log`."""
+
+    def __init__(self, log: Log, offset: int) -> None:
+        if offset > log.end():
+            raise FatalError(subject="log", cause="the offset is gone")
+        self._log = log
+        self._next = offset
+
+    def read(self, max_records: int) -> tuple[list[Record], list[Any]]:
+        batch = self._log.records[self._next : min(self._next + max_records, self._log.end())]
+        records = [(self._next + i, k, v) for i, (k, v) in enumerate(batch)]
+        self._next += len(records)
+        return records, []
+
+    def at_end(self) -> bool:
+        return self._next == self._log.end()
+
+    def lag(self) -> int | None:
+        return self._log.end() - self._next
+
+    def close(self) -> None:
+        pass
+
+
+class LetterBox:
+    """A `DeadLetterSink` in a list."""
+
+    def __init__(self) -> None:
+        self.letters: list[DeadLetter] = []
+
+    def send(self, letters: Any) -> None:
+        self.letters += letters

@@ -1,0 +1,733 @@
+"""What every `VectorStore` promises, asked of one in memory and of every kind of Milvus alike."""
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+from socket import create_server
+from urllib.parse import quote
+
+import numpy as np
+import pytest
+from pymilvus import MilvusClient
+
+from operators.contract import ColumnSpec, MilvusSection
+from operators.errors import FatalError, RecordError, RetriableError
+from operators.events import KafkaPosition, RowKey, Version
+from operators.milvus import MilvusStore
+from operators.store import CollectionSpec, Entity, Stored, entity_id
+from tests.conformance.conftest import Backend, free_port, lite_server
+
+DIM = 8
+COLUMNS = {
+    "title": ColumnSpec(type="varchar", max_length=64),
+    "stock": ColumnSpec(type="int64"),
+    "shelf": ColumnSpec(type="int32"),
+    "price": ColumnSpec(type="double"),
+    "weight": ColumnSpec(type="float"),
+    "sold": ColumnSpec(type="bool"),
+    "extra": ColumnSpec(type="json"),
+}
+FULL = {
+    "title": "Löwe",
+    "stock": -(2**63),
+    "shelf": 2**31 - 1,
+    "price": 0.1,
+    "weight": 1.5,
+    "sold": True,
+    "extra": {"a": [1, None], "b": {"c": "ö"}},
+}
+NULLS = dict.fromkeys(FULL)
+ZEROS = {
+    "title": "",
+    "stock": 0,
+    "shelf": 0,
+    "price": 0.0,
+    "weight": 0.0,
+    "sold": False,
+    "extra": {},
+}
+HOSTILE = [
+    "plain",
+    "with 'quotes'",
+    'with "double quotes"',
+    "back\\slash",
+    "trailing\\",
+    "zz'] or id not in ['zz",
+    'zz"] or id not in ["zz',
+    "%' or 1==1 or '%",
+    "new\nline",
+    "tab\t and nul\0",
+    "Ünï¢ödé 漢字 🦁",
+    "{curly} and {0}",
+    "a/b#1,c:d",
+    "",
+]
+_names = (f"c{number}" for number in itertools.count())
+
+
+def spec_of(name: str, **changes) -> CollectionSpec:
+    spec = CollectionSpec(name=name, fields=COLUMNS, dim=DIM, metric="COSINE", model="hash@1")
+    return replace(spec, **changes)
+
+
+def vector_of(seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal(DIM).astype(np.float32)
+
+
+def entity(key: str, version: int = 1, **changes) -> Entity:
+    row_key = RowKey(f"items:{quote(key, safe='')}")
+    made = Entity(
+        id=entity_id(row_key),
+        vector=vector_of(version),
+        text=f"text of {version}",
+        text_hash=f"hash{version}",
+        columns=FULL,
+        table="items",
+        row_key=row_key,
+        version=Version(f"{version:016x}"),
+        op="c",
+        source_ts_ms=1_700_000_000_000 + version,
+        position=KafkaPosition("shop.items", 3, version),
+        model="hash@1",
+    )
+    return replace(made, **changes)
+
+
+def contents(backend: Backend, collection: str) -> dict[str, dict]:
+    """Everything in a collection but the vectors, by id; fails when an id comes twice."""
+    rows = list(backend.store.scan(collection))
+    found = {row["id"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def columns_of(row: dict) -> dict:
+    return {name: row[name] for name in COLUMNS}
+
+
+@pytest.fixture(scope="module")
+def shared(backend: Backend) -> str:
+    """A collection for all tests that care for their own ids only."""
+    name = next(_names)
+    assert backend.store.ensure(spec_of(name))
+    return name
+
+
+@pytest.fixture
+def fresh(backend: Backend, shared: str) -> str:
+    """The same collection without an entity; making another takes a server three seconds."""
+    backend.store.delete(shared, [row["id"] for row in backend.store.scan(shared, ["id"])])
+    return shared
+
+
+# What is written is what is there
+
+
+def test_an_entity_comes_back_with_every_field(backend: Backend, fresh: str):
+    one = entity("1", 7)
+    backend.store.upsert(fresh, [one])
+    assert contents(backend, fresh) == {
+        one.id: {
+            "id": one.id,
+            "text": "text of 7",
+            **FULL,
+            "rv_table": "items",
+            "rv_row_key": "items:1",
+            "rv_version": "0000000000000007",
+            "rv_op": "c",
+            "rv_source_ts_ms": 1_700_000_000_007,
+            "rv_topic": "shop.items",
+            "rv_partition": 3,
+            "rv_offset": 7,
+            "rv_model": "hash@1",
+            "rv_text_hash": "hash7",
+        }
+    }
+
+
+def test_upsert_replaces_every_field(backend: Backend, shared: str):
+    store = backend.store
+    one = entity("replaced")
+    store.upsert(shared, [one])
+    store.upsert(shared, [replace(one, columns={**FULL, "extra": {"only": 1}}, text="")])
+    (row,) = [row for row in store.scan(shared) if row["id"] == one.id]
+    assert row["extra"] == {"only": 1}
+    assert row["text"] == ""
+    store.upsert(shared, [entity("replaced", 2, columns=NULLS)])
+    (row,) = [row for row in store.scan(shared) if row["id"] == one.id]
+    assert columns_of(row) == (NULLS if store.nullable else ZEROS)
+    assert (row["text"], row["rv_version"]) == ("text of 2", "0000000000000002")
+    found, vector = store.vectors(shared, [one.id])[one.id]
+    assert found == "hash2"
+    assert np.array_equal(vector, vector_of(2))
+
+
+def test_upserting_again_changes_nothing(backend: Backend, fresh: str):
+    batch = [entity(str(key), key) for key in range(50)]
+    backend.store.upsert(fresh, batch)
+    once = contents(backend, fresh)
+    for _ in range(3):
+        backend.store.upsert(fresh, batch)
+    assert contents(backend, fresh) == once
+    assert backend.store.count(fresh) == 50
+
+
+def test_a_read_sees_every_write_before_it(backend: Backend, fresh: str):
+    store = backend.store
+    for version in range(1, 11):
+        one = entity("one", version)
+        store.upsert(fresh, [one])
+        assert store.stored(fresh, [one.id]) == {one.id: Stored(one.version, f"hash{version}")}
+    assert store.count(fresh) == 1
+    store.delete(fresh, [one.id])
+    assert store.stored(fresh, [one.id]) == {}
+    assert store.count(fresh) == 0
+
+
+def test_vectors_come_back_exactly(backend: Backend, shared: str):
+    odd = [1e-45, -0.0, 3.4e38, -1e-30, 1 / 3, 2**-126, 65_504.0, 16_777_217.0]
+    batch = [entity("odd", vector=np.array(odd, np.float32))]
+    batch += [entity(f"exact{seed}", vector=vector_of(seed)) for seed in range(100)]
+    backend.store.upsert(shared, batch)
+    found = backend.store.vectors(shared, [one.id for one in batch])
+    assert found.keys() == {one.id for one in batch}
+    for one in batch:
+        text_hash, vector = found[one.id]
+        assert text_hash == one.text_hash
+        assert (vector.dtype, vector.shape) == (np.float32, (DIM,))
+        assert vector.tobytes() == one.vector.tobytes()
+
+
+def test_only_ids_that_exist_are_found(backend: Backend, shared: str):
+    here, gone = entity("here"), entity("gone")
+    backend.store.upsert(shared, [here])
+    assert backend.store.stored(shared, [here.id, gone.id]).keys() == {here.id}
+    assert backend.store.vectors(shared, [gone.id, here.id]).keys() == {here.id}
+    assert backend.store.stored(shared, []) == {}
+    assert backend.store.vectors(shared, []) == {}
+    backend.store.upsert(shared, [])
+    backend.store.delete(shared, [])
+
+
+def test_delete_removes_what_it_names_and_nothing_else(backend: Backend, fresh: str):
+    store = backend.store
+    batch = [entity(str(key)) for key in range(10)]
+    store.upsert(fresh, batch)
+    store.delete(fresh, [entity("missing").id])
+    assert store.count(fresh) == 10
+    store.delete(fresh, [batch[0].id, entity("missing").id, batch[9].id])
+    store.delete(fresh, [batch[0].id])
+    assert contents(backend, fresh).keys() == {one.id for one in batch[1:9]}
+    store.upsert(fresh, [batch[0]])
+    assert store.count(fresh) == 9
+
+
+def test_hostile_keys_come_back_and_delete_only_themselves(backend: Backend, fresh: str):
+    store = backend.store
+    batch = [entity(key, number) for number, key in enumerate(HOSTILE, start=1)]
+    store.upsert(fresh, batch)
+    assert contents(backend, fresh).keys() == {one.id for one in batch}
+    ids = [one.id for one in batch]
+    assert backend.store.vectors(fresh, ids).keys() == set(ids)
+    for one in batch:  # If one took others with it, the next would be missing.
+        assert store.stored(fresh, [one.id]) == {one.id: Stored(one.version, one.text_hash)}
+        store.delete(fresh, [one.id])
+    assert store.stored(fresh, ids) == {}
+
+
+def test_an_id_that_is_not_encoded_reaches_no_filter(backend: Backend, shared: str):
+    kept = entity("kept")
+    backend.store.upsert(shared, [kept])
+    for key in ["zz'] or id not in ['zz", 'a"b', "a\\", "a b", "ä", ""]:
+        for call in (backend.store.delete, backend.store.stored, backend.store.vectors):
+            with pytest.raises(FatalError, match="not percent-encoded"):
+                call(shared, [kept.id, key])
+        with pytest.raises(FatalError, match="not percent-encoded"):
+            backend.store.upsert(shared, [replace(kept, id=key)])
+    assert backend.store.stored(shared, [kept.id])
+
+
+def test_count_is_exact_after_overwrites_and_deletes(backend: Backend, fresh: str):
+    for version in range(1, 6):
+        batch = [entity(str(key), version) for key in range(version * 20)]
+        backend.store.upsert(fresh, batch)
+    backend.store.delete(fresh, [one.id for one in batch[::2]])
+    assert backend.store.count(fresh) == 50
+    assert {row["rv_version"] for row in backend.store.scan(fresh)} == {"0000000000000005"}
+
+
+def test_thousands_of_rows_in_one_call(backend: Backend, fresh: str):
+    store = backend.store
+    batch = [entity(str(key), key, columns={**FULL, "stock": key}) for key in range(3_000)]
+    store.upsert(fresh, batch)
+    ids = [one.id for one in batch]
+    assert store.count(fresh) == 3_000
+    assert store.stored(fresh, ids) == {o.id: Stored(o.version, o.text_hash) for o in batch}
+    found = store.vectors(fresh, ids)
+    assert all(np.array_equal(found[one.id][1], one.vector) for one in batch)
+    scanned = {row["id"]: row["stock"] for row in store.scan(fresh, ["stock"])}
+    assert scanned == {one.id: number for number, one in enumerate(batch)}
+    assert contents(backend, fresh).keys() == set(ids)  # by smaller pages, as texts are wide
+    store.delete(fresh, ids[:2_500])
+    assert contents(backend, fresh).keys() == set(ids[2_500:])
+
+
+def test_long_texts_fill_more_than_one_request(backend: Backend, fresh: str):
+    text = "ä" * 30_000
+    batch = [entity(str(key), text=text + str(key)) for key in range(320)]  # about 18 MiB
+    backend.store.upsert(fresh, batch)
+    found = {row["id"]: row["text"] for row in backend.store.scan(fresh, ["text"])}
+    assert found == {one.id: one.text for one in batch}
+
+
+# What cannot be stored is refused before anything is sent
+
+
+NAN = np.array([1, np.nan, *range(DIM - 2)], np.float32)
+INFINITE = np.array([np.inf, *range(DIM - 1)], np.float32)
+REFUSED = {
+    "text-bytes": ({"text": "ä" * 32_768}, "text", "65536 bytes of UTF-8, more than 65535"),
+    "varchar-bytes": ({"title": "ä" * 33}, "title", "66 bytes of UTF-8, more than 64"),
+    "surrogate": ({"text": "a\ud800"}, "text", "not valid Unicode"),
+    "nan": ({"vector": NAN}, "vector", "NaN"),
+    "infinity": ({"vector": INFINITE}, "vector", "infinity"),
+    "short-vector": ({"vector": vector_of(1)[:-1]}, "vector", "7 dimensions, not 8"),
+    "float64": ({"vector": vector_of(1).astype(np.float64)}, "vector", "float32"),
+    "int64": ({"stock": 2**63}, "stock", "does not fit int64"),
+    "int32": ({"shelf": -(2**31) - 1}, "shelf", "does not fit int32"),
+    "float": ({"weight": 1e39}, "weight", "does not fit float"),
+    "double": ({"price": 10**400}, "price", "does not fit double"),
+    "nan-column": ({"price": float("nan")}, "price", "NaN"),
+    "text-in-int": ({"stock": "12"}, "stock", "is str where int64 belongs"),
+    "int-in-bool": ({"sold": 1}, "sold", "is int where bool belongs"),
+    "bool-in-int": ({"stock": True}, "stock", "is bool where int64 belongs"),
+    "no-json": ({"extra": {"a": {1, 2}}}, "extra", "not JSON"),
+    "nan-json": ({"extra": {"a": float("inf")}}, "extra", "not JSON"),
+    "broken-json": ({"extra": '{"a": '}, "extra", "not JSON"),
+    "scalar-json": ({"extra": "12"}, "extra", "is JSON, but not an object"),
+    "long-json": ({"extra": {"a": "x" * 65_536}}, "extra", "bytes of JSON, more than 65536"),
+    "long-key": ({"row_key": "x" * 1_025}, "rv_row_key", "1025 bytes"),
+    "long-id": ({"id": "x" * 1_025}, "id", "1025 bytes"),
+    "null-text": ({"text": None}, "text", "is NoneType where varchar belongs"),
+}
+
+
+def test_what_does_not_fit_is_refused_whole(backend: Backend, shared: str):
+    for case, (changes, field, cause) in REFUSED.items():
+        columns = {name: value for name, value in changes.items() if name in COLUMNS}
+        others = {name: value for name, value in changes.items() if name not in COLUMNS}
+        bad = entity(f"bad-{case}", columns={**FULL, **columns})
+        bad = replace(bad, **others)
+        with pytest.raises(RecordError) as refused:
+            backend.store.upsert(shared, [entity(f"good-{case}"), bad])
+        assert refused.value.subject == f"entity '{bad.id[:200]}', field '{field}'"
+        assert cause in refused.value.cause
+        assert refused.value.hint
+        for value in ("äää", "xxx", "text of"):
+            assert value not in refused.value.cause + refused.value.hint
+    goods = [entity(f"good-{case}").id for case in REFUSED]
+    assert backend.store.stored(shared, goods) == {}
+
+
+def test_limits_are_inclusive(backend: Backend, shared: str):
+    edge = {
+        "title": "ä" * 32,
+        "stock": 2**63 - 1,
+        "shelf": -(2**31),
+        "price": 1.7976931348623157e308,
+        "weight": 3.4028234663852886e38,
+        "sold": False,
+        "extra": {"a": "x" * (65_536 - 8)},
+    }
+    key = "k" * (1_024 - len("items:#0"))
+    one = entity(key, text="ä" * 32_767, columns=edge)
+    assert len(one.id) == 1_024
+    assert len(json.dumps(edge["extra"], separators=(",", ":"))) == 65_536
+    backend.store.upsert(shared, [one])
+    (row,) = [row for row in backend.store.scan(shared) if row["id"] == one.id]
+    assert columns_of(row) == edge
+    assert row["text"] == one.text
+
+
+def test_json_may_come_as_text(backend: Backend, shared: str):
+    one = entity("json-text", columns={**FULL, "extra": '{"b": [1.5, "ö"]}'})
+    backend.store.upsert(shared, [one])
+    (row,) = [row for row in backend.store.scan(shared, ["extra"]) if row["id"] == one.id]
+    assert row["extra"] == {"b": [1.5, "ö"]}
+
+
+def test_json_arrays_are_stored_or_refused(backend: Backend, shared: str):
+    one = entity("json-array", columns={**FULL, "extra": [1, {"a": 2}]})
+    if not backend.store.nullable:  # Before Milvus 2.5 a server takes objects only.
+        with pytest.raises(RecordError, match="not an object"):
+            backend.store.upsert(shared, [one])
+        return
+    backend.store.upsert(shared, [one])
+    (row,) = [row for row in backend.store.scan(shared, ["extra"]) if row["id"] == one.id]
+    assert row["extra"] == [1, {"a": 2}]
+
+
+def test_an_id_twice_in_one_call_is_refused(backend: Backend, shared: str):
+    one = entity("twice")
+    with pytest.raises(RecordError, match="comes twice in one call") as refused:
+        backend.store.upsert(shared, [one, entity("other"), replace(one, text="later")])
+    assert one.id in refused.value.subject
+    assert backend.store.stored(shared, [one.id]) == {}
+
+
+@pytest.mark.parametrize("columns", [{}, {**FULL, "more": 1}], ids=["too-few", "too-many"])
+def test_every_field_has_to_be_given(backend: Backend, shared: str, columns: dict):
+    one = entity("fields", columns=columns)
+    with pytest.raises(FatalError, match="fields of the collection differ in: "):
+        backend.store.upsert(shared, [one])
+    assert backend.store.stored(shared, [one.id]) == {}
+
+
+# The collection is what the contract says
+
+
+def test_ensure_tells_whether_the_collection_is_empty(backend: Backend):
+    spec = spec_of(next(_names))
+    assert backend.store.ensure(spec)
+    assert backend.store.ensure(spec)
+    backend.store.upsert(spec.name, [entity("1")])
+    assert not backend.store.ensure(spec)
+    backend.store.delete(spec.name, [entity("1").id])
+    assert backend.store.ensure(spec)
+
+
+def test_every_difference_is_told_at_once_and_nothing_is_altered(backend: Backend):
+    spec = spec_of(next(_names))
+    backend.store.ensure(spec)
+    one = entity("1")
+    backend.store.upsert(spec.name, [one])
+    fields = {k: v for k, v in COLUMNS.items() if k not in ("price", "stock", "title")}
+    fields |= {
+        "stock": ColumnSpec(type="varchar"),
+        "title": ColumnSpec(type="varchar", max_length=65),
+        "colour": ColumnSpec(type="json"),
+    }
+    other = replace(spec, fields=fields, dim=384, metric="L2", model="hash@2")
+    with pytest.raises(FatalError) as refused:
+        backend.store.ensure(other)
+    message = str(refused.value)
+    for part in (
+        f"collection '{spec.name}'",
+        "its vectors have 8 dimensions, the model makes 384",
+        "its metric is COSINE, not L2",
+        "its vectors were made by hash@1, not by hash@2",
+        "its field 'stock' is int64, the contract wants varchar(4096)",
+        "its field 'title' is varchar(64), the contract wants varchar(65)",
+        "it has no field 'colour' (json)",
+        "it has a field 'price' that the contract does not name",
+        "another `collection`",
+    ):
+        assert part in message
+    assert not backend.store.ensure(spec)
+    assert backend.store.stored(spec.name, [one.id])
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_other_metrics(backend: Backend, metric: str):
+    spec = spec_of(next(_names), metric=metric, fields={})
+    backend.store.ensure(spec)
+    near, far = np.eye(DIM, dtype=np.float32)[0], np.eye(DIM, dtype=np.float32)[1]
+    backend.store.upsert(
+        spec.name,
+        [entity("near", vector=near, columns={}), entity("far", vector=far, columns={})],
+    )
+    hits = backend.store.search(spec.name, near, 2)
+    scores = {"IP": [1.0, 0.0], "L2": [0.0, 2.0]}[metric]
+    assert [(hit.row_key, round(hit.score, 5)) for hit in hits] == [
+        ("items:near", scores[0]),
+        ("items:far", scores[1]),
+    ]
+
+
+def test_a_collection_that_is_not_there(backend: Backend):
+    one = entity("1")
+    calls = [
+        lambda: backend.store.stored("nowhere", [one.id]),
+        lambda: backend.store.vectors("nowhere", [one.id]),
+        lambda: backend.store.delete("nowhere", [one.id]),
+        lambda: backend.store.count("nowhere"),
+        lambda: backend.store.search("nowhere", one.vector, 3),
+        lambda: list(backend.store.scan("nowhere")),
+        lambda: backend.store.upsert("nowhere", [one]),
+    ]
+    for call in calls:
+        with pytest.raises(FatalError, match="nowhere"):
+            call()
+
+
+# Searching
+
+
+@pytest.fixture(scope="module")
+def zoo(backend: Backend) -> str:
+    name = next(_names)
+    backend.store.ensure(spec_of(name))
+    backend.store.upsert(
+        name,
+        [
+            entity(
+                f"animal {number}",
+                number,
+                vector=np.eye(DIM, dtype=np.float32)[0] + number * np.eye(DIM, dtype=np.float32)[1],
+                columns={**FULL, "title": "cat" if number % 2 else "dog", "stock": number},
+            )
+            for number in range(1, 21)
+        ],
+    )
+    return name
+
+
+def test_search_finds_the_nearest_first(backend: Backend, zoo: str):
+    hits = backend.store.search(zoo, np.eye(DIM, dtype=np.float32)[0], 3)
+    assert [hit.id for hit in hits] == [f"items:animal%20{n}#0" for n in (1, 2, 3)]
+    first = hits[0]
+    assert first.score == pytest.approx(1 / 2**0.5, abs=1e-5)
+    assert (first.text, first.table) == ("text of 1", "items")
+    assert (first.row_key, first.version) == ("items:animal%201", "0000000000000001")
+    assert first.columns == {**FULL, "title": "cat", "stock": 1}
+
+
+def test_search_with_a_filter_and_fields(backend: Backend, zoo: str):
+    query = np.eye(DIM, dtype=np.float32)[0]
+    hits = backend.store.search(zoo, query, 2, 'title == "dog" and stock > 5', ["stock"])
+    assert [hit.columns for hit in hits] == [{"stock": 6}, {"stock": 8}]
+    assert backend.store.search(zoo, query, 5, "stock in [100]") == []
+    assert len(backend.store.search(zoo, query, 1_000)) == 20
+
+
+@pytest.mark.parametrize("text", ["stock >>> 3", "colour == 3", "stock >"])
+def test_a_filter_that_is_not_understood(backend: Backend, zoo: str, text: str):
+    with pytest.raises(FatalError) as refused:
+        backend.store.search(zoo, vector_of(1), 3, text)
+    assert refused.value.subject == f"filter '{text}'"
+
+
+def test_a_query_of_another_length(backend: Backend, zoo: str):
+    with pytest.raises(FatalError, match="8"):
+        backend.store.search(zoo, vector_of(1)[:5], 3)
+
+
+# Connections
+
+
+def test_another_connection_finds_all_of_it(backend: Backend, fresh: str):
+    if backend.section is None:
+        pytest.skip("a store in memory has no connections")
+    one = entity("1")
+    backend.store.upsert(fresh, [one])
+    with closing(MilvusStore(backend.section)) as other:
+        assert [hit.id for hit in other.search(fresh, one.vector, 3)] == [one.id]
+        assert other.stored(fresh, [one.id]) == {one.id: Stored(one.version, one.text_hash)}
+        assert not other.ensure(spec_of(fresh))
+        other.upsert(fresh, [entity("2")])
+    assert backend.store.count(fresh) == 2
+
+
+def test_lanes_may_write_at_once(backend: Backend, fresh: str):
+    errors: list[BaseException] = []
+
+    def lane(number: int) -> None:
+        try:
+            for start in range(0, 200, 20):
+                keys = range(number * 200 + start, number * 200 + start + 20)
+                backend.store.upsert(fresh, [entity(str(key), key) for key in keys])
+        except BaseException as error:  # told by the assertion below
+            errors.append(error)
+
+    lanes = [
+        threading.Thread(target=lane, args=(n,)) for n in range(backend.store.max_writers or 4)
+    ]
+    for thread in lanes:
+        thread.start()
+    for thread in lanes:
+        thread.join()
+    assert errors == []
+    assert len(contents(backend, fresh)) == 200 * len(lanes)
+
+
+def test_milvus_lite_has_one_writer(backend: Backend):
+    wanted = {"memory": None, "lite": 1, "lite-server": 1, "server": None}
+    assert backend.store.max_writers == wanted[backend.kind]
+
+
+def test_old_servers_hold_no_null(backend: Backend):
+    assert backend.store.nullable == (backend.kind != "server")
+
+
+def test_nothing_listens_there():
+    started = time.monotonic()
+    with pytest.raises(RetriableError, match="127"):
+        MilvusStore(MilvusSection(uri=f"http://127.0.0.1:{free_port()}"))
+    assert time.monotonic() - started < 5
+
+
+def test_something_else_listens_there(tmp_path):
+    """A server that accepts and stays silent ends the attempt at the deadline."""
+    started = time.monotonic()
+    with create_server(("127.0.0.1", 0)) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(RetriableError, match="127"):
+            MilvusStore(MilvusSection(uri=uri, request_timeout_s=1))
+    assert time.monotonic() - started < 5
+
+
+@pytest.fixture
+def mortal(tmp_path) -> Iterator[tuple[MilvusStore, str]]:
+    """A store on a server of its own, and the server's URI."""
+    with lite_server(tmp_path / "data") as uri:
+        section = MilvusSection(uri=uri, request_timeout_s=2)
+        with closing(MilvusStore(section)) as store:
+            store.ensure(spec_of("mortal"))
+            yield store, uri
+
+
+def test_a_server_that_dies_is_told_quickly_and_never_blamed_on_a_record(tmp_path):
+    server = lite_server(tmp_path)
+    uri = server.__enter__()
+    with closing(MilvusStore(MilvusSection(uri=uri, request_timeout_s=2))) as store:
+        store.ensure(spec_of("mortal"))
+        store.upsert("mortal", [entity("1")])
+        server.__exit__(None, None, None)
+        calls = [
+            lambda: store.upsert("mortal", [entity("2")]),
+            lambda: store.delete("mortal", [entity("1").id]),
+            lambda: store.stored("mortal", [entity("1").id]),
+            lambda: store.search("mortal", vector_of(1), 3),
+            lambda: list(store.scan("mortal")),
+            lambda: store.ensure(spec_of("mortal")),
+        ]
+        for call in calls:
+            started = time.monotonic()
+            with pytest.raises(RetriableError):
+                call()
+            assert time.monotonic() - started < 5
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="needs POSIX signals")
+def test_a_server_that_hangs_ends_the_call_at_its_deadline(tmp_path):
+    server = lite_server(tmp_path)
+    uri = server.__enter__()
+    pid = server.gen.gi_frame.f_locals["process"].pid
+    try:
+        with closing(MilvusStore(MilvusSection(uri=uri, request_timeout_s=1))) as store:
+            store.ensure(spec_of("mortal"))
+            os.kill(pid, signal.SIGSTOP)
+            started = time.monotonic()
+            with pytest.raises(RetriableError, match="DEADLINE_EXCEEDED"):
+                store.upsert("mortal", [entity("1")])
+            assert time.monotonic() - started < 3
+            os.kill(pid, signal.SIGCONT)
+            store.upsert("mortal", [entity("1")])
+            assert store.count("mortal") == 1
+    finally:
+        os.kill(pid, signal.SIGCONT)
+        server.__exit__(None, None, None)
+
+
+def test_a_collection_made_anew_under_the_writer_is_not_blamed_on_a_record(mortal):
+    store, uri = mortal
+    other = MilvusClient(uri, dedicated=True)
+    other.drop_collection("mortal")
+    with pytest.raises(FatalError):
+        store.upsert("mortal", [entity("1")])
+    with closing(MilvusStore(MilvusSection(uri=uri))) as second:
+        second.ensure(spec_of("mortal", dim=4))
+    with pytest.raises(FatalError, match="its vectors have 4 dimensions, the model makes 8"):
+        store.upsert("mortal", [entity("1")])
+    other.close()
+
+
+def test_a_creation_that_was_cut_short_is_completed(mortal):
+    _, uri = mortal
+    other = MilvusClient(uri, dedicated=True)
+    other.release_collection("mortal")
+    other.drop_index("mortal", "vector")
+    other.close()
+    with closing(MilvusStore(MilvusSection(uri=uri))) as second:
+        assert second.ensure(spec_of("mortal"))
+        second.upsert("mortal", [entity("1")])
+        assert len(second.search("mortal", vector_of(1), 3)) == 1
+
+
+def test_a_collection_that_was_released_is_loaded_for_the_reader(mortal):
+    store, uri = mortal
+    store.upsert("mortal", [entity("1")])
+    with closing(MilvusClient(uri, dedicated=True)) as other:
+        other.release_collection("mortal")
+        assert store.stored("mortal", [entity("1").id])
+        other.release_collection("mortal")
+        assert len(list(store.scan("mortal"))) == 1
+
+
+HOLD = """
+import sys
+from operators.contract import MilvusSection
+from operators.milvus import MilvusStore
+store = MilvusStore(MilvusSection(uri=sys.argv[1]))
+print("holds", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lite_directory_is_held_by_one_process_and_freed_by_close(tmp_path):
+    path = str(tmp_path / "milvus.db")
+    section = MilvusSection(uri=path)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, path],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        with pytest.raises(FatalError) as refused:
+            MilvusStore(section)
+        assert path in refused.value.subject
+        assert "milvus-lite server" in refused.value.hint
+        holder.communicate(timeout=20)
+    assert holder.returncode == 0
+    first, second = MilvusStore(section), MilvusStore(section)
+    first.ensure(spec_of("kept"))
+    first.upsert("kept", [entity("1")])
+    first.close()
+    assert second.count("kept") == 1
+    second.close()
+    second.close()
+    with closing(MilvusStore(section)) as again:
+        assert again.stored("kept", [entity("1").id])
+
+
+def test_a_lite_path_that_is_a_file(tmp_path):
+    (tmp_path / "milvus.db").write_text("no directory")
+    with pytest.raises(FatalError, match="cannot be opened"):
+        MilvusStore(MilvusSection(uri=str(tmp_path / "milvus.db")))
+
+
+@pytest.mark.parametrize(
+    ("section", "subject"),
+    [
+        ({"uri": "http://milvus.example:19530", "token": "root:Milvus"}, "milvus.token"),
+        ({"uri": "https://10.1.2.3:19530", "token": "root:Milvus"}, "milvus.token"),
+        ({"uri": "http://root:secret@milvus.example:19530"}, "milvus.uri"),
+        ({"uri": "ftp://milvus.example"}, "milvus.uri"),
+        ({"uri": "http://127.0.0.1:19530", "ca_file": "/ca.pem"}, "milvus.ca_file"),
+    ],
+)
+def test_addresses_that_are_refused(section: dict, subject: str):
+    with pytest.raises(FatalError) as refused:
+        MilvusStore(MilvusSection(**section))
+    assert refused.value.subject == subject
+    assert "secret" not in str(refused.value)

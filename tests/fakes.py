@@ -1,0 +1,269 @@
+"""Stand-ins for what is slow, remote or heavy. They keep the promises of the protocols."""
+
+import ast
+import hashlib
+import json
+import operator
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from operators.errors import FatalError
+from operators.events import RowKey, Version
+from operators.milvus_schema import Shape, check_ids, check_shape, mirrored, shape_of, to_rows
+from operators.store import CollectionSpec, Entity, Hit, Stored, Vector
+
+
+class HashEmbedder:
+    """An `Embedder` whose vectors are unit vectors drawn from the SHA-256 of the text.
+
+    Attributes:
+        calls: The number of distinct texts of each call of `embed`, in order.
+        tokens_total: Words read so far; nothing is padded.
+    """
+
+    model = "hash@1"
+
+    def __init__(self, dim: int = 8) -> None:
+        self.dim = dim
+        self.calls: list[int] = []
+        self.tokens_total = 0
+        self.padded_tokens_total = 0
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        vectors = {text: self._vector(text) for text in texts}
+        self.calls.append(len(vectors))
+        self.tokens_total += sum(len(text.split()) for text in vectors)
+        self.padded_tokens_total = self.tokens_total
+        return np.array([vectors[text] for text in texts], np.float32).reshape(-1, self.dim)
+
+    def _vector(self, text: str) -> npt.NDArray[np.float32]:
+        # A lone surrogate has no UTF-8 form, yet a property test may draw one.
+        seed = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+        vector = np.random.default_rng(list(seed)).standard_normal(self.dim)
+        return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+@dataclass
+class _Collection:
+    shape: Shape
+    rows: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+class Applied(NamedTuple):
+    """One entity written to, or removed from, a `MemoryStore`; a delete has no version."""
+
+    collection: str
+    op: str
+    id: str
+    version: str
+
+
+class MemoryStore:
+    """A `VectorStore` in a dict: the same checks and the same errors as `MilvusStore`.
+
+    Attributes:
+        history: Every entity that was upserted or deleted, in order.
+    """
+
+    nullable = True
+
+    def __init__(self, max_writers: int | None = None) -> None:
+        self.max_writers = max_writers
+        self.history: list[Applied] = []
+        self._collections: dict[str, _Collection] = {}
+        self._ensured: set[str] = set()
+        self._failures: list[tuple[Exception, str | None, bool]] = []
+        self._lock = threading.Lock()
+
+    def fail_next(
+        self, error: Exception, operation: str | None = None, *, applied: bool = False
+    ) -> None:
+        """Let the next call, or the next call of that method, raise; several queue up.
+
+        With `applied` it raises after it did its work, like a request whose answer got lost.
+        """
+        self._failures.append((error, operation, applied))
+
+    def ensure(self, spec: CollectionSpec) -> bool:
+        with self._operation("ensure"):
+            wanted = shape_of(spec)
+            kept = self._collections.setdefault(spec.name, _Collection(wanted))
+            check_shape(spec.name, wanted, kept.shape)
+            self._ensured.add(spec.name)
+            return not kept.rows
+
+    def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
+        with self._operation("stored"):
+            check_ids(ids)
+            rows = self._get(collection).rows
+            return {
+                i: Stored(Version(rows[i]["rv_version"]), rows[i]["rv_text_hash"])
+                for i in ids
+                if i in rows
+            }
+
+    def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
+        with self._operation("vectors"):
+            check_ids(ids)
+            rows = self._get(collection).rows
+            return {
+                i: (rows[i]["rv_text_hash"], rows[i]["vector"].copy()) for i in ids if i in rows
+            }
+
+    def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
+        with self._operation("upsert"):
+            if collection not in self._ensured:
+                raise FatalError(subject=f"collection '{collection}'", cause="was not checked")
+            kept = self._get(collection)
+            for row, _ in to_rows(entities, kept.shape, json_arrays=True):
+                kept.rows[row["id"]] = {**row, "vector": row["vector"].copy()}
+                self.history.append(Applied(collection, "upsert", row["id"], row["rv_version"]))
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        with self._operation("delete"):
+            check_ids(ids)
+            rows = self._get(collection).rows
+            for one in ids:
+                rows.pop(one, None)
+                self.history.append(Applied(collection, "delete", one, ""))
+
+    def count(self, collection: str) -> int:
+        with self._operation("count"):
+            return len(self._get(collection).rows)
+
+    def search(
+        self,
+        collection: str,
+        vector: Vector,
+        limit: int,
+        filter: str = "",
+        fields: Sequence[str] | None = None,
+    ) -> list[Hit]:
+        with self._operation("search"):
+            kept = self._get(collection)
+            dim = kept.shape.fields["vector"].size
+            if vector.shape != (dim,):
+                raise FatalError(
+                    subject=f"collection '{collection}'",
+                    cause=f"has {dim} dimensions, not {vector.shape[-1]}",
+                )
+            names = mirrored(list(kept.shape.fields)) if fields is None else list(fields)
+            matches = _compiled(filter, kept.shape)
+            hits = []
+            for stored in kept.rows.values():
+                row = self._read(kept, stored)
+                if matches(row):
+                    hits.append(
+                        Hit(
+                            id=row["id"],
+                            score=_score(kept.shape.metric, vector, row["vector"]),
+                            text=row["text"],
+                            columns={name: row[name] for name in names},
+                            table=row["rv_table"],
+                            row_key=RowKey(row["rv_row_key"]),
+                            version=Version(row["rv_version"]),
+                        )
+                    )
+            hits.sort(key=lambda hit: hit.score, reverse=kept.shape.metric != "L2")
+            return hits[:limit]
+
+    def scan(
+        self, collection: str, fields: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        with self._operation("scan"):
+            kept = self._get(collection)
+            names = [f for f in kept.shape.fields if f != "vector"] if fields is None else fields
+            rows = [self._read(kept, row) for row in kept.rows.values()]
+        return iter([{name: row[name] for name in dict.fromkeys(["id", *names])} for row in rows])
+
+    def close(self) -> None:
+        pass
+
+    @contextmanager
+    def _operation(self, name: str) -> Iterator[None]:
+        with self._lock:
+            planned = next((f for f in self._failures if f[1] in (None, name)), None)
+            if planned is not None:
+                self._failures.remove(planned)
+                if not planned[2]:
+                    raise planned[0]
+            yield
+            if planned is not None:
+                raise planned[0]
+
+    def _get(self, collection: str) -> _Collection:
+        try:
+            return self._collections[collection]
+        except KeyError:
+            raise FatalError(subject=f"collection '{collection}'", cause="does not exist") from None
+
+    @staticmethod
+    def _read(kept: _Collection, row: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: json.loads(value)
+            if value is not None and kept.shape.fields[name].type == "json"
+            else value
+            for name, value in row.items()
+        }
+
+
+def _score(metric: str, a: Vector, b: Vector) -> float:
+    match metric:
+        case "IP":
+            return float(a @ b)
+        case "L2":
+            return float(((a - b) ** 2).sum())
+        case _:
+            return float(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)))
+
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda a, b: a in b,
+    ast.NotIn: lambda a, b: a not in b,
+}
+
+
+def _compiled(text: str, shape: Shape) -> Callable[[dict[str, Any]], bool]:
+    """The part of Milvus' filter language that it shares with Python's expressions."""
+
+    def value(node: ast.expr, row: dict[str, Any]) -> Any:
+        match node:
+            case ast.BoolOp(op=ast.And(), values=parts):
+                return all(value(part, row) for part in parts)
+            case ast.BoolOp(values=parts):
+                return any(value(part, row) for part in parts)
+            case ast.UnaryOp(op=ast.Not(), operand=part):
+                return not value(part, row)
+            case ast.Compare(left=left, ops=[op], comparators=[right]):
+                a, b = value(left, row), value(right, row)
+                return a is not None and b is not None and _COMPARE[type(op)](a, b)
+            case ast.Name(id=name):
+                return row[name]
+            case ast.List(elts=parts):
+                return [value(part, row) for part in parts]
+            case ast.Constant(value=constant):
+                return constant
+        raise FatalError(subject=f"filter '{text}'", cause="is refused: not understood")
+
+    if not text:
+        return lambda row: True
+    try:
+        tree = ast.parse(text, mode="eval").body
+    except SyntaxError as error:
+        raise FatalError(subject=f"filter '{text}'", cause=f"is refused: {error.msg}") from None
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id not in shape.fields:
+            raise FatalError(subject=f"filter '{text}'", cause=f"is refused: no field '{node.id}'")
+    return lambda row: bool(value(tree, row))

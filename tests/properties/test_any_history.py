@@ -1,0 +1,144 @@
+"""Any history of rows, in any order that keeps each row's own, re-sent, crashed at any point."""
+
+from dataclasses import dataclass
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, event, given, settings
+
+from operators import source
+from operators.events import offset_of
+from operators.shards import shard_of
+from tests.changes import Log, gone, put, tombstone
+from tests.properties.simulation import Simulation, id_of
+
+
+@dataclass(frozen=True)
+class Change:
+    row: int
+    lsn: int
+    text: str | None
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Change]:
+    """Changes of a few rows, with LSNs that rise over all of them."""
+    changes: list[Change] = []
+    alive: set[int] = set()
+    for lsn, row in enumerate(draw(st.lists(st.integers(0, 4), min_size=1, max_size=25)), 1):
+        if row in alive and draw(st.integers(0, 3)) == 0:
+            alive.discard(row)
+            changes.append(Change(row, lsn, None))
+        else:
+            alive.add(row)
+            # Few texts, so that updates that leave the text alone are among them.
+            changes.append(Change(row, lsn, draw(st.sampled_from("ab"))))
+    return changes
+
+
+@st.composite
+def logs(draw: st.DrawFn, history: list[Change], partitions: int, *, resend: bool) -> list[Log]:
+    """The history as Debezium sends it: by key to partitions, with ranges sent again."""
+    order = list(range(len(history)))
+    sent: list[Change] = []
+    for index in order:
+        sent.append(history[index])
+        if resend and draw(st.integers(0, 6)) == 0:
+            back = draw(st.integers(1, 8))
+            sent += history[max(0, index + 1 - back) : index + 1]
+    result = [Log(written=0) for _ in range(partitions)]
+    for change in sent:
+        log = result[change.row % partitions]
+        if change.text is None:
+            log.records.append(gone(change.row, change.lsn))
+            if draw(st.integers(0, 4)):
+                log.records.append(tombstone(change.row))
+        else:
+            log.records.append(put(change.row, change.lsn, change.text))
+    return result
+
+
+class Oracle:
+    """Holds what a reader of the store sees against the rows' true histories."""
+
+    def __init__(self, history: list[Change]) -> None:
+        self._history = {
+            id_of(row): [c for c in history if c.row == row] for row in {c.row for c in history}
+        }
+        self._at = dict.fromkeys(self._history, -1)
+        self._seen = 0
+
+    def check(self, simulation: Simulation) -> None:
+        """Every write since the last call moved its row forward, or left it where it was."""
+        for applied in simulation.store.history[self._seen :]:
+            changes, at = self._history[applied.id], self._at[applied.id]
+            if applied.op == "upsert":
+                lsn = int(applied.version.split(".")[1], 16)
+                now = next(i for i, c in enumerate(changes) if c.lsn == lsn)
+                assert changes[now].text is not None
+            else:
+                now = next((i for i, c in enumerate(changes) if c.text is None and i >= at), -1)
+                assert now >= 0, f"{applied.id} was deleted and should not have been"
+            assert now >= at, f"{applied.id} went back from {changes[at]} to {changes[now]}"
+            self._at[applied.id] = now
+        self._seen = len(simulation.store.history)
+
+    def final(self) -> dict[str, str]:
+        last = {id_: changes[-1] for id_, changes in self._history.items()}
+        return {id_: f"doc {c.row}\n{c.text}" for id_, c in last.items() if c.text is not None}
+
+
+@given(data=st.data())
+@settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_same_collection_whatever_happens(
+    data: st.DataObject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Caps this small are hit all the time; what holds for them holds for larger ones.
+    monkeypatch.setattr(source, "FIRST_CAP", 4)
+    monkeypatch.setattr(source, "MIN_CAP", 3)
+    history = data.draw(histories())
+    partitions = data.draw(st.integers(1, 2))
+    # The horizon is longer than Debezium's re-send window, always. At the shorter one most rows are
+    # looked up in the store.
+    horizon_s = data.draw(st.sampled_from([0.3, 3600.0]))
+    simulation = Simulation(
+        data.draw(logs(history, partitions, resend=horizon_s > 1)),
+        batch_size=data.draw(st.integers(1, 5)),
+        cap=data.draw(st.sampled_from([4, 1_000])),
+        horizon_s=horizon_s,
+    )
+    oracle = Oracle(history)
+    for step in data.draw(st.lists(st.sampled_from("aapptwwc!"), max_size=80)):
+        number = data.draw(st.integers(0, partitions - 1)) if step in "ap" else 0
+        match step:
+            case "a":
+                simulation.append(number, data.draw(st.integers(1, 6)))
+            case "p":
+                simulation.poll(number)
+            case "t":
+                simulation.tick()
+            case "w":
+                simulation.write(1)
+            case "c":
+                simulation.commit()
+            case "!":
+                event("crash")
+                simulation.crash()
+        oracle.check(simulation)
+    simulation.drain()
+    oracle.check(simulation)
+    assert simulation.visible() == oracle.final()
+    assert simulation.letters.letters == []
+
+
+def test_the_shard_of_a_row_never_changes() -> None:
+    # Recovery files are keyed by shard: these values are a promise to them.
+    assert [shard_of(k) for k in ("docs:1", "docs:2", "order_items:7,2")] == ["212", "110", "228"]
+
+
+def test_versions_end_with_the_offset() -> None:
+    assert offset_of("0000.00000000000000ff.000000000000002a") == 42  # type: ignore[arg-type]

@@ -1,0 +1,63 @@
+import itertools
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from operators.embedding import Embedder, token_batches
+from tests.fakes import HashEmbedder
+
+LENGTHS = st.lists(st.integers(0, 600), max_size=200)
+BUDGET = st.integers(1, 4_096)
+
+
+@given(LENGTHS, BUDGET)
+def test_every_text_is_in_one_batch(lengths, budget):
+    batches = token_batches(lengths, budget)
+    assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
+    assert all(batches)
+
+
+@given(LENGTHS, BUDGET)
+def test_the_padded_cost_keeps_to_the_budget_or_the_text_is_alone(lengths, budget):
+    for batch in token_batches(lengths, budget):
+        cost = len(batch) * max(lengths[index] for index in batch)
+        assert cost <= budget or len(batch) == 1
+
+
+@given(LENGTHS, BUDGET)
+def test_lengths_fall_over_all_batches(lengths, budget):
+    packed = [lengths[index] for batch in token_batches(lengths, budget) for index in batch]
+    assert packed == sorted(lengths, reverse=True)
+
+
+@given(LENGTHS, BUDGET)
+def test_no_batch_could_have_taken_the_next_text(lengths, budget):
+    batches = token_batches(lengths, budget)
+    for batch, _ in itertools.pairwise(batches):
+        assert (len(batch) + 1) * lengths[batch[0]] > budget
+
+
+@given(LENGTHS, BUDGET)
+def test_batches_depend_on_nothing_but_the_arguments(lengths, budget):
+    assert token_batches(lengths, budget) == token_batches(tuple(lengths), budget)
+
+
+def test_packing_by_example():
+    assert token_batches([], 8) == []
+    assert token_batches([2, 9, 2, 4, 4], 8) == [[1], [3, 4], [0, 2]]
+    assert token_batches([0, 0], 8) == [[0, 1]]
+
+
+def test_the_fake_keeps_the_protocol():
+    fake = HashEmbedder(dim=16)
+    embedder: Embedder = fake
+    vectors = embedder.embed(["a", "b", "a"])
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (3, 16)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1)
+    assert np.array_equal(vectors[0], vectors[2])
+    assert not np.array_equal(vectors[0], vectors[1])
+    assert np.array_equal(vectors, HashEmbedder(dim=16).embed(["a", "b", "a"]))
+    assert embedder.embed([]).shape == (0, 16)
+    assert fake.calls == [2, 0]

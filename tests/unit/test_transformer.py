@@ -1,0 +1,532 @@
+"""Against sentence-transformers on the same files: a real model, and small random ones."""
+
+import argparse
+import collections
+import datetime
+import decimal
+import email.message
+import enum
+import fractions
+import hashlib
+import inspect
+import json
+import logging
+import pathlib
+import random
+import shutil
+import socket
+import statistics
+import string
+import subprocess
+import textwrap
+import zipfile
+from inspect import isclass
+from pathlib import Path
+
+import huggingface_hub
+import numpy as np
+import pytest
+import torch
+import transformers
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import (
+    Dense,
+    Normalize,
+    Pooling,
+    Transformer,
+)
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers.utils import logging as transformers_logging
+
+from operators.contract import EmbeddingSection
+from operators.embedding import Embedder
+from operators.errors import FatalError
+from operators.transformer import TransformerEmbedder, resolve_model
+
+MINILM = "sentence-transformers/all-MiniLM-L6-v2"
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+ODD_TEXTS = ["", " ", "a", "🦆" * 40, "Grüße an 東京 👩‍🚀", "word " * 5_000, "x" * 20_000]
+
+
+@pytest.fixture(scope="module")
+def docstrings() -> list[str]:
+    """A few hundred real texts, from a word to several thousand characters."""
+    modules = (argparse, collections, datetime, decimal, email.message, enum, fractions, logging)
+    modules += (pathlib, random, shutil, socket, statistics, string, subprocess, textwrap, zipfile)
+    classes = [thing for module in modules for thing in vars(module).values() if isclass(thing)]
+    things = [thing for owner in (*modules, *classes) for thing in vars(owner).values()]
+    texts = {inspect.getdoc(thing) for thing in things if callable(thing)} - {None}
+    return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())[:200]
+
+
+@pytest.fixture(autouse=True)
+def _offline(monkeypatch, tmp_path):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    transformers_logging.disable_progress_bar()
+
+
+@pytest.fixture(scope="module")
+def minilm() -> TransformerEmbedder:
+    return load(MINILM)
+
+
+def load(model: str | Path, **settings) -> TransformerEmbedder:
+    settings.setdefault("device", "cpu")
+    return TransformerEmbedder(EmbeddingSection(model=str(model), **settings))
+
+
+def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
+    return (ours * theirs).sum(axis=1) / norms
+
+
+def tokenizer(*, special: bool) -> transformers.PreTrainedTokenizerFast:
+    """A byte-pair tokenizer; with `special`, it writes <s> before and </s> after a text."""
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    names = ["<s>", "<pad>", "</s>", "<unk>"]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=names, initial_alphabet=alphabet, show_progress=False
+    )
+    core.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, trainer)
+    if special:
+        core.post_processor = processors.TemplateProcessing(
+            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", model_max_length=48
+    )
+
+
+def build(folder: Path, kind: str = "Bert", *, special: bool = True, seed: int = 0) -> Path:
+    """A small random model without sentence-transformers' files."""
+    config = getattr(transformers, f"{kind}Config")()
+    small = {
+        "vocab_size": 400,
+        "hidden_size": 32,
+        "d_model": 32,
+        "num_hidden_layers": 2,
+        "num_layers": 2,
+        "num_attention_heads": 2,
+        "num_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 64,
+        "d_ff": 64,
+        "max_position_embeddings": 66,
+        "initializer_range": 0.3,
+        "pad_token_id": 1,
+        "layer_types": ["full_attention"] * 2,
+    }
+    config = type(config)(**{key: value for key, value in small.items() if hasattr(config, key)})
+    torch.manual_seed(seed)
+    with torch.random.fork_rng():
+        transformers.AutoModel.from_config(config).save_pretrained(folder)
+    tokenizer(special=special).save_pretrained(folder)
+    return folder
+
+
+def sentence(folder: Path, *after: torch.nn.Module, plain: Path | None = None, **options) -> Path:
+    """A model with the files that today's sentence-transformers writes."""
+    modules = [Transformer(str(plain or build(folder.parent / "plain"))), *after]
+    SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
+    return folder
+
+
+def theirs(folder: Path, texts: list[str], **options) -> np.ndarray:
+    # float32, as ours: else the checkpoint's dtype
+    model = SentenceTransformer(
+        str(folder), device="cpu", model_kwargs={"dtype": "float32"}, local_files_only=True
+    )
+    return model.encode(texts, convert_to_numpy=True, **options)
+
+
+def edit(path: Path, **values) -> None:
+    data = json.loads(path.read_text()) if path.exists() else {}
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(data | values))
+
+
+# --- the vectors -----------------------------------------------------------------------------
+
+
+def test_minilm_makes_the_vectors_of_sentence_transformers(minilm, docstrings):
+    embedder: Embedder = minilm
+    texts = [*docstrings, *ODD_TEXTS]
+    assert len(docstrings) == 200
+    ours = embedder.embed(texts)
+    assert ours.dtype == np.float32
+    assert ours.shape == (len(texts), embedder.dim) == (len(texts), 384)
+    assert np.allclose(np.linalg.norm(ours, axis=1), 1, atol=1e-5)
+    assert cosines(ours, theirs(resolve_model(MINILM), texts)).min() > 0.99999
+
+
+@pytest.mark.parametrize("mode", ["mean", "cls", "lasttoken"])
+@pytest.mark.parametrize("normalize", [True, False])
+def test_pooling_and_normalisation_are_the_models_own(tmp_path, docstrings, mode, normalize):
+    after = [Pooling(32, mode), *([Normalize()] if normalize else [])]
+    folder = sentence(tmp_path / "model", *after)
+    texts = [*docstrings[:40], *ODD_TEXTS]
+    assert np.allclose(load(folder).embed(texts), theirs(folder, texts), atol=2e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet", "DistilBert", "ModernBert"])
+def test_encoders_of_several_architectures(tmp_path, docstrings, kind):
+    plain = build(tmp_path / "plain", kind)
+    folder = sentence(tmp_path / "model", Pooling(32, "mean"), Normalize(), plain=plain)
+    texts = [*docstrings[:40], *ODD_TEXTS]
+    embedder = load(folder)
+    assert cosines(embedder.embed(texts), theirs(folder, texts)).min() > 0.99999
+    # Its own limit is 48; whatever it allows beyond that, it can calculate.
+    assert embedder.max_length == 48
+    longest = load(folder, max_length=64)
+    assert np.isfinite(longest.embed(["x" * 2_000])).all()
+
+
+@pytest.mark.parametrize("kind", ["Qwen2", "Llama"])
+def test_a_decoder_is_pooled_at_its_last_token(tmp_path, docstrings, kind):
+    plain = build(tmp_path / "plain", kind)
+    folder = sentence(tmp_path / "model", Pooling(32, "lasttoken"), Normalize(), plain=plain)
+    texts = [*docstrings[:40], *ODD_TEXTS]
+    assert cosines(load(folder).embed(texts), theirs(folder, texts)).min() > 0.99999
+
+
+@pytest.mark.parametrize(
+    ("key", "pooling"),
+    [("mean_tokens", "mean"), ("cls_token", "cls"), ("lasttoken", "last"), (None, "mean")],
+)
+def test_old_files_of_sentence_transformers(tmp_path, docstrings, key, pooling):
+    folder = tmp_path / "model"
+    build(folder / "0_Transformer")
+    steps = (("0_Transformer", "Transformer"), ("1_Pooling", "Pooling"))
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(steps)
+    ]
+    (folder / "modules.json").write_text(json.dumps(modules))
+    keys = ("cls_token", "mean_tokens", "max_tokens", "lasttoken")
+    flags = {f"pooling_mode_{each}": each == key for each in keys}
+    edit(folder / "1_Pooling/config.json", word_embedding_dimension=32, **flags)
+    edit(folder / "0_Transformer/sentence_bert_config.json", max_seq_length=24, do_lower_case=True)
+    texts = [*docstrings[:40], *ODD_TEXTS, "UPPER lower"]
+    embedder = load(folder)
+    assert embedder.max_length == 24
+    assert np.allclose(embedder.embed(texts), theirs(folder, texts), atol=2e-6, rtol=1e-5)
+    overridden = load(folder, pooling=pooling, normalize=False, max_length=24)
+    assert overridden.model == embedder.model
+
+
+def test_the_prompts_of_documents_and_queries(tmp_path):
+    prompts = {"document": "title: ", "query": "search for "}
+    folder = sentence(tmp_path / "model", Pooling(32, "mean"), prompts=prompts)
+    embedder = load(folder)
+    texts = ["one", "two words"]
+    for ours, key in ((embedder.embed, "document"), (embedder.embed_queries, "query")):
+        assert np.allclose(ours(texts), theirs(folder, texts, prompt_name=key), atol=2e-6)
+    assert embedder.count_tokens(["one"]) == load(tmp_path / "plain").count_tokens(["title: one"])
+
+
+def test_a_plain_encoder_is_pooled_by_mean_and_normalised(tmp_path, docstrings):
+    plain = build(tmp_path / "plain")
+    folder = sentence(tmp_path / "model", Pooling(32, "mean"), Normalize(), plain=plain)
+    assert np.array_equal(load(plain).embed(docstrings[:9]), load(folder).embed(docstrings[:9]))
+
+
+def test_settings_override_the_model(tmp_path, docstrings):
+    plain = build(tmp_path / "plain")
+    want = sentence(tmp_path / "want", Pooling(32, "cls"), plain=plain)
+    folder = sentence(tmp_path / "model", Pooling(32, "max"), Normalize(), plain=plain)
+    ours = load(folder, pooling="cls", normalize=False).embed(docstrings[:9])
+    assert np.allclose(ours, theirs(want, docstrings[:9]), atol=2e-6)
+
+
+def test_a_text_without_tokens_has_a_vector(tmp_path):
+    embedder = load(build(tmp_path / "model", special=False))
+    assert embedder.count_tokens(["", "fox"])[0] == 1
+    alone = embedder.embed([""])
+    assert np.allclose(embedder.embed(["the quick brown fox", ""])[1], alone[0], atol=1e-6)
+    assert np.linalg.norm(alone) == pytest.approx(1)
+
+
+# --- the batches -----------------------------------------------------------------------------
+
+
+def test_identical_texts_are_embedded_once_and_order_is_kept(minilm):
+    before = minilm.tokens_total, minilm.padded_tokens_total
+    vectors = minilm.embed(["b", "a longer text", "b", "b"])
+    read, padded = minilm.tokens_total - before[0], minilm.padded_tokens_total - before[1]
+    assert [read, padded] == [8, 10] == [sum(minilm.count_tokens(["b", "a longer text"])), 2 * 5]
+    assert np.array_equal(vectors[0], vectors[2])
+    assert np.array_equal(vectors[0], vectors[3])
+    assert np.allclose(vectors[1], minilm.embed(["a longer text"])[0], atol=1e-6)
+
+
+def test_no_texts_no_vectors(minilm):
+    assert minilm.embed([]).shape == (0, 384)
+    assert minilm.embed([]).dtype == np.float32
+    assert minilm.count_tokens([]) == []
+
+
+def test_tokens_are_counted_beyond_the_limit(minilm):
+    assert minilm.max_length == 256
+    assert minilm.count_tokens(["", "word " * 1_000]) == [2, 1_002]
+
+
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to"),
+]
+
+
+def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
+    """Let the encoder fail above `rows` rows; returns the rows of each call."""
+    calls: list[int] = []
+    forward = embedder._encoder.forward
+
+    def limited(input_ids, attention_mask):
+        calls.append(len(input_ids))
+        if len(input_ids) > rows:
+            raise error
+        return forward(input_ids=input_ids, attention_mask=attention_mask)
+
+    monkeypatch.setattr(embedder._encoder, "forward", limited)
+    return calls
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
+def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, docstrings, error):
+    folder = build(tmp_path / "model")
+    embedder = load(folder)
+    want = embedder.embed(docstrings)
+    embedder = load(folder)
+    calls = limit_rows(embedder, monkeypatch, 5, error)
+    assert np.allclose(embedder.embed(docstrings), want, atol=1e-6)
+    assert embedder.max_batch_tokens < 2_048
+    failed = sum(rows > 5 for rows in calls)
+    assert failed < 8
+    calls.clear()
+    embedder.embed(["x" * 400, *("y" * (400 + n) for n in range(20))])
+    assert max(calls) <= 5  # the smaller budget is remembered
+
+
+def test_a_single_text_that_does_not_fit_is_fatal(tmp_path, monkeypatch):
+    embedder = load(build(tmp_path / "model"))
+    calls = limit_rows(embedder, monkeypatch, 0, OUT_OF_MEMORY[0])
+    with pytest.raises(
+        FatalError, match=r"cannot hold one text of \d+ tokens in the memory of cpu"
+    ):
+        embedder.embed(["one", "two", "three"])
+    assert calls == [3, 1]
+
+
+def test_any_other_failure_is_not_retried(tmp_path, monkeypatch):
+    embedder = load(build(tmp_path / "model"))
+    calls = limit_rows(embedder, monkeypatch, 0, RuntimeError("CUDA error: device-side assert"))
+    with pytest.raises(FatalError, match=r"failed on cpu: CUDA error"):
+        embedder.embed(["one", "two", "three"])
+    assert calls == [3]
+
+
+def test_vectors_that_are_not_finite_are_refused(tmp_path):
+    embedder = load(build(tmp_path / "model"))
+    next(embedder._encoder.parameters()).data.fill_(float("nan"))
+    with pytest.raises(FatalError, match=r"embedding model 'model': made a vector that is not fin"):
+        embedder.embed(["text"])
+
+
+# --- the identity ----------------------------------------------------------------------------
+
+
+def test_identity_is_of_the_content_not_of_the_place(tmp_path):
+    folder = build(tmp_path / "here" / "model")
+    copy = tmp_path / "there" / "model"
+    shutil.copytree(folder, copy)
+    identity = load(folder).model
+    name, revision = identity.split("@")
+    assert name == "model"
+    assert len(revision) == 12
+    assert int(revision, 16) >= 0
+    assert load(f"{copy}/").model == identity
+    # what does not change the vectors, but for rounding
+    assert load(copy, max_batch_tokens=64, dtype="bfloat16").model == identity
+    assert load(copy, pooling="mean", normalize=True, max_length=48).model == identity
+
+
+def test_identity_changes_with_whatever_changes_the_vectors(tmp_path):
+    folder = sentence(tmp_path / "one" / "model", Pooling(32, "mean"))
+    identities = [
+        load(folder, **settings).model
+        for settings in ({}, {"pooling": "cls"}, {"normalize": True}, {"max_length": 32})
+    ]
+    weights = sentence(
+        tmp_path / "two" / "model", Pooling(32, "mean"), plain=build(tmp_path / "p", seed=1)
+    )
+    identities.append(load(weights).model)
+    edit(folder / "1_Pooling/config.json", pooling_mode="cls")
+    identities.append(load(folder).model)
+    assert len(set(identities)) == len(identities)
+
+
+def test_minilm_is_called_by_its_full_name(minilm):
+    assert minilm.model.startswith(f"{MINILM}@")
+    assert load("all-MiniLM-L6-v2").model == minilm.model
+
+
+def test_a_model_of_the_hub_has_the_commit_for_revision(tmp_path):
+    repository = tmp_path / "hub" / "models--acme--small"
+    folder = build(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text(COMMIT)
+    assert load("acme/small").model == "acme/small@0123456789ab"
+    assert load("acme/small", revision=COMMIT).model == "acme/small@0123456789ab"
+    assert load("acme/small", pooling="cls").model not in ("acme/small@0123456789ab", "")
+    assert load(folder).model.startswith(f"{COMMIT}@")
+
+
+def test_where_a_model_is(tmp_path, monkeypatch):
+    assert resolve_model("acme/small") == "acme/small"
+    assert resolve_model(str(tmp_path)) == tmp_path
+    assert (resolve_model("all-MiniLM-L6-v2") / "model.safetensors").is_file()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert resolve_model("all-MiniLM-L6-v2") == MINILM
+
+
+# --- the errors ------------------------------------------------------------------------------
+
+
+def refusal(model: str | Path, **settings) -> str:
+    with pytest.raises(FatalError) as caught:
+        load(model, **settings)
+    return str(caught.value)
+
+
+def test_a_model_that_is_not_there(tmp_path):
+    told = refusal("acme/none", revision=COMMIT)
+    assert "embedding model 'acme/none': is not on this machine" in told
+    for word in ("path", f"hf download acme/none --revision {COMMIT}", "HF_HOME", "HF_HUB_OFFLINE"):
+        assert word in told
+    assert "is not on this machine" in refusal("not a name/of/anything")
+    # The packaged copy has no revision, so it cannot be the one that is asked for.
+    assert "is not on this machine" in refusal(MINILM, revision=COMMIT)
+
+
+def test_a_path_that_is_no_folder(tmp_path):
+    (tmp_path / "file").touch()
+    assert "is not a folder" in refusal(tmp_path / "file")
+    assert "is not a folder" in refusal(tmp_path / "nothing")
+    assert "has no revisions" in refusal(tmp_path, revision=COMMIT)
+    assert "has no config.json" in refusal(tmp_path)
+
+
+def test_weights_that_could_run_code_are_refused(tmp_path):
+    folder = build(tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    assert "no weights as *.safetensors" in refusal(folder)
+
+
+def test_broken_or_missing_weights_are_refused(tmp_path):
+    folder = build(tmp_path / "model")
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[:1_000])
+    assert "cannot be loaded" in refusal(folder)
+    (folder / "model.safetensors").write_bytes(weights)
+    edit(folder / "config.json", num_hidden_layers=3)
+    assert "lacks 16 weights, like encoder.layer.2." in refusal(folder)
+
+
+def test_a_folder_without_a_tokenizer_is_refused(tmp_path):
+    folder = build(tmp_path / "model")
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    assert "has no tokenizer" in refusal(folder)
+
+
+@pytest.mark.parametrize("file", ["modules.json", "config.json", "tokenizer.json"])
+def test_broken_files_are_refused(tmp_path, file):
+    folder = build(tmp_path / "model")
+    (folder / file).write_text("{")
+    told = refusal(folder)
+    assert "embedding model 'model': " in told
+    assert file in told or "cannot be loaded" in told
+
+
+def test_unknown_architectures_are_refused(tmp_path):
+    folder = build(tmp_path / "model")
+    edit(folder / "config.json", model_type="fancy", auto_map={"AutoModel": "code.Model"})
+    assert "cannot be loaded" in refusal(folder)
+
+
+def test_models_that_cannot_be_pooled_are_refused(tmp_path):
+    assert "sequence-to-sequence" in refusal(build(tmp_path / "t5", "T5"))
+    decoder = build(tmp_path / "qwen", "Qwen2")
+    assert "is a decoder, and does not say how to pool it" in refusal(decoder)
+    assert "knows nothing of the text" in refusal(decoder, pooling="cls")
+    assert load(decoder, pooling="last").dim == 32
+
+
+def test_modules_that_are_not_implemented_are_refused(tmp_path):
+    plain = build(tmp_path / "plain")
+    dense = sentence(tmp_path / "dense", Pooling(32, "mean"), Dense(32, 16), plain=plain)
+    assert "Transformer → Pooling → Dense, which is not implemented" in refusal(dense)
+    largest = sentence(tmp_path / "max", Pooling(32, "max"), plain=plain)
+    assert "pools by max, which is not implemented" in refusal(largest)
+    both = sentence(tmp_path / "both", Pooling(32, ("mean", "cls")), plain=plain)
+    assert "pools by mean+cls" in refusal(both)
+    foreign = sentence(tmp_path / "foreign", Pooling(32, "mean"), plain=plain)
+    modules = json.loads((foreign / "modules.json").read_text())
+    modules[0]["type"] = "custom_st.Transformer"
+    (foreign / "modules.json").write_text(json.dumps(modules))
+    assert "is made of custom_st.Transformer → Pooling" in refusal(foreign)
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "told"),
+    [
+        ("sentence_bert_config.json", {"query_expansion": {"length": 32}}, "sets query_expansion"),
+        ("sentence_bert_config.json", {"transformer_task": "fill-mask"}, "takes other states"),
+        (
+            "config_sentence_transformers.json",
+            {"model_type": "SparseEncoder"},
+            "is a SparseEncoder",
+        ),
+        ("1_Pooling/config.json", {"include_prompt": False}, "leaves its prompt out"),
+    ],
+)
+def test_options_that_are_not_implemented_are_refused(tmp_path, file, values, told):
+    folder = sentence(tmp_path / "model", Pooling(32, "mean"), prompts={"query": "find: "})
+    edit(folder / file, **values)
+    assert told in refusal(folder)
+
+
+def test_a_max_length_beyond_the_positions_is_refused(tmp_path):
+    assert "reads 66 tokens at most" in refusal(build(tmp_path / "bert"), max_length=67)
+    # RoBERTa counts its positions from 2
+    assert "reads 64 tokens at most" in refusal(build(tmp_path / "rob", "Roberta"), max_length=65)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_cuda_without_cuda(tmp_path):
+    told = refusal(tmp_path, device="cuda")
+    assert "embedding.device 'cuda': torch" in told
+    assert "sees 0 CUDA devices" in told
+
+
+def test_a_dtype_that_the_device_lacks(tmp_path):
+    assert "embedding.dtype 'float16': cpu does not" in refusal(tmp_path, dtype="float16")
+
+
+# --- the GPU ---------------------------------------------------------------------------------
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_bfloat16_on_cuda_is_close_to_float32_on_cpu(minilm, docstrings):
+    embedder = load(MINILM, device="cuda")
+    assert embedder._encoder.dtype == torch.bfloat16
+    texts = [*docstrings, *ODD_TEXTS]
+    ours = embedder.embed(texts)
+    assert ours.dtype == np.float32
+    assert embedder.model == minilm.model
+    assert cosines(ours, minilm.embed(texts)).min() >= 0.99
