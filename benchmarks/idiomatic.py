@@ -21,6 +21,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
 from benchmarks.envelopes import Change
+from benchmarks.measuring import Rate, clocks
 from benchmarks.memory import TOPIC, Timing, idle_contract
 
 Message = KafkaSourceMessage[bytes, bytes]
@@ -28,7 +29,7 @@ _BATCH = 1_000
 """As Bytewax's own Kafka source takes at once."""
 
 
-def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> float:
+def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> Rate:
     """Records per second once warm, to the end of the log."""
     timing = Timing(warm_up)
     contract = idle_contract()
@@ -125,4 +126,4 @@ class _SinkPartition(StatelessSinkPartition[list[Any]]):
         for rows in items:
             self._timing.winners += len(rows)
             self._timing.ids.update([str(row["id"]) for row in rows])
-        self._timing.ended = time.perf_counter()
+        self._timing.ended = clocks()

@@ -3,12 +3,17 @@
 A machine that others use as well gives no figure twice, but what slows one contestant slows the one
 beside it: so each round runs every contestant once, a ratio is taken inside each round, and the
 median over the rounds is what counts. The range over the rounds is told with it: it is the noise.
+
+Besides the clock on the wall, every contestant is measured by the CPU time of its process. A figure
+by the wall is what a user sees on a machine of his own; on one that is overcommitted it tells how the
+scheduler divides, and only the one by CPU time says what the work costs.
 """
 
 import argparse
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -20,29 +25,66 @@ import orjson
 _PACKAGES = ("bytewax", "orjson", "torch", "transformers", "sentence-transformers", "milvus-lite")
 
 
+Clocks = tuple[float, float]
+"""Seconds on the wall, and of this process on all CPUs."""
+
+
+def clocks() -> Clocks:
+    """Both clocks, now."""
+    return time.perf_counter(), time.process_time()
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """How much was done per second, by the wall and by CPU time."""
+
+    wall: float
+    cpu: float
+
+    @classmethod
+    def of(cls, count: float, started: Clocks, ended: Clocks) -> "Rate":
+        """The rate of `count` things between two readings of the clocks."""
+        return cls(count / (ended[0] - started[0]), count / (ended[1] - started[1]))
+
+
 @dataclass(frozen=True, slots=True)
 class Rounds:
     """Rates of each contestant, one per round."""
 
-    rates: Mapping[str, list[float]]
+    rates: Mapping[str, list[Rate]]
 
-    def ratios(self, one: str, other: str) -> list[float]:
-        """`one` as a multiple of `other`, round by round."""
-        return [a / b for a, b in zip(self.rates[one], self.rates[other], strict=True)]
+    def ratios(self, name: str, one: str, other: str) -> dict[str, list[float]]:
+        """`one` as a multiple of `other`, round by round: as `name`, and `name_cpu` by CPU time."""
+        pairs = list(zip(self.rates[one], self.rates[other], strict=True))
+        return {
+            name: [a.wall / b.wall for a, b in pairs],
+            f"{name}_cpu": [a.cpu / b.cpu for a, b in pairs],
+        }
+
+    def per_second(self, unit: str) -> dict[str, list[float]]:
+        """The rates by the wall and by CPU time, under names that tell so."""
+        named: dict[str, list[float]] = {}
+        for name, rates in self.rates.items():
+            named[f"{name}_{unit}_per_s"] = [rate.wall for rate in rates]
+            named[f"{name}_{unit}_per_cpu_s"] = [rate.cpu for rate in rates]
+        return named
 
 
-def take_turns(rounds: int, contestants: Mapping[str, Callable[[], float]]) -> Rounds:
+def take_turns(rounds: int, contestants: Mapping[str, Callable[[], Rate]]) -> Rounds:
     """Run every contestant once per round.
 
     Args:
         rounds: How often.
         contestants: Each does its whole work and returns a rate, of any unit.
     """
-    rates: dict[str, list[float]] = {name: [] for name in contestants}
+    rates: dict[str, list[Rate]] = {name: [] for name in contestants}
     for number in range(1, rounds + 1):
         for name, contestant in contestants.items():
-            rates[name].append(contestant())
-            progress(f"round {number}/{rounds}  {name}: {rates[name][-1]:,.4g}/s")
+            rate = contestant()
+            rates[name].append(rate)
+            progress(
+                f"round {number}/{rounds}  {name}: {rate.wall:,.0f}/s, {rate.cpu:,.0f} per CPU second"
+            )
     return Rounds(rates)
 
 

@@ -15,6 +15,7 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
 from benchmarks.envelopes import Change, topic_of
+from benchmarks.measuring import Rate, clocks
 from flows.sync import Parts, build_flow
 from operators.contract import Contract
 from operators.events import DeadLetter
@@ -90,8 +91,8 @@ class Timing:
     dead: int = 0
     started: float = 0.0
     before: int = 0
-    began: float | None = None
-    ended: float = 0.0
+    began: tuple[float, float] | None = None
+    ended: tuple[float, float] = (0.0, 0.0)
     checkpoint: bool = False
 
     def on_epoch(self) -> None:
@@ -101,20 +102,20 @@ class Timing:
     def before_read(self) -> None:
         """The source asks for records."""
         if self.began is None and self.checkpoint and self.records >= self.warm_up:
-            self.began, self.before = time.perf_counter(), self.records
+            self.began, self.before = clocks(), self.records
         self.checkpoint = False
 
     @property
     def ramp_s(self) -> float:
         """Seconds that the warm-up took."""
         assert self.began is not None
-        return self.began - self.started
+        return self.began[0] - self.started
 
     @property
-    def rate(self) -> float:
+    def rate(self) -> Rate:
         """Records per second once warm."""
         assert self.began is not None, "the warm-up took all records"
-        return (self.records - self.before) / (self.ended - self.began)
+        return Rate.of(self.records - self.before, self.began, self.ended)
 
     def check(self, records: int, rows: int) -> None:
         """Refuse a figure for work that was not done."""
@@ -264,4 +265,4 @@ class _ReceiptsPartition(StatelessSinkPartition[Receipt]):
 
     def write_batch(self, items: list[Receipt]) -> None:
         self._timing.winners += sum(receipt.rows for receipt in items)
-        self._timing.ended = time.perf_counter()
+        self._timing.ended = clocks()

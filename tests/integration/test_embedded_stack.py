@@ -229,11 +229,11 @@ with Stack(Path(sys.argv[1])) as stack:
 """
 
 SCRIPT_INTERRUPTED = """
-import signal, sys
+import os, signal, sys
 from pathlib import Path
+import confluent_kafka.admin, psycopg  # whole: Python cannot repeat an interrupted import
 from flows.embedded.process import _descendants
 from flows.embedded.stack import Stack
-import os
 
 def interrupt(*_):
     raise KeyboardInterrupt

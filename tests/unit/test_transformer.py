@@ -41,7 +41,8 @@ from transformers.utils import logging as transformers_logging
 from operators.contract import EmbeddingSection
 from operators.embedding import Embedder
 from operators.errors import FatalError
-from operators.transformer import TransformerEmbedder, resolve_model
+from operators.model_files import resolve_model
+from operators.transformer import TransformerEmbedder
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
