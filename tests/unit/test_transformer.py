@@ -522,7 +522,6 @@ def test_a_dtype_that_the_device_lacks(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_bfloat16_on_cuda_is_close_to_float32_on_cpu(minilm, docstrings):
     embedder = load(MINILM, device="cuda")
     assert embedder._encoder.dtype == torch.bfloat16

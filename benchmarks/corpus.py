@@ -1,0 +1,25 @@
+"""Real texts: the docstrings of Python's standard library, short ones and long ones."""
+
+import random
+
+from flows.embedded.corpus import stdlib
+
+SHORT_CHARACTERS = 80
+LONG_CHARACTERS = 300
+
+
+def docstrings() -> list[str]:
+    """Every distinct docstring, in an order that is random and always the same."""
+    texts = sorted({docstring.doc for docstring in stdlib()[0]})
+    random.Random(1).shuffle(texts)
+    return texts
+
+
+def short(texts: list[str], count: int) -> list[str]:
+    """The first `count` of up to 80 characters."""
+    return [text for text in texts if len(text) <= SHORT_CHARACTERS][:count]
+
+
+def long(texts: list[str], count: int) -> list[str]:
+    """The first `count` of 300 characters and more."""
+    return [text for text in texts if len(text) >= LONG_CHARACTERS][:count]
