@@ -5,6 +5,7 @@ import logging
 import signal
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -149,7 +150,7 @@ def search(
     from flows.searching import Searcher
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
-    with Searcher(loaded) as searcher:
+    with closing(Searcher(loaded)) as searcher:
         hits = searcher.search(text, collection=collection, where=where, limit=limit)
     if as_json:
         rows = [

@@ -1,5 +1,6 @@
 """Running the flow: real clients, signals, recovery; and the flow for `python -m bytewax.run`."""
 
+import atexit
 import logging
 import os
 import signal
@@ -25,7 +26,8 @@ from flows.settings import exporters_from_env, load_contract, process_from_env
 from flows.sync import Flow, Parts, build_flow
 from operators.contract import Contract
 from operators.errors import FatalError, RowvecError
-from operators.kafka import DeadLetterProducer, KafkaReader
+from operators.dead_letters import DeadLetterProducer
+from operators.kafka import KafkaReader
 from operators.retry import RetryPolicy
 from operators.source import PartitionedSource, SourceSettings
 from operators.writer import Receipt
@@ -169,6 +171,8 @@ def flow_from_env() -> Dataflow:
         sys.exit(f"rowvec: {error}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.stop.set())
+    # Bytewax tells nobody that the flow has ended; what is left to do is to send spans and metrics.
+    atexit.register(session.close)
     return session.flow.dataflow
 
 

@@ -1,8 +1,5 @@
 """Searching the contract's collections with the contract's model."""
 
-from types import TracebackType
-from typing import Self
-
 from operators.contract import Contract
 from operators.errors import FatalError
 from operators.milvus import MilvusStore
@@ -22,15 +19,8 @@ class Searcher:
         self._store = MilvusStore(contract.milvus)
         self._embedder = TransformerEmbedder(contract.embedding)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Release the connection."""
         self._store.close()
 
     def search(

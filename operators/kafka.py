@@ -1,25 +1,22 @@
-"""Kafka by confluent-kafka: a partition as a log reader, topics, and the dead-letter producer."""
+"""Kafka by confluent-kafka: options, a partition as a log reader, and topics."""
 
 import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import orjson
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     KafkaError,
     KafkaException,
     Message,
-    Producer,
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from operators.contract import KafkaSection
-from operators.errors import FatalError, RetriableError
-from operators.events import DeadLetter
+from operators.errors import FatalError
 from operators.source import BEGINNING, Record
 from operators.telemetry import TraceContext, context_from_headers
 
@@ -205,7 +202,7 @@ def first_records(
 ) -> dict[str, list[Record]]:
     """Up to `count` records from the beginning of each topic's partitions, to look at; by topic."""
     records: dict[str, list[Record]] = {topic: [] for topic, _ in partitions}
-    consumer = Consumer({**consumer_config(section), "error_cb": _ignore})
+    consumer = Consumer({**consumer_config(section), "error_cb": ignore})
     try:
         for topic, partition in partitions:
             if len(records[topic]) >= count:
@@ -221,75 +218,6 @@ def first_records(
     finally:
         consumer.close()
     return records
-
-
-class DeadLetterProducer:
-    """Sends dead letters to a Kafka topic and waits until they are stored.
-
-    A letter's key is its position, so one that is sent again after a crash can be told from a second
-    one. The reason is in the headers `rowvec.*`; the body is the record's value.
-    """
-
-    def __init__(self, section: KafkaSection) -> None:
-        self._topic = section.dead_letter_topic
-        config: dict[str, Any] = {
-            "enable.idempotence": True,
-            "linger.ms": 5,
-            "delivery.timeout.ms": int(REQUEST_TIMEOUT_S * 3_000),
-            **client_config(section),
-            "error_cb": _ignore,
-        }
-        self._producer = Producer(config)
-
-    def send(self, letters: Sequence[DeadLetter]) -> None:
-        """See `DeadLetterSink.send`."""
-        failures: list[str] = []
-
-        def delivered(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                failures.append(error.str())
-
-        for letter in letters:
-            logger.error(
-                "Dead letter %s (%s): %s: %s. %s",
-                letter.position,
-                letter.stage,
-                letter.subject,
-                letter.cause,
-                letter.hint,
-            )
-            headers = {
-                "rowvec.topic": letter.position.topic,
-                "rowvec.partition": str(letter.position.partition),
-                "rowvec.offset": str(letter.position.offset),
-                "rowvec.stage": letter.stage,
-                "rowvec.subject": letter.subject,
-                "rowvec.cause": letter.cause,
-                "rowvec.hint": letter.hint,
-                "rowvec.value": "whole" if letter.value is not None else "omitted",
-            }
-            if letter.key is not None:
-                headers["rowvec.key"] = letter.key.decode("utf-8", "replace")
-            try:
-                self._producer.produce(
-                    self._topic,
-                    key=orjson.dumps(
-                        [letter.position.topic, letter.position.partition, letter.position.offset]
-                    ),
-                    value=letter.value,
-                    headers=list(headers.items()),
-                    on_delivery=delivered,
-                )
-            except (KafkaException, BufferError) as error:
-                failures.append(str(error))
-                break
-        left = self._producer.flush(REQUEST_TIMEOUT_S * 4)
-        if left or failures:
-            raise RetriableError(
-                subject=f"dead-letter topic {self._topic}",
-                cause=failures[0] if failures else f"{left} letters were not acknowledged",
-                hint="create the topic and allow writing to it",
-            )
 
 
 def ensure_dead_letter_topic(section: KafkaSection) -> None:
@@ -315,7 +243,7 @@ def ensure_dead_letter_topic(section: KafkaSection) -> None:
 
 
 def _admin(section: KafkaSection) -> AdminClient:
-    config: dict[str, Any] = {**client_config(section), "error_cb": _ignore}
+    config: dict[str, Any] = {**client_config(section), "error_cb": ignore}
     return AdminClient(config)
 
 
@@ -336,5 +264,5 @@ def _record(message: Message) -> Record:
     return offset, message.key(), message.value()
 
 
-def _ignore(_error: KafkaError) -> None:
-    """For clients whose calls tell their errors themselves."""
+def ignore(_error: KafkaError) -> None:
+    """An `error_cb` for clients whose calls tell their errors themselves."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from flows.embedded.packages import package_file, package_root
+from flows.embedded.packages import import_path, package_file
 from flows.embedded.process import Child
 from operators.errors import FatalError
 
@@ -88,7 +88,7 @@ class ConnectWorker:
             "connect",
             [sys.executable, "-m", "flows.embedded.connect_worker", self._config_file],
             directory=self._directory,
-            env={"PYTHONPATH": str(package_root())},
+            env={"PYTHONPATH": import_path()},
             stop_seconds=20.0,
         )
 

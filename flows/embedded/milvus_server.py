@@ -9,7 +9,7 @@ from contextlib import closing
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
-from flows.embedded.packages import package_file, package_root
+from flows.embedded.packages import import_path, package_file
 from flows.embedded.process import Child, free_ports
 
 _START_SECONDS = 120.0
@@ -44,7 +44,7 @@ class MilvusServer:
             "milvus",
             [sys.executable, "-m", "flows.embedded.isolated", specification],
             directory=self._directory,
-            env={"PYTHONPATH": str(package_root())},
+            env={"PYTHONPATH": import_path()},
             stop_seconds=15.0,
         )
 

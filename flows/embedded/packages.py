@@ -1,6 +1,8 @@
 """Finds the programs that pip packages bring."""
 
 import importlib.util
+import os
+import sys
 from pathlib import Path
 
 from operators.errors import FatalError
@@ -28,6 +30,7 @@ def package_file(package: str, *parts: str, extra: str = "demo") -> Path:
     return path
 
 
-def package_root() -> Path:
-    """The folder that holds the package `flows`, for a child's PYTHONPATH."""
-    return Path(__file__).resolve().parents[2]
+def import_path() -> str:
+    """PYTHONPATH for a child that must import what this process can, this package first."""
+    root = str(Path(__file__).resolve().parents[2])
+    return os.pathsep.join([root, *(entry for entry in sys.path if entry not in ("", root))])

@@ -24,6 +24,8 @@ _SETTINGS = {
     "fsync": "off",  # the data is thrown away; a crash of the machine may lose it
     "full_page_writes": "off",
     "dynamic_shared_memory_type": "mmap",  # in the data directory: kill -9 leaves none in /dev/shm
+    # A session at work does not notice that the server was killed, but that its client is gone.
+    "client_connection_check_interval": "500ms",
 }
 
 
@@ -98,7 +100,10 @@ class Postgres:
 
             self._server.wait_until(serves, _START_SECONDS)
         except BaseException:
-            self.kill()
+            # Not killed if it can be helped: that leaks its System V shared memory.
+            for child in (self._initdb, self._server):
+                if child is not None:
+                    child.stop()
             raise
 
     def stop(self) -> None:
@@ -140,6 +145,7 @@ class Postgres:
             "initdb",
             [
                 *(self._bin / "initdb", "-D", new, "-U", "postgres", "--pwfile", password),
+                *("-c", "dynamic_shared_memory_type=mmap"),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"),
             ],
             directory=self._directory,
