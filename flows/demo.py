@@ -19,7 +19,7 @@ from rich.table import Table
 
 from flows.embedded.corpus import Docstring, Module, sample, stdlib
 from flows.embedded.milvus_lite import MilvusLiteServer
-from flows.embedded.packages import package_root
+from flows.embedded.packages import import_path
 from flows.embedded.process import Child
 from flows.embedded.stack import Stack
 from flows.settings import load_contract
@@ -226,7 +226,7 @@ class _Demo:
             "rowvec",
             [sys.executable, "-m", "flows.cli", "run", "--contract", contract],
             directory=directory,
-            env={"PYTHONPATH": str(package_root())},
+            env={"PYTHONPATH": import_path()},
             stop_seconds=30.0,
         )
         # Registered first: an interrupt in start() must find it.

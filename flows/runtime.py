@@ -25,8 +25,8 @@ from flows.recovery import Recovery
 from flows.settings import exporters_from_env, load_contract, process_from_env
 from flows.sync import Flow, Parts, build_flow
 from operators.contract import Contract
-from operators.errors import FatalError, RowvecError
 from operators.dead_letters import DeadLetterProducer
+from operators.errors import FatalError, RowvecError
 from operators.kafka import KafkaReader
 from operators.retry import RetryPolicy
 from operators.source import PartitionedSource, SourceSettings
