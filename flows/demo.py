@@ -114,6 +114,8 @@ def run_demo(*, rows: int, keep: bool, as_json: bool) -> None:
         SystemExit: Ctrl-C or SIGTERM.
     """
     console = Console(stderr=as_json, highlight=False)
+    if not console.is_terminal:
+        console = Console(stderr=as_json, highlight=False, width=120)
     started = time.monotonic()
     try:
         with ExitStack() as cleanup:
@@ -270,11 +272,11 @@ class _Demo:
             return 0
 
     def _live_changes(self, docs: list[Docstring]) -> None:
-        doomed, edited = len(docs) // 3, len(docs) // 2
+        doomed, edited = _telling(docs, len(docs) // 3), len(docs) // 2
         queries = {
             "keep a vector store equal to a SQL table": "insert",
             "when can a customer get the money back?": "update of the text",
-            docs[doomed - 1].doc.partition("\n")[0][:60]: "delete",
+            docs[doomed - 1].doc.partition("\n")[0]: "delete",
         }
         before = {query: self._best(query) for query in queries}
         policy = "Refunds: customers get their money back within 30 days of the purchase."
@@ -380,6 +382,14 @@ class _Demo:
                 self._flow.check()
         finally:
             signal.signal(signal.SIGINT, before)
+
+
+def _telling(docs: list[Docstring], start: int) -> int:
+    """The id of a row from `start` on whose first line says enough to be searched for."""
+    for number, doc in enumerate(docs[start:], start + 1):
+        if 30 <= len(doc.doc.partition("\n")[0]) <= 60:
+            return number
+    return start
 
 
 def _hash(stored: Stored | None) -> str | None:

@@ -16,7 +16,8 @@ _MAX_RECORD_BYTES = 20 * 1024 * 1024  # Kafka's default of 1 MB fails the task o
 
 _TRACE_NOISE = ("at ", "... ", "Connector configuration is invalid", "You can also find the above")
 
-#: The first change event comes a third sooner than with the JVM's defaults, at half the peak rate.
+#: The first change event comes about a third sooner than with the JVM's defaults. Without its second
+#: compiler the peak rate should be lower: give other options where throughput is measured.
 FAST_START = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
@@ -114,7 +115,9 @@ class ConnectWorker:
     def wait_running(self, seconds: float = 60.0) -> None:
         """Returns when all connectors and their tasks run; they keep running or not afterwards.
 
-        A task can fail after this, for instance in its initial snapshot: call it again to be told.
+        The initial snapshot may not have been taken yet: what changes before its first record is
+        there is seen in the snapshot or not at all. A task can also fail later: call this again to
+        be told.
 
         Raises:
             FatalError: One has failed (with the root of its Java trace), the worker ended, or

@@ -5,11 +5,13 @@ own with nothing but a loopback interface. The listening sockets made here befor
 outer namespace and to 127.0.0.1; what they accept is relayed to the program's ports inside. Needs
 user namespaces, not root.
 
-The specification's keys: `argv`, `env`, `relay` (a list of [outer port, inner port]).
+The specification's keys: `argv`, `env`, `relay` (a list of [outer port, inner port]) and `private`
+(folders that the program insists on, mapped to the ones that it gets in their place).
 """
 
 import asyncio
 import contextlib
+import ctypes
 import fcntl
 import functools
 import json
@@ -23,7 +25,8 @@ from pathlib import Path
 
 from flows.embedded.launcher import die_with_parent, enter_user_namespace
 
-_CLONE_NEWNET = 0x40000000
+_CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
+_MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
 _SIOCSIFFLAGS = 0x8914
 _IFF_UP = 1
 _CHUNK_BYTES = 256 * 1024
@@ -38,15 +41,26 @@ def main(specification: Path) -> int:
         for outer, inner in spec["relay"]
     ]
     try:
-        enter_user_namespace(os.getuid(), also=_CLONE_NEWNET)
+        enter_user_namespace(os.getuid(), also=_CLONE_NEWNET | _CLONE_NEWNS)
         with socket.socket() as control:
             fcntl.ioctl(control, _SIOCSIFFLAGS, struct.pack("16sh14x", b"lo", _IFF_UP))
+        _mount("none", "/", _MS_REC | _MS_PRIVATE)
+        for covered, private in spec["private"].items():
+            os.makedirs(private, exist_ok=True)
+            os.makedirs(covered, exist_ok=True)
+            _mount(private, covered, _MS_BIND)
     except OSError as error:
         # An open port is never the fallback: that would put an unprotected database on the network.
-        print(f"cannot keep the program's ports private: {error}", file=sys.stderr)
+        print(f"cannot isolate the program: {error}", file=sys.stderr)
         return 1
     die_with_parent(parent)  # again: entering a namespace may have cleared it
     return asyncio.run(_run(spec["argv"], spec["env"], relays))
+
+
+def _mount(source: str, target: str, flags: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(source.encode(), target.encode(), None, ctypes.c_ulong(flags), None) != 0:
+        raise OSError(ctypes.get_errno(), f"cannot mount {source} at {target}")
 
 
 async def _run(

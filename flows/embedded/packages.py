@@ -30,7 +30,12 @@ def package_file(package: str, *parts: str, extra: str = "demo") -> Path:
     return path
 
 
+def package_root() -> Path:
+    """The folder that holds the package `flows`."""
+    return Path(__file__).resolve().parents[2]
+
+
 def import_path() -> str:
     """PYTHONPATH for a child that must import what this process can, this package first."""
-    root = str(Path(__file__).resolve().parents[2])
+    root = str(package_root())
     return os.pathsep.join([root, *(entry for entry in sys.path if entry not in ("", root))])

@@ -150,6 +150,7 @@ class Postgres:
             ],
             directory=self._directory,
             identity=identity,
+            stop_signal=None,  # half a second; a signal would orphan the servers that it runs
         )
         self._initdb.start()
         self._initdb.wait(_START_SECONDS)

@@ -45,7 +45,7 @@ class Child:
         identity: As whom it runs, see `flows.embedded.launcher`.
         env: Its environment besides PATH, HOME and the locale. It inherits nothing else, as the
             embedded programs take options from variables such as JAVA_TOOL_OPTIONS or PGPORT.
-        stop_signal: What asks it to end.
+        stop_signal: What asks it to end; None for a program that soon ends by itself.
         stop_seconds: How long it may take to end before it is killed.
     """
 
@@ -57,7 +57,7 @@ class Child:
         directory: Path,
         identity: Identity = "keep",
         env: Mapping[str, str] | None = None,
-        stop_signal: signal.Signals = signal.SIGTERM,
+        stop_signal: signal.Signals | None = signal.SIGTERM,
         stop_seconds: float = 10.0,
     ) -> None:
         self.name = name
@@ -112,9 +112,10 @@ class Child:
         try:
             code = popen.wait(seconds)
         except subprocess.TimeoutExpired:
+            self.kill()
             raise self.failure(f"it did not end within {seconds:g} s") from None
         finally:
-            self.kill()
+            self.stop()
         if code != 0:
             raise self.failure(_ended(code))
 
@@ -144,7 +145,8 @@ class Child:
         popen = self._spawn.take() if self._spawn else None
         try:
             if popen and popen.poll() is None:
-                popen.send_signal(self._stop_signal)
+                if self._stop_signal is not None:
+                    popen.send_signal(self._stop_signal)
                 with suppress(subprocess.TimeoutExpired):
                     popen.wait(self._stop_seconds)
         finally:
