@@ -121,6 +121,7 @@ class MilvusServer:
         template = (self._package_data / "config.yaml.template").read_text(encoding="utf-8")
         text = _PLACEHOLDER.sub(value, template)
         for key, setting in {
+            "timeTickInterval": "20",  # ms; a Strong read waits for the next tick, by default 200
             "ip": "127.0.0.1",  # its namespace has no other address to announce
             "gracefulStopTimeout": "3",  # seconds; by default it would hang for half an hour
         }.items():

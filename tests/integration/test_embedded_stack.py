@@ -224,6 +224,8 @@ with Stack(Path(sys.argv[1])) as stack:
     with stack.postgres.connect() as sql:
         sql.execute("create table docs (id int primary key)")
     stack.start_connect(["public.docs"])
+    busy = stack.postgres.connect()
+    busy.pgconn.send_query(b"do $$ begin loop perform 1; end loop; end $$")
     print("up", flush=True)
     time.sleep(60)
 """
