@@ -43,7 +43,9 @@ def main() -> None:
     try:
         app()
     except RowvecError as error:
-        _errors().print(f"[bold red]rowvec:[/] {escape(str(error))}", highlight=False)
+        _errors().print(
+            f"[bold red]rowvec:[/] {escape(str(error))}", highlight=False, soft_wrap=True
+        )
         sys.exit(EXIT_CONTRACT if isinstance(error, ContractError) else EXIT_FAILED)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
@@ -122,7 +124,9 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
         )
         if not as_json:
             mark = "[green]✓[/]" if good else "[bold red]✗[/]"
-            console.print(f"{mark} {outcome.name:<12} {escape(str(found[-1]['message']))}")
+            console.print(
+                f"{mark} {outcome.name:<12} {escape(str(found[-1]['message']))}", soft_wrap=True
+            )
     if opened.store is not None:
         opened.store.close()
     if as_json:

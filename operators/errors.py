@@ -26,7 +26,7 @@ class RowvecError(Exception):
 
     def __str__(self) -> str:
         text = f"{self.subject}: {self.cause}."
-        return f"{text} {self.hint}." if self.hint else text
+        return f"{text} {self.hint[0].upper()}{self.hint[1:]}." if self.hint else text
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only constructors do not survive pickling (and Bytewax pickles between processes).
