@@ -43,8 +43,9 @@ def _template_columns(template: str) -> Iterator[str]:
         if name is None:
             continue
         if not name or spec or conversion:
+            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
             raise ValueError(
-                f"'{{{name}}}' is not a plain column name; write {{column}}, and {{{{ }}}} for braces"
+                f"'{{{shown}}}' is not a plain column name; write {{column}}, and {{{{ }}}} for braces"
             )
         yield name
 
@@ -73,7 +74,7 @@ class KafkaSection(_Section):
     key_password: SecretStr | None = None
     dead_letter_topic: str = "rowvec.dead-letters"
     source_batch_size: int = Field(default=1_000, ge=1, le=100_000)
-    librdkafka: dict[str, str | int | bool] = {}
+    librdkafka: dict[str, str | int | bool] = Field(default={}, repr=False)  # may hold a password
 
     @model_validator(mode="after")
     def _sasl_is_whole(self) -> Self:
@@ -207,7 +208,10 @@ class Contract(_Section):
         for table in self.tables:
             shape = (
                 table.metric,
-                sorted((f, table.columns[c].type) for c, f in table.fields().items()),
+                sorted(
+                    (field, table.columns[column].type, table.columns[column].max_length)
+                    for column, field in table.fields().items()
+                ),
             )
             if shapes.setdefault(table.collection, shape) != shape:
                 raise ValueError(

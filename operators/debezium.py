@@ -5,6 +5,9 @@ recognised by looking. Everything that is wrong with one record is a `RecordErro
 its hint; nothing else is raised.
 """
 
+import hashlib
+import uuid
+from base64 import b64encode
 from typing import Any
 from urllib.parse import quote
 
@@ -26,10 +29,43 @@ from operators.events import (
 UNAVAILABLE = "__debezium_unavailable_value"
 """What Debezium sends in place of a large value that an update left alone (TOAST)."""
 
+_UNAVAILABLE_BYTES = b64encode(UNAVAILABLE.encode()).decode()
+_UNAVAILABLE_TEXTS = (
+    UNAVAILABLE,
+    _UNAVAILABLE_BYTES,
+    UNAVAILABLE.encode().hex(),
+    f'{{"{UNAVAILABLE}":"{UNAVAILABLE}"}}',
+)
+_UNAVAILABLE_NESTED: tuple[object, ...] = (
+    [UNAVAILABLE],
+    [_UNAVAILABLE_BYTES],
+    [*UNAVAILABLE.encode()],
+    # Java's UUID.nameUUIDFromBytes.
+    [
+        str(
+            uuid.UUID(
+                bytes=hashlib.md5(UNAVAILABLE.encode(), usedforsecurity=False).digest(), version=3
+            )
+        )
+    ],
+    {UNAVAILABLE: UNAVAILABLE},
+)
+
 MAX_ROW_KEY_BYTES = 900
 """A row key must fit into the entity id with its chunk number; percent-encoded, so ASCII."""
 
 _UNWRAPPED_FIX = "Rowvec reads whole Debezium envelopes; do not apply ExtractNewRecordState"
+
+
+def is_unavailable(value: Any) -> bool:
+    """Whether a value stands for one that Debezium left out.
+
+    The placeholder takes the shape of its column's type: a string, bytes (base64 or hex), an array of
+    strings, bytes, numbers or UUIDs, a map (or its JSON) for hstore.
+    """
+    if isinstance(value, str):
+        return value in _UNAVAILABLE_TEXTS
+    return isinstance(value, list | dict) and value in _UNAVAILABLE_NESTED
 
 
 def row_key(table: TableSection, raw: bytes | None) -> RowKey:
@@ -59,20 +95,23 @@ def row_key(table: TableSection, raw: bytes | None) -> RowKey:
                 cause=f"it has no column '{column}' but {_names(fields)}",
                 hint="make `key` of the table in the contract name the primary key's columns",
             ) from None
-        # bool is an int; the order of the checks keeps True from becoming 1.
-        if isinstance(value, str):
-            parts.append(quote(value, safe=""))
-        elif isinstance(value, bool):
+        # By exact type: True is an int too, and must not become 1.
+        kind = type(value)
+        if kind is int:
+            parts.append(str(value))
+        elif kind is str:
+            parts.append(_encoded(value))
+        elif kind is bool:
             parts.append("true" if value else "false")
-        elif isinstance(value, int | float):
-            parts.append(quote(repr(value), safe=""))
+        elif kind is float:
+            parts.append(_encoded(repr(value)))
         else:
             raise RecordError(
                 subject=subject,
                 cause=f"column '{column}' is {_kind(value)}",
                 hint="key columns hold strings, numbers or booleans",
             )
-    key = RowKey(f"{quote(table.name, safe='')}:{','.join(parts)}")
+    key = RowKey(f"{_encoded(table.name)}:{','.join(parts)}")
     if len(key) > MAX_ROW_KEY_BYTES:
         raise RecordError(
             subject=subject,
@@ -134,6 +173,11 @@ def decode(
     )
 
 
+def _encoded(text: str) -> str:
+    # Nearly every key is plain, and percent-encoding takes longer than parsing the whole envelope.
+    return text if text.isascii() and text.isalnum() else quote(text, safe="")
+
+
 def _object(raw: bytes, subject: str) -> dict[str, Any]:
     try:
         value = orjson.loads(raw)
@@ -144,7 +188,9 @@ def _object(raw: bytes, subject: str) -> dict[str, Any]:
             hint="set the connector's key.converter and value.converter to JsonConverter",
         ) from None
     if isinstance(value, dict) and "payload" in value and value.keys() <= {"schema", "payload"}:
-        value = value["payload"]
+        # What is wrapped is an object; a key column may be called `payload`, and holds none.
+        payload = value.get("payload")
+        value = payload if isinstance(payload, dict) else value
     if not isinstance(value, dict):
         raise RecordError(
             subject=subject,
@@ -159,12 +205,13 @@ def _version(generation: int, source: dict[str, Any], offset: int) -> Version:
 
     PostgreSQL's LSN rises for each row, as row locks imply; over rows it does not (transactions
     interleave). In an incremental snapshot `lsn` is null and `sequence` holds the LSN at which the
-    chunk's window closed. Where a source tells no LSN its commit time stands in.
+    chunk's window closed. Where a source knows no LSNs its commit time stands in; for one that does
+    it must not, because a time is above every LSN and no later change of the row would ever win.
     """
     position = source.get("lsn")
     if position is None:
         position = _last_of_sequence(source.get("sequence"))
-    if position is None:
+    if position is None and "lsn" not in source:
         position = source.get("ts_ms")
     if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 2**64:
         raise RecordError(

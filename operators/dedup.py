@@ -33,7 +33,7 @@ from operators.versions import PackedVersions, VersionMap
 STATE_FORMAT = 1
 
 MAX_DEAD_LETTER_BYTES = 256 * 1024
-"""A larger value is left out of its dead letter; the position still finds it in the topic."""
+"""A larger key or value is left out of its dead letter; the position still finds it in the topic."""
 
 Packed: TypeAlias = tuple[Any, ...]
 
@@ -170,6 +170,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         table, _ = self._shared.tables[records.topic]
         position = KafkaPosition(records.topic, records.partition, offset)
         try:
+            if not key and raw_key is None and raw_value is not None:
+                # A TRUNCATE has no key; its value tells that it is one.
+                debezium.decode(table, key, raw_value, position)
             # An empty key could not be read by the router; reading it again tells why.
             row_key = key or debezium.row_key(table, raw_key)
             decoded = debezium.decode(table, row_key, raw_value, position)
@@ -287,6 +290,8 @@ def _partition(winner: Upsert | Row | Delete) -> tuple[str, int]:
 def _dead_letter(
     position: KafkaPosition, stage: str, error: RecordError, key: bytes | None, value: bytes | None
 ) -> DeadLetter:
+    if key is not None and len(key) > MAX_DEAD_LETTER_BYTES:
+        key = None
     if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
         value = None
     return DeadLetter(position, stage, error.subject, error.cause, error.hint, key, value)

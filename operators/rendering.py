@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from operators.contract import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
-from operators.debezium import UNAVAILABLE
+from operators.debezium import is_unavailable
 from operators.errors import RecordError
 from operators.events import Row, Upsert
 
@@ -74,7 +74,7 @@ class Renderer:
                 cause=f"the row has no such column but {', '.join(sorted(columns)[:20])}",
                 hint="correct the table's `text` and `columns` in the contract",
             ) from None
-        if isinstance(value, str) and value == UNAVAILABLE:
+        if is_unavailable(value):
             raise RecordError(
                 subject=f"column '{name}' of {self._table.topic}",
                 cause="Debezium left the unchanged large value out (TOAST)",

@@ -30,6 +30,9 @@ BEGINNING = -2
 FIRST_CAP = 500
 """Records of the first epoch of all. A constant: a first epoch that crashed left no state behind."""
 
+FIRST_CAP_BYTES = 2**20
+"""The same for its bytes; the least that the contract allows for any epoch."""
+
 MIN_CAP = 500
 
 IDLE_WAIT = timedelta(milliseconds=5)
@@ -171,7 +174,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         state: SourceState | None,
     ) -> None:
         if state is None:
-            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, settings.max_epoch_bytes)
+            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, FIRST_CAP_BYTES)
         elif state[0] != STATE_FORMAT:
             raise FatalError(
                 subject=f"recovery state of {topic}[{partition}]",
