@@ -1,5 +1,8 @@
 # The two commands that set up everything: `make demo` and `make test`.
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+# Any Python 3.11 or 3.12; name another with `make PYTHON=… demo`.
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null \
+  && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
 
@@ -9,15 +12,17 @@ BIN := $(VENV)/bin
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
-$(VENV)/demo: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (once)"
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Rowvec needs Python 3.11 or 3.12 on the PATH"; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/demo: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), once; this takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[demo]'
 	@touch $@
 
-$(VENV)/dev: pyproject.toml
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@echo "Installing into $(VENV) (once)"
+$(VENV)/dev: pyproject.toml | $(BIN)/python
+	@echo "Installing into $(VENV), once; this takes a minute or two"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	@touch $@ $(VENV)/demo
 

@@ -99,4 +99,11 @@ class Recovery:
         self._lock.close()
 
     def _lock_file(self, name: str) -> IO[str]:
-        return (self._directory / name).open("w")
+        try:
+            return (self._directory / name).open("w")
+        except OSError as error:
+            raise FatalError(
+                subject=f"recovery directory {self._directory}",
+                cause=f"it cannot be written: {error.strerror}",
+                hint="let this user write to it, or name another in [recovery] directory",
+            ) from None

@@ -235,7 +235,9 @@ def _problem(details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ")
     match details["type"]:
         case "missing":
-            return f"{key}: is missing; add it, or set {_variable(location)}"
+            # Variables reach into sections, not into the list of tables.
+            variable = "" if location[0] == "tables" and location[1:] else _variable(location)
+            return f"{key}: is missing; add it" + (f", or set {variable}" if variable else "")
         case "extra_forbidden":
             return f"{key}: is no key of the contract; {_suggestion(location)}"
         case "string_pattern_mismatch":

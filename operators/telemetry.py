@@ -115,7 +115,8 @@ class Telemetry:
 
         The message of an exception may quote a row, so it is not recorded.
         """
-        distinct = list(dict.fromkeys(links))
+        # Windows of one activation share their context: a span is no link of its own child.
+        distinct = [link for link in dict.fromkeys(links) if link != parent]
         with self._tracer.start_as_current_span(
             name,
             context=None if parent is None else trace.set_span_in_context(_remote(parent)),
