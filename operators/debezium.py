@@ -36,6 +36,7 @@ _UNAVAILABLE_TEXTS = (
     UNAVAILABLE.encode().hex(),
     f'{{"{UNAVAILABLE}":"{UNAVAILABLE}"}}',
 )
+_UNAVAILABLE_LENGTHS = frozenset(map(len, _UNAVAILABLE_TEXTS))
 _UNAVAILABLE_NESTED: tuple[object, ...] = (
     [UNAVAILABLE],
     [_UNAVAILABLE_BYTES],
@@ -64,7 +65,7 @@ def is_unavailable(value: Any) -> bool:
     strings, bytes, numbers or UUIDs, a map (or its JSON) for hstore.
     """
     if isinstance(value, str):
-        return value in _UNAVAILABLE_TEXTS
+        return len(value) in _UNAVAILABLE_LENGTHS and value in _UNAVAILABLE_TEXTS
     return isinstance(value, list | dict) and value in _UNAVAILABLE_NESTED
 
 

@@ -3,7 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
@@ -145,7 +145,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             STATE_FORMAT,
             self._versions.pack(),
             tuple(_pack(pending) for pending in self._pending.values()),
-            tuple(astuple(letter) for letter in self._dead),
+            tuple((tuple(letter.position), *letter[1:]) for letter in self._dead),
         )
 
     def _restore(self, state: DedupState, now: float) -> None:
@@ -298,13 +298,9 @@ def _dead_letter(
 
 
 def _pack(winner: Upsert | Row | Delete) -> Packed:
-    match winner:
-        case Row():
-            return ("row", *astuple(winner))
-        case Delete():
-            return ("delete", *astuple(winner))
-        case Upsert():
-            raise AssertionError("pending upserts are rendered before a snapshot")
+    assert not isinstance(winner, Upsert)  # all are rendered by now
+    key, version, position, *rest = winner
+    return ("row" if isinstance(winner, Row) else "delete", key, version, tuple(position), *rest)
 
 
 def _unpack(values: Packed) -> Row | Delete:

@@ -1,12 +1,12 @@
 """The words that pass between stages: positions, versions, change events, rows, dead letters.
 
-Plain frozen values. What is kept in recovery files is never one of these classes but plain tuples,
-so that renaming a class cannot break a resume.
+Named tuples: several of them are made for every record, and a frozen dataclass takes four times as
+long to make. What is kept in recovery files is never one of these classes but plain tuples, so that
+renaming a class cannot break a resume.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NewType, TypeAlias
+from typing import Any, NamedTuple, NewType, TypeAlias
 
 Version = NewType("Version", str)
 """Order of the changes of one row: the source's log position, tie broken by the Kafka offset.
@@ -40,8 +40,7 @@ It contains nothing but `A-Z a-z 0-9 _ . ~ - % : ,`, so it is safe inside a filt
 """
 
 
-@dataclass(frozen=True, slots=True)
-class KafkaPosition:
+class KafkaPosition(NamedTuple):
     """Where a record lies in Kafka."""
 
     topic: str
@@ -52,8 +51,7 @@ class KafkaPosition:
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
-@dataclass(frozen=True, slots=True)
-class Upsert:
+class Upsert(NamedTuple):
     """A row that exists as of `version`, with all its columns.
 
     Attributes:
@@ -69,8 +67,7 @@ class Upsert:
     raw: bytes = b""
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """A row that does not exist as of `version`.
 
     Attributes:
@@ -85,8 +82,7 @@ class Delete:
     lone: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Tombstone:
+class Tombstone(NamedTuple):
     """A null value: the key is gone as of this offset. It carries no version of its own."""
 
     row_key: RowKey
@@ -96,8 +92,7 @@ class Tombstone:
 ChangeEvent: TypeAlias = Upsert | Delete | Tombstone
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(NamedTuple):
     """An upsert rendered under the contract: what the store will hold, but for the vector.
 
     Attributes:
@@ -121,19 +116,7 @@ Winner: TypeAlias = Row | Delete
 """What is left of a row's changes when its window closes."""
 
 
-@dataclass(frozen=True, slots=True)
-class RawRecord:
-    """A record as Kafka gave it."""
-
-    position: KafkaPosition
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes | None], ...]
-    timestamp_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(NamedTuple):
     """A record, or a row made from one, that cannot be applied.
 
     Attributes:

@@ -2,12 +2,12 @@
 
 import hashlib
 import string
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
 
-from operators.contract import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
+from operators.contract import MAX_VARCHAR_BYTES, ColumnSpec, ColumnType, TableSection
 from operators.debezium import is_unavailable
 from operators.errors import RecordError
 from operators.events import Row, Upsert
@@ -29,7 +29,8 @@ class Renderer:
             (literal, name) for literal, name, _, _ in string.Formatter().parse(table.text)
         ]
         self._fields = [
-            (column, spec.field or column, spec) for column, spec in table.columns.items()
+            (column, spec.field or column, spec, _CONVERSIONS[spec.type])
+            for column, spec in table.columns.items()
         ]
 
     def render(self, event: Upsert) -> Row:
@@ -40,10 +41,12 @@ class Renderer:
                 Debezium (TOAST), or the text is too long to be stored.
         """
         columns = event.columns
-        text = "".join(
-            literal if name is None else literal + _as_text(self._value(columns, name))
-            for literal, name in self._pieces
-        )
+        pieces: list[str] = []
+        for literal, name in self._pieces:
+            pieces.append(literal)
+            if name is not None:
+                pieces.append(_as_text(self._value(columns, name)))
+        text = "".join(pieces)
         encoded = len(text) if text.isascii() else len(text.encode())
         if encoded > MAX_VARCHAR_BYTES:
             raise RecordError(
@@ -51,18 +54,29 @@ class Renderer:
                 cause=f"its text has {encoded:,} bytes; Milvus stores up to {MAX_VARCHAR_BYTES:,}",
                 hint="leave the large column out of the template, or split the row in SQL",
             )
+        fields: dict[str, Any] = {}
+        for column, field, spec, convert in self._fields:
+            value = self._value(columns, column)
+            if value is not None:
+                try:
+                    value = convert(value, spec)
+                except (ValueError, TypeError, OverflowError) as error:
+                    raise RecordError(
+                        subject=f"{event.row_key}, column '{column}'",
+                        cause=f"it does not fit into {spec.type}: {error}",
+                        hint="change the column's type in the contract",
+                    ) from None
+            fields[field] = value
         return Row(
-            row_key=event.row_key,
-            version=event.version,
-            position=event.position,
-            source_ts_ms=event.source_ts_ms,
-            op=event.op,
-            table=self._table.name,
-            text=text,
-            text_hash=text_hash(text),
-            columns={
-                field: self._field(event, column, spec) for column, field, spec in self._fields
-            },
+            event.row_key,
+            event.version,
+            event.position,
+            event.source_ts_ms,
+            event.op,
+            self._table.name,
+            text,
+            text_hash(text),
+            fields,
         )
 
     def _value(self, columns: Mapping[str, Any], name: str) -> Any:
@@ -82,67 +96,56 @@ class Renderer:
             )
         return value
 
-    def _field(self, event: Upsert, column: str, spec: ColumnSpec) -> Any:
-        value = self._value(event.columns, column)
-        if value is None:
-            return None
-        try:
-            return _convert(value, spec)
-        except (ValueError, TypeError, OverflowError) as error:
-            raise RecordError(
-                subject=f"{event.row_key}, column '{column}'",
-                cause=f"it does not fit into {spec.type}: {error}",
-                hint="change the column's type in the contract",
-            ) from None
-
 
 def _as_text(value: Any) -> str:
-    match value:
-        case str():
-            return value
-        case None:
-            return ""
-        case bool():
-            return "true" if value else "false"
-        case int() | float():
-            return str(value)
-        case _:
-            return orjson.dumps(value).decode()
+    if isinstance(value, str):
+        return value
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    return orjson.dumps(value).decode()
 
 
-def _convert(value: Any, spec: ColumnSpec) -> Any:
-    """`value` as the field's type; raises ValueError without quoting the value (it may be private)."""
-    match spec.type:
-        case "varchar":
-            text = _as_text(value)
-            if len(text.encode()) > spec.max_length:
-                raise ValueError(f"it has more than max_length = {spec.max_length} bytes")
-            return text
-        case "int64" | "int32":
-            try:
-                number = int(value)
-            except ValueError:
-                raise ValueError("it is not a whole number") from None
-            if isinstance(value, float) and number != value:
-                raise ValueError("it has a fraction")
-            limit = _INT_RANGES[spec.type]
-            if not -limit <= number < limit:
-                raise ValueError("it is out of range")
-            return number
-        case "double" | "float":
-            try:
-                return float(value)
-            except ValueError:
-                raise ValueError("it is not a number") from None
-        case "bool":
-            if not isinstance(value, bool):
-                raise ValueError("it is not a boolean")
-            return value
-        case "json":
-            return _json(value)
+# The conversions raise ValueError without quoting the value: it may be private.
 
 
-def _json(value: Any) -> Any:
+def _varchar(value: Any, spec: ColumnSpec) -> str:
+    text = _as_text(value)
+    if (len(text) if text.isascii() else len(text.encode())) > spec.max_length:
+        raise ValueError(f"it has more than max_length = {spec.max_length} bytes")
+    return text
+
+
+def _integer(value: Any, spec: ColumnSpec) -> int:
+    try:
+        number = int(value)
+    except ValueError:
+        raise ValueError("it is not a whole number") from None
+    if isinstance(value, float) and number != value:
+        raise ValueError("it has a fraction")
+    limit = _INT_RANGES[spec.type]
+    if not -limit <= number < limit:
+        raise ValueError("it is out of range")
+    return number
+
+
+def _number(value: Any, _spec: ColumnSpec) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError("it is not a number") from None
+
+
+def _boolean(value: Any, _spec: ColumnSpec) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("it is not a boolean")
+    return value
+
+
+def _json(value: Any, _spec: ColumnSpec) -> Any:
     """SQL's json arrives as a string that holds JSON; any other value is JSON already."""
     if isinstance(value, str):
         try:
@@ -150,3 +153,14 @@ def _json(value: Any) -> Any:
         except orjson.JSONDecodeError:
             return value
     return value
+
+
+_CONVERSIONS: dict[ColumnType, Callable[[Any, ColumnSpec], Any]] = {
+    "varchar": _varchar,
+    "int64": _integer,
+    "int32": _integer,
+    "double": _number,
+    "float": _number,
+    "bool": _boolean,
+    "json": _json,
+}

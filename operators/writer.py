@@ -202,16 +202,15 @@ class Writer:
     def _account(self, batches: Mapping[str, _Batch]) -> None:
         now = self._now()
         for collection, batch in batches.items():
-            written: Counter[str] = Counter()
-            for row, _ in batch.rows.values():
-                written[row.op] += 1
-                if row.source_ts_ms:
-                    self._telemetry.freshness.record(max(0.0, now - row.source_ts_ms / 1000))
-            for delete in batch.deletes.values():
-                written["d"] += 1
-                if delete.source_ts_ms:
-                    self._telemetry.freshness.record(max(0.0, now - delete.source_ts_ms / 1000))
-            for operation, count in written.items():
+            written = Counter(row.op for row, _ in batch.rows.values())
+            written["d"] += len(batch.deletes)
+            # Once for every moment of commit, not for every row: a large transaction is one event
+            # to its reader, and recording is not free.
+            commits = {row.source_ts_ms for row, _ in batch.rows.values()}
+            commits.update(delete.source_ts_ms for delete in batch.deletes.values())
+            for commit in commits - {0}:
+                self._telemetry.freshness.record(max(0.0, now - commit / 1000))
+            for operation, count in (+written).items():
                 self._telemetry.rows_written.add(
                     count, {"db.collection.name": collection, "rowvec.op": operation}
                 )

@@ -52,8 +52,10 @@ def key(**columns: Any) -> bytes:
     return orjson.dumps(columns)
 
 
-def source(lsn: int | None, ts_ms: int = 1_700_000_000_000, **more: Any) -> dict[str, Any]:
-    """A PostgreSQL source block."""
+def source(lsn: int | None, ts_ms: int | None = None, **more: Any) -> dict[str, Any]:
+    """A PostgreSQL source block; every position has a moment of commit of its own."""
+    if ts_ms is None:
+        ts_ms = 1_700_000_000_000 + (lsn or 0)
     return {"connector": "postgresql", "lsn": lsn, "ts_ms": ts_ms, "snapshot": "false", **more}
 
 
