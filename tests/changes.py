@@ -55,7 +55,7 @@ def key(**columns: Any) -> bytes:
 def source(lsn: int | None, ts_ms: int | None = None, **more: Any) -> dict[str, Any]:
     """A PostgreSQL source block; every position has a moment of commit of its own."""
     if ts_ms is None:
-        ts_ms = 1_700_000_000_000 + (lsn or 0)
+        ts_ms = 1_700_000_000_000 + (lsn if isinstance(lsn, int) else 0)
     return {"connector": "postgresql", "lsn": lsn, "ts_ms": ts_ms, "snapshot": "false", **more}
 
 
