@@ -171,9 +171,11 @@ class Simulation:
         """Go on until nothing is left to do."""
         for log in self.logs:
             log.written = None
-        busy = True
-        while busy:
-            busy = sum(self.poll(number) for number in range(len(self.logs))) > 0
+        quiet = 0
+        # One quiet round is not enough: the epoch may have been full, and the commit makes room.
+        while quiet < 2:
+            emitted = sum(self.poll(number) for number in range(len(self.logs)))
+            quiet = 0 if emitted else quiet + 1
             self.tick()
             self.commit()
 

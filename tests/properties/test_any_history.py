@@ -1,5 +1,6 @@
 """Any history of rows, in any order that keeps each row's own, re-sent, crashed at any point."""
 
+import os
 from dataclasses import dataclass
 
 import hypothesis.strategies as st
@@ -11,6 +12,9 @@ from operators.events import offset_of
 from operators.shards import shard_of
 from tests.changes import Log, gone, put, tombstone
 from tests.properties.simulation import Simulation, id_of
+
+
+EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "300"))
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class Oracle:
 
 @given(data=st.data())
 @settings(
-    max_examples=300,
+    max_examples=EXAMPLES,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
