@@ -42,6 +42,8 @@ COPY --from=model /opt/rowvec/model /opt/rowvec/model
 ENV PATH=/opt/rowvec/venv/bin:$PATH \
     HOME=/tmp \
     PYTHONUNBUFFERED=1 \
+    # Threads that spin between two batches burn the CPU that the pod is limited to.
+    OMP_WAIT_POLICY=PASSIVE \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /
 USER 10001:10001

@@ -6,6 +6,9 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
+BATCHES_PER_BUDGET = 16
+"""A batch costs, whatever is in it, as much as this part of its budget of tokens."""
+
 
 class Embedder(Protocol):
     """A text encoder: one of the two seams of Rowvec (the other is `VectorStore`)."""
@@ -44,8 +47,10 @@ class Embedder(Protocol):
 def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
     """Pack texts into batches that waste little padding and fit a budget.
 
-    What a batch costs is its padded size, rows × longest row, so texts of like length go together.
-    The longest come first: if a device is too small for the budget, the first batch shows it.
+    What a batch costs is its padded size, rows × longest row, and something for being a batch at all
+    (`1 / BATCHES_PER_BUDGET` of the budget). Over the texts sorted by length, the cuts are those of
+    the least cost in sum. The longest come first: if a device is too small for the budget, the first
+    batch shows it.
 
     Args:
         lengths: Tokens of each text.
@@ -54,11 +59,25 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
     Returns:
         Batches of indices into `lengths`, every index once; the same for the same arguments.
     """
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    sizes = np.array([lengths[i] for i in order], np.int64)
+    count = len(order)
+    # least[i]: cost of the first i texts; came_from[i]: where the last of their batches begins.
+    least = np.zeros(count + 1, np.int64)
+    came_from = np.zeros(count + 1, np.int64)
+    begins = np.arange(count)
+    first = 0
+    for end in range(1, count + 1):
+        while first < end - 1 and (end - first) * sizes[first] > max_batch_tokens:
+            first += 1
+        cost = least[first:end] + (end - begins[first:end]) * sizes[first:end]
+        best = int(cost.argmin())
+        least[end] = cost[best] + max_batch_tokens // BATCHES_PER_BUDGET
+        came_from[end] = first + best
     batches: list[list[int]] = []
-    width = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not batches or width * (len(batches[-1]) + 1) > max_batch_tokens:
-            batches.append([])
-            width = lengths[index]
-        batches[-1].append(index)
-    return batches
+    end = count
+    while end:
+        begin = int(came_from[end])
+        batches.append(order[begin:end])
+        end = begin
+    return batches[::-1]

@@ -86,7 +86,7 @@ class LogReader(Protocol):
 class EpochBudget:
     """What the current epoch may still take, and what the next one may.
 
-    The cap follows the drain: it doubles while epochs fill it and still end in time, and halves when
+    The cap follows the drain: it grows while epochs fill it and still end in time, and halves when
     an epoch takes more than three times its interval. So a crash replays about one interval's work.
 
     Attributes:
@@ -130,7 +130,7 @@ class EpochBudget:
         """
         took = now - self._began
         if self.room() <= 0 and took <= 1.5 * self._interval_s:
-            self.max_records *= 2
+            self.max_records *= 4
         elif took > 3 * self._interval_s:
             self.max_records //= 2
         self.max_records = max(min(self.max_records, largest), min(MIN_CAP, largest))

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.embedding import Embedder, token_batches
+from operators.embedding import BATCHES_PER_BUDGET, Embedder, token_batches
 from tests.fakes import HashEmbedder
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
@@ -31,11 +31,21 @@ def test_lengths_fall_over_all_batches(lengths, budget):
     assert packed == sorted(lengths, reverse=True)
 
 
-@given(LENGTHS, BUDGET)
-def test_no_batch_could_have_taken_the_next_text(lengths, budget):
-    batches = token_batches(lengths, budget)
-    for batch, _ in itertools.pairwise(batches):
-        assert (len(batch) + 1) * lengths[batch[0]] > budget
+@given(st.lists(st.integers(0, 40), max_size=9), st.integers(1, 200))
+def test_no_other_cut_costs_less(lengths, budget):
+    def cost(batches):
+        padded = sum(len(batch) * max(batch) for batch in batches)
+        return padded + len(batches) * (budget // BATCHES_PER_BUDGET)
+
+    falling = sorted(lengths, reverse=True)
+    allowed = []
+    for cuts in itertools.product([False, True], repeat=max(0, len(falling) - 1)):
+        ends = [i + 1 for i, cut in enumerate(cuts) if cut] + [len(falling)]
+        batches = [falling[a:b] for a, b in itertools.pairwise([0, *ends]) if a < b]
+        if all(len(b) == 1 or len(b) * b[0] <= budget for b in batches):
+            allowed.append(cost(batches))
+    ours = [[lengths[index] for index in batch] for batch in token_batches(lengths, budget)]
+    assert cost(ours) == min(allowed)
 
 
 @given(LENGTHS, BUDGET)
@@ -46,6 +56,8 @@ def test_batches_depend_on_nothing_but_the_arguments(lengths, budget):
 def test_packing_by_example():
     assert token_batches([], 8) == []
     assert token_batches([2, 9, 2, 4, 4], 8) == [[1], [3, 4], [0, 2]]
+    # One batch of five would fit, and be padding for the most part.
+    assert token_batches([100, 10, 10, 10, 10], 600) == [[0], [1, 2, 3, 4]]
     assert token_batches([0, 0], 8) == [[0, 1]]
 
 

@@ -71,6 +71,7 @@ def test_no_checkpoint_yet(probe, heartbeat):
     [
         (["live"], 0, 0),
         (["live"], 300, 0),
+        (["live"], 400, 1),
         (["live"], 1_000, 1),
         (["live", "--max-age", "2000"], 1_000, 0),
         (["live", "--max-age", "10"], 100, 1),

@@ -37,7 +37,7 @@ def record(telemetry: Telemetry) -> None:
     telemetry.lag.set(100, {"messaging.destination.partition.id": "0"})
     telemetry.lag.set(23, {"messaging.destination.partition.id": "1"})
     telemetry.freshness.record(0.25)
-    telemetry.freshness.record(0.75)
+    telemetry.freshness.record(0.75, {"db.collection.name": "docs"})
 
 
 def test_figures_before_anything_happened(reader):
@@ -97,27 +97,26 @@ def test_freshness_is_that_of_the_last_interval():
 
 def test_without_a_terminal_lines_go_to_the_log_when_figures_move(monkeypatch, caplog):
     monkeypatch.setattr(progress, "LOG_EVERY_S", 0.001)
-    told = threading.Event()
+    looks = threading.Semaphore(0)
+    totals = iter([Figures(), Figures(written=5), Figures(written=5), Figures(written=7)])
+    last = [Figures()]
 
-    class Handler(logging.Handler):
-        def emit(self, found: logging.LogRecord) -> None:
-            told.set()
+    def look(_: object) -> Figures:
+        last[0] = next(totals, last[0])
+        looks.release()
+        return last[0]
 
-    handler = Handler()
-    logger = logging.getLogger("rowvec")
-    logger.addHandler(handler)
-    try:
-        with (
-            caplog.at_level(logging.INFO, "rowvec"),
-            Progress(Console(file=io.StringIO(), force_terminal=False)) as shown,
-        ):
-            telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[shown.reader]))
-            record(telemetry)
-            assert told.wait(20)
-    finally:
-        logger.removeHandler(handler)
-    assert 1 <= len(caplog.messages) <= 10
-    assert caplog.messages[-1].startswith("55 rows written · ")
+    monkeypatch.setattr(progress, "figures", look)
+    with (
+        caplog.at_level(logging.INFO, "rowvec"),
+        Progress(Console(file=io.StringIO(), force_terminal=False)),
+    ):
+        for _ in range(9):
+            assert looks.acquire(timeout=20)
+    assert [message.split(" · ")[0] for message in caplog.messages] == [
+        "5 rows written",
+        "7 rows written",
+    ]
 
 
 def test_on_a_terminal_the_line_is_shown_live(monkeypatch):

@@ -197,6 +197,13 @@ def test_smaller_settings_still_gather_the_old_range():
     assert after.epoch()[2:] == (500, MIB)
 
 
+def test_fewer_bytes_in_the_settings_still_gather_the_old_range():
+    partition = Partition(log(60), (STATE_FORMAT, 0, 500, 200), max_epoch_bytes=50)
+    assert offsets(partition.polls(1)) == list(range(20))
+    assert partition.epoch()[3] == 50
+    assert offsets(partition.polls(10)) == list(range(20, 25))
+
+
 @pytest.mark.parametrize("caps", [(20, MIB), (100_000, 95)])
 def test_replay_gathers_exactly_what_an_epoch_took(caps):
     source = log(60, size=10)
@@ -260,13 +267,13 @@ def test_it_reads_no_more_than_it_may_send():
     assert sum(partition.readers[0].asked) == 25
 
 
-def test_the_cap_doubles_while_it_is_full_and_in_time():
-    partition = Partition(log(100_000), max_epoch_records=1_600)
+def test_the_cap_grows_while_it_is_full_and_in_time():
+    partition = Partition(log(100_000), max_epoch_records=9_000)
     caps = []
     for _ in range(4):
-        partition.polls(500)
+        partition.polls(1_000)
         caps.append(partition.epoch(1.0)[2])
-    assert caps == [1_000, 1_600, 1_600, 1_600]
+    assert caps == [2_000, 8_000, 9_000, 9_000]
 
 
 def test_the_cap_halves_when_epochs_take_too_long():
@@ -371,6 +378,20 @@ def test_a_full_epoch_is_not_the_end():
     partition.polls(1)
     for _ in range(5):
         assert partition.logic.next_batch() == []
+
+
+def test_what_was_fetched_and_does_not_fit_is_not_the_end():
+    partition = Partition(log(25), (STATE_FORMAT, 0, 500, 95), max_epoch_bytes=95, exit_at_end=True)
+    sent = []
+    for _ in range(3):
+        # All of it was fetched by the first poll: the log is at its end, the flow is not.
+        sent += offsets(partition.polls(1))
+        if len(sent) < 25:
+            assert partition.logic.next_batch() == []
+        partition.epoch()
+    assert sent == list(range(25))
+    with pytest.raises(StopIteration):
+        partition.logic.next_batch()
 
 
 def test_an_empty_partition_ends_after_its_empty_batch():
