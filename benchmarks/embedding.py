@@ -14,11 +14,13 @@ By turns, in the same process, against
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+from transformers import AutoConfig
 
 from benchmarks import corpus
 from benchmarks.measuring import Rate, Rounds, clocks, parser, print_result, progress, take_turns
@@ -102,7 +104,7 @@ def measure(
         {
             "limit": limit,
             "rowvec": rowvec,
-            **{f"encode_{size}": lambda size=size: encode(size) for size in BATCH_SIZES},
+            **{f"encode_{size}": partial(encode, size) for size in BATCH_SIZES},
         },
     )
     apart = float(np.abs(made["rowvec"] - made["reference"]).max())
@@ -127,12 +129,12 @@ def main() -> None:
     rounds = given.rounds or (1 if given.quick else 5)
     texts = corpus.docstrings()
     sets = {
-        "short": corpus.short(texts, 64 if given.quick else 1_000),
-        "long": corpus.long(texts, 16 if given.quick else 200),
+        "short": corpus.short(texts, 64 if given.quick else 600),
+        "long": corpus.long(texts, 16 if given.quick else 80),
     }
     embedder = TransformerEmbedder(EmbeddingSection(model=MODEL, device="cpu"))
     reference = SentenceTransformer(str(resolve_model(MODEL)), device="cpu")
-    config = reference[0].auto_model.config
+    config = AutoConfig.from_pretrained(resolve_model(MODEL))
     ratios: dict[str, list[float]] = {}
     rates: dict[str, list[float]] = {}
     counts: dict[str, Any] = {"rounds": rounds, "threads": torch.get_num_threads()}

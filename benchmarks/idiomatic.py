@@ -4,11 +4,9 @@ One item is one message, one state is one row, `collect` makes the batches. It d
 it renders no text, hashes none, fences nothing against the store, and reads the envelope's LSN alone.
 """
 
-import tempfile
 import time
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import bytewax.operators as op
@@ -17,12 +15,10 @@ from bytewax.connectors.kafka import KafkaSourceMessage
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
-from bytewax.recovery import RecoveryConfig, init_db_dir
-from bytewax.testing import cluster_main
 
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
-from benchmarks.memory import TOPIC, Timing, idle_contract
+from benchmarks.memory import TOPIC, Timing, idle_contract, run_worker
 
 Message = KafkaSourceMessage[bytes, bytes]
 _BATCH = 1_000
@@ -48,16 +44,8 @@ def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> Ra
     )
     winners = op.map("winners", op.key_rm("batch", batches), _winners)
     op.output("sink", winners, _Sink(timing))
-    with tempfile.TemporaryDirectory() as folder:
-        init_db_dir(Path(folder), contract.recovery.partitions)
-        timing.started = time.perf_counter()
-        cluster_main(
-            flow,
-            [],
-            0,
-            epoch_interval=timedelta(seconds=epoch_s),
-            recovery_config=RecoveryConfig(folder, timedelta(0)),
-        )
+    timing.started = time.perf_counter()
+    run_worker(flow, epoch_s, contract.recovery.partitions)
     timing.check(len(changes), len({key for key, _ in changes}))
     return timing.rate
 

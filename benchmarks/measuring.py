@@ -99,7 +99,9 @@ def parser(description: str | None) -> argparse.ArgumentParser:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     made.add_argument(
-        "--quick", action="store_true", help="seconds, to see that it runs; the figures mean nothing"
+        "--quick",
+        action="store_true",
+        help="seconds, to see that it runs; the figures mean nothing",
     )
     made.add_argument("--rounds", type=int, default=None, help="how often each contestant runs")
     return made

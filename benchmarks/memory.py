@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from bytewax.dataflow import Dataflow
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
@@ -124,6 +125,15 @@ class Timing:
         assert not self.dead, f"{self.dead} dead letters"
 
 
+def run_worker(flow: Dataflow, epoch_s: float, partitions: int) -> None:
+    """Run a dataflow to its end: one worker, recovery on, in a directory that is new."""
+    with tempfile.TemporaryDirectory() as folder:
+        init_db_dir(Path(folder), partitions)  # type: ignore[no-untyped-call]
+        recovery = RecoveryConfig(folder, timedelta(0))  # type: ignore[no-untyped-call]
+        interval = timedelta(seconds=epoch_s)
+        cluster_main(flow, [], 0, epoch_interval=interval, recovery_config=recovery)  # type: ignore[no-untyped-call]
+
+
 def run_path(
     contract: Contract,
     open_reader: Callable[[int], LogReader],
@@ -161,20 +171,11 @@ def run_path(
             whole=True,
         )
     )
-    with tempfile.TemporaryDirectory() as folder:
-        recovery = Path(folder)
-        init_db_dir(recovery, contract.recovery.partitions)
-        timing.started = time.perf_counter()
-        try:
-            cluster_main(
-                flow.dataflow,
-                [],
-                0,
-                epoch_interval=timedelta(seconds=epoch_s),
-                recovery_config=RecoveryConfig(str(recovery), timedelta(0)),
-            )
-        finally:
-            flow.lanes.close()
+    timing.started = time.perf_counter()
+    try:
+        run_worker(flow.dataflow, epoch_s, contract.recovery.partitions)
+    finally:
+        flow.lanes.close()
     return timing
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import orjson
-from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
@@ -38,7 +38,7 @@ class Topic:
             while seen < count:
                 for message in consumer.consume(1_000, 1):
                     if message.error() is None:
-                        loads(message.value())
+                        loads(message.value() or b"null")
                         seen += 1
             return Rate.of(count, started, clocks())
 
@@ -59,6 +59,11 @@ def topic(directory: Path, name: str, changes: Sequence[Change]) -> Iterator[Top
 def fill(bootstrap_servers: str, name: str, changes: Sequence[Change]) -> None:
     """Send all records, in order, and wait until they are stored."""
     failed: list[str] = []
+
+    def on_delivery(error: KafkaError | None, _message: object) -> None:
+        if error is not None:
+            failed.append(error.str())
+
     producer = Producer(
         {
             "bootstrap.servers": bootstrap_servers,
@@ -68,13 +73,7 @@ def fill(bootstrap_servers: str, name: str, changes: Sequence[Change]) -> None:
         }
     )
     for key, value in changes:
-        producer.produce(
-            name,
-            value,
-            key,
-            partition=0,
-            on_delivery=lambda error, _: error and failed.append(str(error)),
-        )
+        producer.produce(name, value, key, partition=0, on_delivery=on_delivery)
         producer.poll(0)
     left = producer.flush(60)
     assert not failed, failed[0]

@@ -78,7 +78,7 @@ def main() -> None:
     warm_up, epoch_s = (2_000, 0.1) if given.quick else (WARM_UP, 1.0)
     rounds = given.rounds or (1 if given.quick else 3)
     changes = build_changes(warm_up + records, rows)
-    last = {key: value for key, value in changes}
+    last = dict(changes)
     size = sum(len(value) for _, value in changes) // len(changes)
     progress(f"{len(changes):,} records of {size} bytes, {len(last):,} rows")
     # A real process has no such list: keep the collector from walking it.
