@@ -34,6 +34,9 @@ from operators.writer import Receipt
 
 logger = logging.getLogger(__name__)
 
+_PANIC = "PanicException"
+"""How Bytewax tells that its connections to the other processes broke."""
+
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
@@ -145,8 +148,11 @@ def run(
                     epoch_interval=timedelta(seconds=contract.recovery.epoch_interval_s),
                     recovery_config=recovery.config(),
                 )
-        except Exception as error:
-            raise _reason(error) from error
+        except BaseException as error:
+            # A Rust panic is no Exception; its class cannot be imported.
+            if isinstance(error, Exception) or type(error).__name__ == _PANIC:
+                raise _reason(error) from error
+            raise
         finally:
             session.close()
     finally:
@@ -199,6 +205,12 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 
 def _reason(error: BaseException) -> RowvecError:
     """The error of ours at the bottom of what Bytewax wrapped around it, or one that says so."""
+    if type(error).__name__ == _PANIC:
+        return FatalError(
+            subject="the flow",
+            cause=f"another process of the flow ended or cannot be reached ({error})",
+            hint="Start all of them again: nothing is lost",
+        )
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, RowvecError):

@@ -55,6 +55,11 @@ _UNAVAILABLE_NESTED: tuple[object, ...] = (
 MAX_ROW_KEY_BYTES = 900
 """A row key must fit into the entity id with its chunk number; percent-encoded, so ASCII."""
 
+_SNAPSHOT_READS = frozenset(
+    {"true", "first", "first_in_data_collection", "last_in_data_collection", "last"}
+)
+"""What `source.snapshot` says of a row that an initial or blocking snapshot read."""
+
 _UNWRAPPED_FIX = "Rowvec reads whole Debezium envelopes; do not apply ExtractNewRecordState"
 
 
@@ -202,35 +207,53 @@ def _object(raw: bytes, subject: str) -> dict[str, Any]:
 
 
 def _version(generation: int, source: dict[str, Any], offset: int) -> Version:
-    """The order of a row's changes, as one sortable string.
+    """The order of a row's changes.
 
-    PostgreSQL's LSN rises for each row, as row locks imply; over rows it does not (transactions
-    interleave). In an incremental snapshot `lsn` is null and `sequence` holds the LSN at which the
-    chunk's window closed. Where a source knows no LSNs its commit time stands in; for one that does
-    it must not, because a time is above every LSN and no later change of the row would ever win.
+    For PostgreSQL it is the pair that Debezium keeps in `source.sequence`: the end of the last commit
+    before the change, and the change's own LSN. The first alone is too coarse. The second alone is
+    wrong against snapshots: a transaction that wrote before a snapshot read the row, and committed
+    after, has the smaller LSN and the newer row. In the pair it is later, because its commit is.
+
+    - An incremental read carries the pair of the event that closed its window, and takes its place.
+    - Any other snapshot is read at once, between two commits: it comes after everything up to the
+      last commit, and before all that is streamed after it, so its own LSN counts as 0. The initial
+      one knows no commit yet; the LSN that it starts from stands in.
+    - The first transaction after that knows no commit either; its own LSN stands in.
+
+    Where a source knows no LSNs at all, its commit time stands in. For one that does it must not: a
+    time is above every LSN, and no later change of the row would ever win.
     """
-    position = source.get("lsn")
-    if position is None:
-        position = _last_of_sequence(source.get("sequence"))
-    if position is None and "lsn" not in source:
-        position = source.get("ts_ms")
-    if isinstance(position, bool) or not isinstance(position, int) or not 0 <= position < 2**64:
+    own = source.get("lsn")
+    commit, last = _sequence(source.get("sequence"))
+    if own is None:
+        own = last
+    if own is None and "lsn" not in source:
+        own = source.get("ts_ms")
+    if isinstance(own, bool) or not isinstance(own, int) or not 0 <= own < 2**64:
         raise RecordError(
             subject="value",
-            cause=f"its source block tells no usable position (lsn is {_kind(position)})",
-            hint="Rowvec orders the changes of a row by source.lsn",
+            cause=f"its source block tells no usable position (lsn is {_kind(own)})",
+            hint="Rowvec orders the changes of a row by source.lsn and source.sequence",
         )
-    return make_version(generation, position, offset)
+    if commit is None:
+        commit = own
+    snapshot = source.get("snapshot")
+    if isinstance(snapshot, str) and snapshot in _SNAPSHOT_READS:
+        own = 0
+    return make_version(generation, (commit, own), offset)
 
 
-def _last_of_sequence(sequence: Any) -> int | None:
+def _sequence(sequence: Any) -> tuple[int | None, int | None]:
+    """The two numbers of `source.sequence`, a string that holds JSON; the first may be null."""
     if not isinstance(sequence, str):
-        return None
+        return None, None
     try:
-        pair = orjson.loads(sequence)
-        return int(pair[-1])
-    except (orjson.JSONDecodeError, LookupError, TypeError, ValueError):
-        return None
+        commit, own = (None if n is None else int(n) for n in orjson.loads(sequence))
+    except (orjson.JSONDecodeError, TypeError, ValueError):
+        return None, None
+    if not all(n is None or 0 <= n < 2**64 for n in (commit, own)):
+        return None, None
+    return commit, own
 
 
 def _names(fields: dict[str, Any]) -> str:

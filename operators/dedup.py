@@ -211,7 +211,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             return Delete(key, at_offset(pending.version, position.offset), position, 0)
         known = self._versions.get(key)
         if known is None:
-            return Delete(key, make_version(0, 0, position.offset), position, 0, lone=True)
+            return Delete(key, make_version(0, (0, 0), position.offset), position, 0, lone=True)
         version, digest = known
         return (
             None

@@ -11,16 +11,16 @@ from typing import Any, NamedTuple, NewType, TypeAlias
 Version = NewType("Version", str)
 """Order of the changes of one row: the source's log position, tie broken by the Kafka offset.
 
-Sortable as a string: `{generation:04x}.{position}.{offset:016x}`. Compared for one row only: over
-rows the positions of interleaved transactions say nothing.
+Sortable as a string: `{generation:04x}.{major:016x}.{minor:016x}.{offset:016x}`. Compared for one row
+only. For PostgreSQL the position is a pair, see `operators.debezium`.
 """
 
 OFFSET_DIGITS = 16
 
 
-def make_version(generation: int, position: int, offset: int) -> Version:
-    """The version of a change; `position` is the source's log position, below 2**64."""
-    return Version(f"{generation:04x}.{position:016x}.{offset:016x}")
+def make_version(generation: int, position: tuple[int, int], offset: int) -> Version:
+    """The version of a change; both parts of the source's log position are below 2**64."""
+    return Version(f"{generation:04x}.{position[0]:016x}.{position[1]:016x}.{offset:016x}")
 
 
 def at_offset(version: Version, offset: int) -> Version:

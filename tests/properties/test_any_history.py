@@ -13,7 +13,6 @@ from operators.shards import shard_of
 from tests.changes import Log, gone, put, tombstone
 from tests.properties.simulation import Simulation, id_of
 
-
 EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "300"))
 
 
@@ -77,7 +76,7 @@ class Oracle:
         for applied in simulation.store.history[self._seen :]:
             changes, at = self._history[applied.id], self._at[applied.id]
             if applied.op == "upsert":
-                lsn = int(applied.version.split(".")[1], 16)
+                lsn = int(applied.version.split(".")[2], 16)
                 now = next(i for i, c in enumerate(changes) if c.lsn == lsn)
                 assert changes[now].text is not None
             else:

@@ -155,7 +155,7 @@ def test_an_incremental_snapshot_orders_by_its_window(variant):
     assert (update.op, read.op) == ("u", "r")
     assert update.version < read.version
     # Its lsn is null: the position is the LSN that closed the window, not the time.
-    assert int(read.version.split(".")[1], 16) == 28_267_976
+    assert int(read.version.split(".")[2], 16) == 28_267_976
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -165,8 +165,8 @@ def test_interleaved_transactions_keep_each_rows_order(variant):
     assert (first.row_key, second.row_key, other.row_key) == ("users:ilA", "users:ilA", "users:ilB")
     assert first.version < second.version
     assert first.columns["full_name"] == "a"
-    # Over rows the position says nothing: B's commit came before A's, and lies between A's two.
-    assert first.version < other.version < second.version
+    # B began after A and committed before it; its LSN lies between A's two.
+    assert other.version < first.version
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -227,15 +227,40 @@ def test_a_version_ends_with_its_offset():
 
 
 def test_the_last_of_the_sequence_stands_in_for_the_lsn():
-    assert version(None, sequence='["5","6"]') == version(6)
+    assert version(None, sequence='["5","6"]') == version(6, sequence='["5","6"]')
     assert version(None, sequence='[null,"6"]') == version(6)
+
+
+def pair(commit: int | None, own: int, snapshot: str = "false") -> str:
+    """The version of a change at a pair of positions, as Debezium tells them."""
+    first = "null" if commit is None else f'"{commit}"'
+    lsn = None if snapshot == "incremental" else own
+    return version(lsn, sequence=f'[{first},"{own}"]', snapshot=snapshot)
+
+
+def test_a_commit_after_a_snapshot_read_is_newer_than_the_read():
+    # A transaction writes the row at 100 and stays open. A snapshot reads the row as it was, at 200.
+    # The transaction commits; the last commit before its change is then the snapshot's own, or later.
+    for kind in ("incremental", "first", "true", "last"):
+        assert pair(190, 200, kind) < pair(205, 100)
+    assert pair(190, 200, "true") < pair(190, 100)
+    # And what was committed and streamed before the read is older than it.
+    for kind in ("incremental", "true"):
+        assert pair(150, 170) < pair(190, 200, kind)
+
+
+def test_a_stream_after_an_initial_snapshot_is_newer():
+    for kind in ("first", "true", "last_in_data_collection", "last"):
+        assert pair(None, 130, kind) < pair(None, 140) < pair(150, 141)
+    # Offsets lost, a second snapshot: newer than all that was streamed before it.
+    assert pair(150, 160) < pair(None, 200, "true")
 
 
 def test_commit_time_stands_in_where_a_source_has_no_lsn():
     value = orjson.dumps({"op": "d", "source": {"connector": "mysql", "ts_ms": 1_700_000_000_123}})
     event = decode(DOCS, ROW, value, AT)
     assert isinstance(event, Delete)
-    assert int(event.version.split(".")[1], 16) == 1_700_000_000_123
+    assert int(event.version.split(".")[2], 16) == 1_700_000_000_123
 
 
 @pytest.mark.parametrize("sequence", [None, "", "null", "[]", "[null,null]", "no", '["x"]', "7"])
@@ -247,8 +272,8 @@ def test_time_never_stands_in_for_a_lost_lsn(sequence):
 
 def test_a_position_that_no_version_has_room_for():
     with pytest.raises(RecordError, match="no usable position"):
-        version(None, sequence=f'["{2**64}"]')
-    assert version(None, sequence=f'["{2**64 - 1}"]') == version(2**64 - 1)
+        version(None, sequence=f'[null,"{2**64}"]')
+    assert version(None, sequence=f'[null,"{2**64 - 1}"]') == version(2**64 - 1)
 
 
 @pytest.mark.parametrize("lsn", [-1, 2**64, True, "7", 7.5, [7]])
@@ -459,7 +484,7 @@ def feed(raw_key: bytes | None, raw_value: bytes | None) -> None:
         return
     assert event.row_key == ROW
     if not isinstance(event, Tombstone):
-        assert len(event.version) == 4 + 1 + 16 + 1 + 16
+        assert len(event.version) == 4 + 3 * (1 + 16)
         assert offset_of(event.version) == AT.offset
     if isinstance(event, Upsert):
         assert isinstance(event.columns, dict)

@@ -263,7 +263,7 @@ def test_a_delete_takes_its_row_out():
     shard.take(put(1, 1), gone(1, 2), tombstone(1))
     window = shard.closed()
     assert window.rows == {}
-    assert window.deletes[ONE].version.startswith(make_version(0, 2, 0)[:21])
+    assert window.deletes[ONE].version.startswith(make_version(0, (2, 2), 0)[:21])
     assert not window.deletes[ONE].lone
 
 
@@ -332,7 +332,7 @@ def test_a_tombstone_of_a_row_that_nobody_knows_has_its_offset_alone():
     shard.take(put(2, 1), tombstone(1))
     delete = shard.closed().deletes[ONE]
     assert delete.lone
-    assert delete.version == make_version(0, 0, 1)
+    assert delete.version == make_version(0, (0, 0), 1)
 
 
 def test_the_tombstone_of_a_stale_delete_deletes_nothing():

@@ -18,7 +18,7 @@ SECRET = "s3cret-value"
 def upsert(**columns: Any) -> Upsert:
     return Upsert(
         RowKey("docs:1"),
-        make_version(0, 7, 3),
+        make_version(0, (7, 7), 3),
         KafkaPosition("app.public.docs", 2, 3),
         1_700_000_000_000,
         "u",

@@ -299,5 +299,9 @@ def test_entity_ids():
 
 
 def test_versions():
-    assert make_version(0, 25_987_448, 1) == "0000.00000000018c8978.0000000000000001"
-    assert make_version(0xFFFF, 2**64 - 1, 2**63 - 1) == "ffff.ffffffffffffffff.7fffffffffffffff"
+    assert make_version(0, (25_987_448, 25_987_448), 1) == (
+        "0000.00000000018c8978.00000000018c8978.0000000000000001"
+    )
+    assert make_version(0xFFFF, (2**64 - 1, 2**64 - 1), 2**63 - 1) == (
+        "ffff.ffffffffffffffff.ffffffffffffffff.7fffffffffffffff"
+    )

@@ -29,7 +29,7 @@ SOON = 20.0
 def row(number: int, lsn: int, text: str = "text", topic: str = TOPIC, **columns: Any) -> Row:
     return Row(
         row_key=RowKey(f"docs:{number}"),
-        version=make_version(0, lsn, lsn),
+        version=make_version(0, (lsn, lsn), lsn),
         position=KafkaPosition(topic, 0, lsn),
         source_ts_ms=0,
         op="u",
@@ -42,7 +42,7 @@ def row(number: int, lsn: int, text: str = "text", topic: str = TOPIC, **columns
 
 def delete(number: int, lsn: int) -> Delete:
     return Delete(
-        RowKey(f"docs:{number}"), make_version(0, lsn, lsn), KafkaPosition(TOPIC, 0, lsn), 0
+        RowKey(f"docs:{number}"), make_version(0, (lsn, lsn), lsn), KafkaPosition(TOPIC, 0, lsn), 0
     )
 
 
@@ -121,7 +121,7 @@ def test_rows_are_written_with_every_field():
         "size": 7,
         "rv_table": "docs",
         "rv_row_key": "docs:1",
-        "rv_version": make_version(0, 7, 7),
+        "rv_version": make_version(0, (7, 7), 7),
         "rv_op": "u",
         "rv_source_ts_ms": 0,
         "rv_topic": TOPIC,
@@ -207,7 +207,7 @@ def test_an_unchanged_text_keeps_its_vector_and_gets_the_new_columns():
     bench.write(window(row(1, 5, "same"), unchanged=True))
     assert bench.embedder.calls == []
     (after,) = bench.store.scan("docs", ["size", "rv_version"])
-    assert (after["size"], after["rv_version"]) == (5, make_version(0, 5, 5))
+    assert (after["size"], after["rv_version"]) == (5, make_version(0, (5, 5), 5))
     ((_, vector),) = bench.store.vectors("docs", ["docs:1#0"]).values()
     assert np.array_equal(vector, np.eye(8, dtype=np.float32)[0])
 

@@ -12,7 +12,7 @@ HORIZON = 100.0
 
 
 def version(position: int, offset: int = 0) -> Version:
-    return make_version(0, position, offset)
+    return make_version(0, (position, position), offset)
 
 
 def versions(*, whole: bool = False) -> VersionMap:
