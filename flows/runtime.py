@@ -35,7 +35,7 @@ from operators.writer import Receipt
 logger = logging.getLogger(__name__)
 
 _PANIC = "PanicException"
-"""How Bytewax tells that its connections to the other processes broke."""
+"""What a panic of Bytewax's Rust is in Python: no Exception, and its class cannot be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,6 @@ def run(
                     recovery_config=recovery.config(),
                 )
         except BaseException as error:
-            # A Rust panic is no Exception; its class cannot be imported.
             if isinstance(error, Exception) or type(error).__name__ == _PANIC:
                 raise _reason(error) from error
             raise
@@ -205,7 +204,7 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 
 def _reason(error: BaseException) -> RowvecError:
     """The error of ours at the bottom of what Bytewax wrapped around it, or one that says so."""
-    if type(error).__name__ == _PANIC:
+    if "thread panic" in str(error):  # of the threads that talk to the other processes
         return FatalError(
             subject="the flow",
             cause=f"another process of the flow ended or cannot be reached ({error})",

@@ -118,11 +118,20 @@ class MilvusStore:
 
     def ensure(self, spec: CollectionSpec) -> bool:
         """See `VectorStore.ensure`. A creation that a crash cut short is completed."""
-        if not self._call(self._about(spec.name), self._client.has_collection, spec.name):
-            self._create(spec)
+        # Processes of one flow start together: what this one does not find, another may be making.
+        if not self._has(spec.name):
+            try:
+                self._create(spec)
+            except RowvecError:
+                if not self._has(spec.name):
+                    raise
         wanted, found = shape_of(spec), self._describe(spec.name)
         if not found.metric:
-            self._index(spec)
+            try:
+                self._index(spec)
+            except RowvecError:
+                if not self._describe(spec.name).metric:
+                    raise
             found = self._describe(spec.name)
         check_shape(spec.name, wanted, found)
         self._load(spec.name)
@@ -319,6 +328,9 @@ class MilvusStore:
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise_translated(error, subject, self._where, refused)
 
+    def _has(self, collection: str) -> bool:
+        return bool(self._call(self._about(collection), self._client.has_collection, collection))
+
     def _create(self, spec: CollectionSpec) -> None:
         schema = MilvusClient.create_schema(
             auto_id=False,
@@ -345,7 +357,6 @@ class MilvusStore:
             consistency_level=_STRONG,
             properties={_MODEL_PROPERTY: spec.model},
         )
-        self._index(spec)
 
     def _index(self, spec: CollectionSpec) -> None:
         index = MilvusClient.prepare_index_params()

@@ -99,5 +99,7 @@ def _rendered(
             row = dict(zip(names, values, strict=True))
             key = debezium.row_key(table, orjson.dumps({k: row[k] for k in table.key}))
             nowhere = KafkaPosition(table.topic, 0, 0)
-            rendered = renderer.render(Upsert(key, make_version(0, (0, 0), 0), nowhere, 0, "r", row))
+            rendered = renderer.render(
+                Upsert(key, make_version(0, (0, 0), 0), nowhere, 0, "r", row)
+            )
             yield entity_id(key), (rendered.text, rendered.columns)
