@@ -100,7 +100,10 @@ class Session:
                 dead_letters=DeadLetterProducer(contract.kafka),
                 receipts=_Discard(),
                 retry=RetryPolicy(
-                    contract.milvus.retry_for_s, self._observability.telemetry, self._abort
+                    contract.milvus.retry_for_s,
+                    self._observability.telemetry,
+                    self._abort,
+                    stopping=self.stop.is_set,
                 ),
                 telemetry=self._observability.telemetry,
                 whole=opened.whole,

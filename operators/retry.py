@@ -11,8 +11,18 @@ import tenacity
 from operators.errors import FatalError, RetriableError
 from operators.telemetry import Telemetry
 
+STOPPING_S = 10.0
+
 T = TypeVar("T")
 logger = logging.getLogger(__name__)
+
+
+class _StopWhenStopping(tenacity.stop.stop_base):
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
+
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        return self._stopping() and (retry_state.seconds_since_start or 0.0) >= STOPPING_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,12 +32,15 @@ class RetryPolicy:
     Attributes:
         for_s: Seconds after which it counts as gone.
         abort: Ends the waiting early: set when the flow must come down.
+        stopping: Whether the flow was asked to stop; a store that is down is then waited for no
+            longer than `STOPPING_S`, so that a stop ends before someone kills it.
     """
 
     for_s: float
     telemetry: Telemetry
     abort: threading.Event = field(default_factory=threading.Event)
     max_wait_s: float = 10.0
+    stopping: Callable[[], bool] = lambda: False
 
     def call(self, function: Callable[[], T]) -> T:
         """`function()`, again while it raises RetriableError.
@@ -39,7 +52,11 @@ class RetryPolicy:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(RetriableError),
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=self.max_wait_s),
-            stop=tenacity.stop_after_delay(self.for_s) | tenacity.stop_when_event_set(self.abort),
+            stop=tenacity.stop_any(
+                tenacity.stop_after_delay(self.for_s),
+                tenacity.stop_when_event_set(self.abort),
+                _StopWhenStopping(self.stopping),
+            ),
             sleep=tenacity.sleep_using_event(self.abort),
             before_sleep=self._told,
             reraise=True,
@@ -47,9 +64,10 @@ class RetryPolicy:
         try:
             return retrying(function)
         except RetriableError as error:
+            waited = retrying.statistics.get("delay_since_first_attempt", 0.0)
             raise FatalError(
                 subject=error.subject,
-                cause=f"{error.cause}; gave up after {self.for_s:.0f} s",
+                cause=f"{error.cause}; gave up after {waited:.0f} s",
                 hint=f"{error.hint or 'Bring it back'}. Then start again: nothing is lost",
             ) from error
 

@@ -10,7 +10,7 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from operators.errors import FatalError, RecordError, RetriableError
-from operators.retry import RetryPolicy
+from operators.retry import STOPPING_S, RetryPolicy
 from operators.telemetry import Telemetry
 
 DOWN = RetriableError(subject="milvus", cause="is down", hint="Bring it up")
@@ -95,10 +95,20 @@ def test_it_gives_up_after_the_time(abort, time):
     with pytest.raises(FatalError) as caught:
         policy(abort, for_s=60.0).call(failing(10_000))
     assert 60.0 <= time.now - 1_000.0 <= 70.0
+    waited = round(time.now - 1_000.0)
     assert str(caught.value) == (
-        "milvus: is down; gave up after 60 s. Bring it up. Then start again: nothing is lost."
+        f"milvus: is down; gave up after {waited} s. Bring it up. "
+        "Then start again: nothing is lost."
     )
     assert caught.value.__cause__ is DOWN
+
+
+def test_a_flow_that_stops_waits_for_a_moment_only(abort, time):
+    stopping = RetryPolicy(300.0, Telemetry(), abort, stopping=lambda: True)
+    with pytest.raises(FatalError, match="gave up"):
+        stopping.call(failing(10_000))
+    assert STOPPING_S <= time.now - 1_000.0 <= 2 * STOPPING_S
+    assert stopping.call(failing(3)) == 4
 
 
 def test_a_time_of_zero_is_one_try(abort):
