@@ -91,6 +91,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._shared = shared
         self._clock = shared.clock
         self._pending: dict[RowKey, Upsert | Row | Delete] = {}
+        # What pending rows have superseded in this window, should they turn out to be bad.
+        self._superseded: dict[RowKey, list[Upsert | Row | Delete]] = {}
         self._dead: list[DeadLetter] = []
         self._held: set[tuple[str, int]] = set()
         self._contexts: dict[TraceContext, None] = {}
@@ -193,7 +195,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 self._versions.dropped_delete(row_key)
             return "stale"
         self._pending[row_key] = event
-        return None if pending is None else "superseded"
+        if pending is None:
+            return None
+        self._superseded.setdefault(row_key, []).append(pending)
+        return "superseded"
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
         """The delete that a tombstone stands for; None where its `d` event has been dealt with.
@@ -256,18 +261,31 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         return [Window(rows, deletes, dead, unchanged, self._versions, contexts)]
 
     def _render(self) -> None:
-        """Turn pending upserts into rows; those that cannot be rendered become dead letters."""
+        """Turn pending upserts into rows; those that cannot be rendered become dead letters.
+
+        A bad change leaves its row as it was, and that is what it superseded in this window: whether
+        the two met in one window must not decide what is seen.
+        """
         waiting = len(self._pending)
         for key, winner in list(self._pending.items()):
-            if isinstance(winner, Upsert):
+            while isinstance(winner, Upsert):
                 _, renderer = self._shared.tables[winner.position.topic]
                 try:
-                    self._pending[key] = renderer.render(winner)
+                    rendered = renderer.render(winner)
                 except RecordError as error:
-                    del self._pending[key]
                     self._dead.append(
                         _dead_letter(winner.position, "render", error, None, winner.raw)
                     )
+                    earlier = self._superseded.get(key)
+                    if not earlier:
+                        del self._pending[key]
+                        break
+                    winner = earlier.pop()
+                else:
+                    winner = rendered
+            else:
+                self._pending[key] = winner
+        self._superseded.clear()
         self._clock.waiting_rows += len(self._pending) - waiting
 
 

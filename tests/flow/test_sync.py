@@ -191,6 +191,32 @@ def test_bad_records_become_dead_letters_and_the_rest_goes_on(tmp_path: Path) ->
     assert all(letter.hint for letter in letters.letters)
 
 
+def test_a_bad_change_leaves_its_row_as_it_was(tmp_path: Path) -> None:
+    def bad(id_: int, lsn: int) -> tuple[bytes, bytes]:
+        after = {"id": id_, "name": "n", "doc": "d", "kind": "k", "size": "?"}
+        return key(id=id_), envelope("u", lsn, after)
+
+    # All of them meet in the first window.
+    log = Log(
+        [
+            *(put(1, 1, "good"), bad(1, 2)),
+            *(put(2, 3, "old"), bad(2, 4), put(2, 5, "new")),
+            bad(3, 6),
+            *(put(4, 7), gone(4, 8), bad(4, 9)),
+            *(put(5, 10, "one"), bad(5, 11), bad(5, 12)),
+        ]
+    )
+    store, letters = MemoryStore(), LetterBox()
+    run_flow(contract(), as_topic([log]), store, tmp_path / "r", letters=letters)
+    assert texts(store, "docs") == {
+        "docs:1#0": "doc 1\ngood",
+        "docs:2#0": "doc 2\nnew",
+        "docs:5#0": "doc 5\none",
+    }
+    # The one that a good change superseded did no harm.
+    assert sorted(letter.position.offset for letter in letters.letters) == [1, 5, 8, 10, 11]
+
+
 def test_a_row_that_the_store_refuses_is_found_by_halving(tmp_path: Path) -> None:
     log = Log([put(i, i + 1) for i in range(50)])
     store, letters = Picky(refused="docs:31#0"), LetterBox()

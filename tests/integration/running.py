@@ -1,0 +1,463 @@
+"""Rowvec as its user runs it: commands as child processes, and what they leave in Milvus and Kafka."""
+
+import json
+import os
+import random
+import re
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    Message,
+    Producer,
+    TopicPartition,
+)
+
+from flows.embedded import launcher
+from flows.embedded.broker import Broker, DurableBroker
+from operators.contract import MilvusSection
+from operators.errors import FatalError, RetriableError
+from operators.milvus import MilvusStore
+from tests.changes import doc, envelope, gone, key, tombstone
+
+ROOT = Path(__file__).resolve().parents[2]
+ROWVEC = (sys.executable, "-m", "flows.cli")
+BYTEWAX = (sys.executable, "-m", "bytewax.run", "flows.runtime:flow_from_env()")
+
+Records = Iterable[tuple[int, bytes | None, bytes | None]]
+"""(partition, key, value), in the order of sending."""
+
+
+def write_contract(path: Path, **sections: Any) -> Path:
+    """A contract as TOML; a value is a section's dict, or the list of tables."""
+    lines = (f"{name} = {_toml(value)}\n" for name, value in sections.items())
+    path.write_text("".join(lines), "utf-8")
+    return path
+
+
+def docs_contract(
+    directory: Path, broker: Broker | DurableBroker, milvus: str, model: Path | str, **changed: Any
+) -> Path:
+    """The contract of one table of `tests.changes.doc` rows; sections can be given other values.
+
+    The topic and the collection are called as the directory is.
+    """
+    name = re.sub(r"\W", "_", directory.name)
+    sections: dict[str, Any] = {
+        "kafka": {
+            "bootstrap_servers": broker.bootstrap_servers,
+            "dead_letter_topic": f"{name}.dead",
+            "librdkafka": {"fetch.wait.max.ms": 10},
+        },
+        "milvus": {"uri": milvus},
+        "embedding": {"model": str(model), "device": "cpu"},
+        "recovery": {"directory": str(directory / "recovery"), "epoch_interval_s": 0.5},
+    }
+    table = {
+        "topic": name,
+        "collection": name,
+        "name": "docs",
+        "key": ["id"],
+        "text": "{name}\n{doc}",
+        "columns": {"kind": "varchar", "size": "int64"},
+    }
+    for section, values in changed.items():
+        if section == "table":
+            table |= values
+        else:
+            sections[section] = {**sections.get(section, {}), **values}
+    return write_contract(directory / "rowvec.toml", **sections, tables=[table])
+
+
+class Process:
+    """A child process with its output in files; ended with SIGKILL, if need be, on exit.
+
+    Args:
+        directory: Its working directory and HOME; its output goes there too.
+        argv: The program and its arguments.
+        env: Besides what any program needs.
+    """
+
+    def __init__(
+        self, directory: Path, argv: Sequence[str | Path], env: Mapping[str, str] | None = None
+    ) -> None:
+        number = len(list(directory.glob("*.stderr")))
+        self._stdout = directory / f"{number}.stdout"
+        self._stderr = directory / f"{number}.stderr"
+        # Through the launcher: it dies with the test, however the test ends.
+        launch = (sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), "keep")
+        with self._stdout.open("wb") as out, self._stderr.open("wb") as err:
+            self._popen = subprocess.Popen(
+                [*launch, *map(str, argv)],
+                cwd=directory,
+                env={
+                    "PATH": os.defpath,
+                    "HOME": str(directory),
+                    "LC_ALL": "C.UTF-8",
+                    "PYTHONPATH": str(ROOT),
+                    "HF_HUB_OFFLINE": "1",
+                    "COLUMNS": "400",
+                    **(env or {}),
+                },
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                start_new_session=True,
+            )
+        self.pid = self._popen.pid
+
+    @property
+    def stdout(self) -> str:
+        return self._stdout.read_text("utf-8", "replace")
+
+    @property
+    def stderr(self) -> str:
+        return self._stderr.read_text("utf-8", "replace")
+
+    @property
+    def code(self) -> int | None:
+        """The exit code; None while it runs."""
+        return self._popen.poll()
+
+    def wait(self, seconds: float = 60.0) -> int:
+        try:
+            return self._popen.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"still running after {seconds} s:\n{self.stderr}") from None
+
+    def wait_until(self, ready: Callable[[], bool], seconds: float = 90.0) -> None:
+        """Returns when `ready` says yes, while the process runs."""
+        deadline = time.monotonic() + seconds
+        while not ready():
+            assert self.code is None, f"it ended with {self.code}:\n{self.stderr}"
+            assert time.monotonic() < deadline, f"not within {seconds} s:\n{self.stderr}"
+            time.sleep(0.02)
+
+    def wait_running(self) -> None:
+        """Returns when `rowvec run` has passed its checks."""
+        self.wait_until(lambda: " Running\n" in self.stderr)
+
+    def send(self, number: signal.Signals) -> None:
+        self._popen.send_signal(number)
+
+    def kill(self) -> None:
+        """As a crash or the kernel's out-of-memory killer would."""
+        self._popen.kill()
+        self._popen.wait()
+
+    def metrics(self) -> dict[str, float]:
+        """The totals that the console exporter told last; those of texts by what was done."""
+        last: dict[str, Any] = {}
+        decoder, text, at = json.JSONDecoder(), self.stdout, 0
+        with suppress(json.JSONDecodeError):  # the end of what a kill cut off
+            while (at := text.find("{", at)) >= 0:
+                last, at = decoder.raw_decode(text, at)
+        totals: defaultdict[str, float] = defaultdict(float)
+        for resource in last.get("resource_metrics", ()):
+            for scope in resource["scope_metrics"]:
+                for metric in scope["metrics"]:
+                    for point in metric["data"]["data_points"]:
+                        what = point["attributes"].get("rowvec.text", "")
+                        totals[metric["name"] + (what and f".{what}")] += point.get("value", 0)
+        return totals
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self.code is None:
+            self.kill()
+
+
+METRICS = {"OTEL_METRICS_EXPORTER": "console", "OTEL_METRIC_EXPORT_INTERVAL": "200"}
+
+
+def rowvec(
+    directory: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
+) -> Process:
+    """The command `rowvec`; what it measures is told on its standard output."""
+    return Process(directory, (*ROWVEC, *arguments), {**METRICS, **(env or {})})
+
+
+def run_to_end(directory: Path, seconds: float = 90.0) -> Process:
+    """`rowvec run --exit-at-end` with the contract of the directory, which must go well."""
+    with rowvec(directory, "run", "-c", directory / "rowvec.toml", "--exit-at-end") as flow:
+        assert flow.wait(seconds) == 0, flow.stderr
+    quiet(flow)
+    return flow
+
+
+def quiet(process: Process) -> None:
+    """Nothing that a user should never see."""
+    for sign in ("Traceback", "panicked"):
+        assert sign not in process.stderr, process.stderr
+
+
+def told(process: Process, *parts: str) -> None:
+    """All parts are in the message, which is at the end of the output and of the length of one."""
+    lines = process.stderr[process.stderr.rindex("rowvec: ") :].splitlines()
+    assert 1 <= len(lines) <= 4, process.stderr
+    message = " ".join(lines).casefold()
+    for part in parts:
+        assert part.casefold() in message
+
+
+def produce(servers: str, topic: str, records: Records) -> None:
+    """Sends the records and returns when all are stored, in this order per partition."""
+    failed: list[KafkaError] = []
+
+    def delivered(error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            failed.append(error)
+
+    producer = Producer(
+        {
+            "bootstrap.servers": servers,
+            "message.max.bytes": 32_000_000,
+            "max.in.flight": 1,
+            "linger.ms": 20,
+            "queue.buffering.max.messages": 1_000_000,
+        }
+    )
+    for partition, key_, value in records:
+        producer.produce(topic, value, key_, partition, on_delivery=delivered)
+        producer.poll(0)
+    assert producer.flush(60) == 0
+    assert not failed
+
+
+def consume(servers: str, topic: str, count: int, seconds: float = 20.0) -> list[Message]:
+    """The first `count` records of partition 0."""
+    found: list[Message] = []
+    settings = {"bootstrap.servers": servers, "group.id": "test", "fetch.wait.max.ms": 10}
+    with closing(Consumer(settings)) as consumer:
+        consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+        deadline = time.monotonic() + seconds
+        while len(found) < count:
+            assert time.monotonic() < deadline, f"only {len(found)} records in {topic}"
+            message = consumer.poll(0.1)
+            if message is not None:
+                assert message.error() is None, message.error()
+                found.append(message)
+    return found
+
+
+class History:
+    """A seeded history of a table over 3 partitions, and what it ends in.
+
+    Rows are made and changed at random, a few of them far more often than the others. Of the
+    updates, two of three leave the text alone; a delete is followed by its tombstone, and the row
+    may be made again.
+
+    Attributes:
+        records: As `produce` takes them.
+        final: Entity id → (source position, text, size) of the rows there are in the end.
+        deletes: Entity id → source positions of its deletes, rising.
+        hot: The entities of the rows that are changed most.
+    """
+
+    PARTITIONS = 3
+    HOT = 30
+
+    def __init__(self, rows: int, changes: int, seed: int) -> None:
+        draw = random.Random(seed)
+        now: dict[int, tuple[int, dict[str, Any]]] = {}
+        self.records: list[tuple[int, bytes | None, bytes | None]] = []
+        self.deletes: defaultdict[str, list[int]] = defaultdict(list)
+        self.hot = [f"docs:{id_}#0" for id_ in range(self.HOT)]
+        for lsn in range(1, changes + 1):
+            id_ = draw.randrange(self.HOT if draw.random() < 0.2 else rows)
+            there = now.get(id_)
+            if there is not None and draw.random() < 0.15:
+                del now[id_]
+                self.deletes[f"docs:{id_}#0"].append(lsn)
+                self._add(id_, *gone(id_, lsn))
+                self._add(id_, *tombstone(id_))
+                continue
+            row = doc(id_, f"version {lsn}", size=lsn)
+            if there is not None and draw.random() < 2 / 3:
+                row["doc"] = there[1]["doc"]
+            now[id_] = lsn, row
+            op = "u" if there is not None else "c"
+            self._add(id_, key(id=id_), envelope(op, lsn, row))
+        self.final = {
+            f"docs:{id_}#0": (lsn, f"{row['name']}\n{row['doc']}", row["size"])
+            for id_, (lsn, row) in now.items()
+        }
+
+    def _add(self, id_: int, key_: bytes, value: bytes | None) -> None:
+        self.records.append((id_ % self.PARTITIONS, key_, value))
+
+
+def open_store(uri: str) -> MilvusStore:
+    """A connection of the test's own; reads are Strong."""
+    return MilvusStore(MilvusSection(uri=uri))
+
+
+def position_of(version: str) -> int:
+    """The source position in a version."""
+    return int(version.split(".")[2], 16)
+
+
+def collection(uri: str, name: str) -> dict[str, tuple[int, str, int]]:
+    """What a `docs` collection holds by full scan: as `History.final`. No entity may come twice."""
+    with closing(open_store(uri)) as store:
+        rows = list(store.scan(name, ["rv_version", "text", "size"]))
+        assert store.count(name) == len(rows) == len({row["id"] for row in rows})
+    return {row["id"]: (position_of(row["rv_version"]), row["text"], row["size"]) for row in rows}
+
+
+def everything(uri: str, name: str) -> dict[str, dict[str, Any]]:
+    """Every field but the vector of every entity, by id."""
+    with closing(open_store(uri)) as store:
+        return {row["id"]: row for row in store.scan(name)}
+
+
+class Reader:
+    """A reader with Strong consistency who looks on all the while, and notes what goes back.
+
+    Args:
+        uri: Where Milvus is.
+        name: The collection; it may not be there yet.
+        history: What is written to it.
+        hot: Look at the hot rows alone, but many times a second; else at all rows.
+
+    Attributes:
+        seen: How many versions came into sight so far: how far the flow is.
+        looks: How many times it looked.
+        faults: Versions that fell, and rows that came back after a delete.
+    """
+
+    def __init__(self, uri: str, name: str, history: History, *, hot: bool = False) -> None:
+        self.seen = self.looks = 0
+        self.faults: list[str] = []
+        self._uri, self._name, self._deletes = uri, name, history.deletes
+        self._hot = history.hot if hot else []
+        self._ended = threading.Event()
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="reader", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+        if self._failed is not None and error is None:
+            raise self._failed
+
+    def _run(self) -> None:
+        try:
+            with closing(open_store(self._uri)) as store:
+                while not store._client.has_collection(self._name):
+                    if self._ended.wait(0.1):
+                        return
+                last: dict[str, str] = {}
+                absent: set[str] = set()
+                while True:
+                    ended = self._ended.is_set()  # one more look after the end
+                    with suppress(RetriableError, FatalError) if not self.looks else ExitStack():
+                        self._look(store, last, absent)
+                    if ended:
+                        return
+                    self._ended.wait(0.005 if self._hot else 0.1)
+        except BaseException as error:
+            self._failed = error
+
+    def _look(self, store: MilvusStore, last: dict[str, str], absent: set[str]) -> None:
+        now: dict[str, str]
+        if self._hot:
+            stored = store.stored(self._name, self._hot)
+            now = {id_: one.version for id_, one in stored.items()}
+        else:
+            rows = store.scan(self._name, ["rv_version"])
+            now = {row["id"]: row["rv_version"] for row in rows}
+        for id_, version in now.items():
+            before = last.get(id_, "")
+            if version < before:
+                self.faults.append(f"{id_} fell from {before} to {version}")
+            if id_ in absent:
+                # It was seen in a version, then not: a delete after that version had been applied.
+                deletes = self._deletes.get(id_, ())
+                floor = next((d for d in deletes if d > position_of(before)), None)
+                if floor is None or position_of(version) <= floor:
+                    self.faults.append(f"{id_} came back as {version} after a delete")
+            self.seen += version != before
+            last[id_] = version
+        absent.clear()
+        absent.update(last.keys() - now.keys())
+        self.looks += 1
+
+
+class Children:
+    """All processes that come from one, with a handle on each that outlasts its number."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._handles: dict[int, int] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def left(self, seconds: float = 5.0) -> list[str]:
+        """Those that still run after `seconds`."""
+        self._ended.set()
+        self._thread.join()
+        left = []
+        deadline = time.monotonic() + seconds
+        for pid, handle in self._handles.items():
+            poller = select.poll()
+            poller.register(handle, select.POLLIN)
+            if not poller.poll(max(0.0, deadline - time.monotonic()) * 1000):
+                with suppress(OSError):
+                    left.append(f"{pid}: {Path(f'/proc/{pid}/cmdline').read_text()}")
+            os.close(handle)
+        return left
+
+    def _run(self) -> None:
+        from flows.embedded.process import _descendants
+
+        while not self._ended.wait(0.05):
+            for pid in _descendants(self._root):
+                if pid not in self._handles:
+                    with suppress(ProcessLookupError):
+                        self._handles[pid] = os.pidfd_open(pid)
+
+
+def _toml(value: Any) -> str:
+    match value:
+        case dict():
+            return (
+                "{ " + ", ".join(f"{json.dumps(k)} = {_toml(v)}" for k, v in value.items()) + " }"
+            )
+        case list() | tuple():
+            return "[" + ", ".join(map(_toml, value)) + "]"
+        case _:
+            return json.dumps(value)

@@ -1,0 +1,372 @@
+"""What is wrong is told before a message is applied, or set aside as a dead letter; never silently."""
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from flows.embedded.broker import Broker, DurableBroker
+from flows.embedded.process import free_ports
+from tests.changes import doc, envelope, key, put
+from tests.integration.running import (
+    Process,
+    collection,
+    consume,
+    docs_contract,
+    everything,
+    position_of,
+    produce,
+    quiet,
+    rowvec,
+    run_to_end,
+    told,
+)
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def topic(broker: Broker, tmp_path: Path) -> str:
+    """A topic with three rows, of the name that `docs_contract` gives it."""
+    broker.create_topic(tmp_path.name, 1)
+    produce(broker.bootstrap_servers, tmp_path.name, rows(1, 2, 3))
+    return tmp_path.name
+
+
+@pytest.fixture
+def nowhere() -> str:
+    """An address where nothing listens."""
+    return f"127.0.0.1:{free_ports(1)[0]}"
+
+
+def rows(*ids: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
+    for id_ in ids:
+        yield 0, *put(id_, id_, f"text {id_}", op="c")
+
+
+def refused(directory: Path, code: int, *parts: str, command: str = "run") -> str:
+    """Runs the command, which must refuse with this exit code and a message with all parts."""
+    with rowvec(directory, command, "-c", directory / "rowvec.toml") as process:
+        assert process.wait(30) == code, process.stderr
+    quiet(process)
+    told(process, *parts)
+    assert process.metrics()["rowvec.records.consumed"] == 0
+    return process.stderr
+
+
+@pytest.fixture(scope="module")
+def filled(
+    broker: Broker, milvus: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A directory whose contract's collection holds three rows."""
+    directory = tmp_path_factory.mktemp("filled")
+    broker.create_topic(directory.name, 1)
+    produce(broker.bootstrap_servers, directory.name, rows(1, 2, 3))
+    docs_contract(directory, broker, milvus, tiny_model)
+    run_to_end(directory)
+    return directory
+
+
+def health(directory: Path, *arguments: str, env: dict[str, str]) -> tuple[int, str]:
+    """Exit code and message of a probe."""
+    with rowvec(directory, "health", *arguments, env=env) as process:
+        return process.wait(10), process.stderr
+
+
+class TestBeforeTheFirstMessage:
+    @pytest.mark.parametrize(
+        ("changed", "code", "parts"),
+        [
+            (
+                {"kafka": {"bootstrap_server": "x"}},
+                2,
+                ["kafka.bootstrap_server", "is no key", "did you mean `bootstrap_servers`?"],
+            ),
+            (
+                {"table": {"text": "{name} {summary}"}},
+                1,
+                ["column 'summary'", "no such column but doc, id", "correct the table's `text`"],
+            ),
+            (
+                {"table": {"columns": {"summary": "varchar"}}},
+                1,
+                ["column 'summary'", "no such column but doc, id", "`columns` in the contract"],
+            ),
+            (
+                {"table": {"key": ["email"]}},
+                1,
+                ["table docs, key of ", "no column 'email' but 'id'", "make `key`"],
+            ),
+            (
+                {"table": {"topic": "app.public.nope"}},
+                1,
+                ["Kafka topic app.public.nope", "which has ", "correct `topic`"],
+            ),
+            (
+                {"embedding": {"model": "/nowhere/model"}},
+                1,
+                ["embedding model '/nowhere/model'", "is not a folder", "config.json"],
+            ),
+            (
+                {"embedding": {"model": "nobody/nothing"}},
+                1,
+                ["embedding model 'nobody/nothing'", "could not be fetched", "hf download"],
+            ),
+        ],
+        ids=["key", "template", "column", "key-column", "topic", "model", "hub"],
+    )
+    def test_a_contract_that_does_not_fit(
+        self,
+        changed: dict[str, Any],
+        code: int,
+        parts: list[str],
+        topic: str,
+        broker: Broker,
+        milvus: str,
+        tiny_model: Path,
+        tmp_path: Path,
+    ) -> None:
+        docs_contract(tmp_path, broker, milvus, tiny_model, **changed)
+        refused(tmp_path, code, *parts)
+
+    def test_no_contract(self, tmp_path: Path) -> None:
+        refused(tmp_path, 2, "rowvec.toml: there is no such file", "--contract")
+
+    def test_kafka_is_down(
+        self, nowhere: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        kafka = {"bootstrap_servers": nowhere}
+        docs_contract(tmp_path, broker, milvus, tiny_model, kafka=kafka)
+        refused(tmp_path, 1, f"Kafka at {nowhere}: no broker answers", "check [kafka]")
+
+    def test_milvus_is_down(
+        self, nowhere: str, topic: str, broker: Broker, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        docs_contract(tmp_path, broker, f"http://{nowhere}", tiny_model)
+        refused(tmp_path, 1, f"Milvus 'http://{nowhere}'", "is up")
+
+    def test_a_collection_of_another_dimension(
+        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        from pymilvus import MilvusClient
+
+        client = MilvusClient(milvus, dedicated=True)
+        client.create_collection(topic, dimension=7)
+        client.close()
+        docs_contract(tmp_path, broker, milvus, tiny_model)
+        refused(
+            tmp_path,
+            1,
+            f"collection '{topic}'",
+            "its vectors have 7 dimensions, the model makes 32",
+            "another `collection`",
+        )
+
+    def test_a_recovery_directory_that_others_can_write(
+        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        directory = tmp_path / "recovery"
+        directory.mkdir()
+        directory.chmod(0o777)
+        docs_contract(tmp_path, broker, milvus, tiny_model)
+        refused(tmp_path, 1, f"recovery directory {directory}", "others can write", "chmod 700")
+        assert list(directory.iterdir()) == []
+
+    def test_check_tells_all_at_once(
+        self, nowhere: str, broker: Broker, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "recovery").mkdir()
+        (tmp_path / "recovery").chmod(0o777)
+        docs_contract(
+            tmp_path,
+            broker,
+            f"http://{nowhere}",
+            "/nowhere/model",
+            table={"topic": "app.public.nope"},
+        )
+        with rowvec(tmp_path, "check", env={"OTEL_METRICS_EXPORTER": "none"}) as process:
+            assert process.wait(30) == 1
+        quiet(process)
+        lines = [line for line in process.stdout.splitlines() if "✗" in line]
+        assert len(lines) == 4
+        for subject in ("0777", "app.public.nope", nowhere, "/nowhere/model"):
+            assert sum(subject in line for line in lines) == 1
+        with rowvec(tmp_path, "check", "--json") as process:
+            assert process.wait(30) == 1
+        found = {entry["check"]: entry for entry in json.loads(process.stdout)}
+        assert [name for name, entry in found.items() if not entry["ok"]] == [
+            "recovery",
+            "kafka",
+            "milvus",
+            "model",
+        ]
+        assert "nope" in found["kafka"]["message"]
+
+    def test_check_of_what_is_right(
+        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        docs_contract(tmp_path, broker, milvus, tiny_model)
+        with rowvec(tmp_path, "check", "--json") as process:
+            assert process.wait(30) == 0, process.stderr
+        assert all(entry["ok"] for entry in json.loads(process.stdout))
+        quiet(process)
+
+
+class TestWhileRunning:
+    def test_bad_records_become_dead_letters_and_the_rest_goes_on(
+        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        docs_contract(
+            tmp_path,
+            broker,
+            milvus,
+            tiny_model,
+            kafka={"librdkafka": {"fetch.wait.max.ms": 10, "message.max.bytes": 32_000_000}},
+        )
+        huge = envelope("u", 20, doc(2, "x" * 10_000_000))
+        bad = [
+            (0, key(id=1), b"{ no JSON"),
+            (0, key(id=2), huge),
+            (0, key(id="3"), envelope("u", 30, doc(3, size="many"))),
+            (0, None, envelope("u", 31, doc(3))),
+        ]
+        with rowvec(tmp_path, "run", "-c", tmp_path / "rowvec.toml") as flow:
+            flow.wait_until(lambda: flow.metrics()["rowvec.rows.written"] == 3)
+            produce(broker.bootstrap_servers, topic, [*bad, *rows(4, 5)])
+            flow.wait_until(lambda: flow.metrics()["rowvec.rows.written"] == 5)
+            flow.wait_until(lambda: flow.metrics()["rowvec.dead_letters"] == 4)
+            flow.send(signal.SIGTERM)
+            assert flow.wait(15) == 0
+        quiet(flow)
+        letters = consume(broker.bootstrap_servers, f"{topic}.dead", 4)
+        by_offset = {json.loads(letter.key())[2]: letter for letter in letters}
+        assert all(json.loads(letter.key())[:2] == [topic, 0] for letter in letters)
+        why = {
+            offset: {name: value.decode() for name, value in letter.headers()}
+            for offset, letter in by_offset.items()
+        }
+        assert sorted(why) == [3, 4, 5, 6]
+        assert why[3]["rowvec.topic"] == topic
+        assert (why[3]["rowvec.partition"], why[3]["rowvec.offset"]) == ("0", "3")
+        assert why[3]["rowvec.stage"] == "decode"
+        assert "it is no JSON" in why[3]["rowvec.cause"]
+        assert "JsonConverter" in why[3]["rowvec.hint"]
+        assert by_offset[3].value() == b"{ no JSON"
+        assert why[4]["rowvec.subject"] == "docs:2"
+        assert "10,000,006 bytes" in why[4]["rowvec.cause"]
+        assert "65,535" in why[4]["rowvec.cause"]
+        assert why[4]["rowvec.value"] == "omitted"
+        assert by_offset[4].value() is None
+        assert "'size'" in why[5]["rowvec.subject"]
+        assert "whole number" in why[5]["rowvec.cause"]
+        assert "no key" in why[6]["rowvec.cause"]
+        # The rows keep what they had; those behind the bad records are there.
+        assert {id_: lsn for id_, (lsn, _, _) in collection(milvus, topic).items()} == {
+            f"docs:{id_}#0": id_ for id_ in (1, 2, 3, 4, 5)
+        }
+        assert f"Dead letter {topic}[0]@4" in flow.stderr
+
+        produce(broker.bootstrap_servers, topic, [(0, key(id=6), b"[]")])
+        run_to_end(tmp_path)
+        # Once each: a restart sends no letter again.
+        again = consume(broker.bootstrap_servers, f"{topic}.dead", 5)
+        assert [json.loads(letter.key())[2] for letter in again][-1] == 9
+
+    def test_retention_that_has_passed_the_resume_offset_is_told(
+        self, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        broker, name = DurableBroker(tmp_path / "broker"), tmp_path.name
+        try:
+            broker.start()
+            broker.create_topic(name, 1)
+            produce(broker.bootstrap_servers, name, rows(1, 2, 3))
+            docs_contract(tmp_path, broker, milvus, tiny_model)
+            run_to_end(tmp_path)
+            produce(broker.bootstrap_servers, name, rows(4, 5, 6))
+            admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
+            for future in admin.delete_records([TopicPartition(name, 0, 5)]).values():
+                future.result(10)
+            before = everything(milvus, name)
+            with rowvec(tmp_path, "run", "-c", tmp_path / "rowvec.toml") as flow:
+                assert flow.wait(30) == 1, flow.stderr
+            quiet(flow)
+            told(flow, f"{name}[0]: offset 3 is no longer there", "fresh initial snapshot")
+            assert everything(milvus, name) == before
+        finally:
+            broker.stop()
+
+    def test_a_second_run_on_one_recovery_directory_is_refused(
+        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        contract = docs_contract(tmp_path, broker, milvus, tiny_model)
+        beat = tmp_path / "beat"
+        env = {"ROWVEC_HEARTBEAT_FILE": str(beat)}
+        with rowvec(tmp_path, "run", "-c", contract, env=env) as first:
+            first.wait_until(lambda: first.metrics()["rowvec.rows.written"] == 3)
+            # The one that runs is well meanwhile.
+            assert health(tmp_path, "ready", env=env) == (0, "")
+            assert health(tmp_path, "live", "--max-age", "10", env=env) == (0, "")
+            refused(tmp_path, 1, f"recovery directory {tmp_path}", "on it already", "stop that one")
+            assert first.code is None
+            first.send(signal.SIGINT)
+            assert first.wait(15) == 0
+        assert len(collection(milvus, topic)) == 3
+
+
+class TestOtherCommands:
+    def search(self, directory: Path, *arguments: str) -> Process:
+        with rowvec(directory, "search", "-c", directory / "rowvec.toml", *arguments) as process:
+            process.wait(30)
+        quiet(process)
+        return process
+
+    def test_search_finds_the_nearest_first(self, filled: Path) -> None:
+        found = self.search(filled, "doc 2\ntext 2", "--json")
+        assert found.code == 0, found.stderr
+        hits = json.loads(found.stdout)
+        assert len(hits) == 3
+        assert hits[0]["id"] == "docs:2#0"
+        assert hits[0]["score"] == pytest.approx(1.0, abs=1e-3)
+        assert hits[0]["columns"] == {"kind": "page", "size": 1}
+        assert position_of(hits[0]["version"]) == 2
+        shown = self.search(filled, "doc 2\ntext 2", "--limit", "1", "--filter", "kind == 'page'")
+        assert shown.code == 0
+        assert "docs:2#0" in shown.stdout
+        assert "docs:1#0" not in shown.stdout
+
+    @pytest.mark.parametrize(
+        ("arguments", "parts"),
+        [
+            (("--filter", "kind ==="), ("filter 'kind ==='", "is refused", "The fields are id,")),
+            (("--collection", "nope"), ("collection 'nope'", "not in the contract", "it has ")),
+        ],
+        ids=["filter", "collection"],
+    )
+    def test_a_search_that_cannot_be(
+        self, filled: Path, arguments: tuple[str, ...], parts: tuple[str, ...]
+    ) -> None:
+        process = self.search(filled, "x", *arguments)
+        assert process.code == 1
+        told(process, *parts)
+
+    def test_health_without_a_checkpoint(self, tmp_path: Path) -> None:
+        assert health(tmp_path, "ready", env={})[0] == 2
+        beat = tmp_path / "beat"
+        env = {"ROWVEC_HEARTBEAT_FILE": str(beat)}
+        for which in ("ready", "live"):
+            code, why = health(tmp_path, which, env=env)
+            assert code == 1
+            assert "no checkpoint yet" in why
+        beat.touch()
+        os.utime(beat, (time.time() - 500,) * 2)
+        assert health(tmp_path, "ready", env=env)[0] == 0
+        code, why = health(tmp_path, "live", env=env)
+        assert code == 1
+        assert "the last checkpoint was 500 s ago" in why
