@@ -385,9 +385,10 @@ class _Demo:
 
 
 def _telling(docs: list[Docstring], start: int) -> int:
-    """The id of a row from `start` on whose first line says enough to be searched for."""
-    for number, doc in enumerate(docs[start:], start + 1):
-        if 30 <= len(doc.doc.partition("\n")[0]) <= 60:
+    """The id of a row from `start` on whose first line no other row has, and says something."""
+    first = [doc.doc.partition("\n")[0] for doc in docs]
+    for number, text in enumerate(first[start:], start + 1):
+        if 30 <= len(text) <= 60 and first.count(text) == 1:
             return number
     return start
 
