@@ -27,7 +27,7 @@ from operators import debezium
 from operators.errors import FatalError
 from operators.milvus import MilvusStore
 from operators.rendering import text_hash
-from operators.store import Stored, entity_id
+from operators.store import Hit, Stored, entity_id
 
 if TYPE_CHECKING:
     import psycopg
@@ -272,7 +272,7 @@ class _Demo:
             return 0
 
     def _live_changes(self, docs: list[Docstring]) -> None:
-        doomed, edited = _telling(docs, len(docs) // 3), len(docs) // 2
+        doomed, edited = self._findable(docs, len(docs) // 3), len(docs) // 2
         queries = {
             "keep a vector store equal to a SQL table": "insert",
             "when can a customer get the money back?": "update of the text",
@@ -341,9 +341,20 @@ class _Demo:
         id_ = entity_id(debezium.row_key(table, json.dumps({"id": row}).encode()))
         return self._store.stored(table.collection, [id_]).get(id_)
 
-    def _best(self, query: str) -> str:
+    def _findable(self, docs: list[Docstring], start: int) -> int:
+        """The id of a row from `start` on that a search for its first line finds."""
+        for row, doc in enumerate(docs[start : start + 100], start + 1):
+            first = doc.doc.partition("\n")[0]
+            if 30 <= len(first) <= 60 and self._hit(first).text == f"{doc.name}\n{doc.doc}":
+                return row
+        return start
+
+    def _hit(self, query: str) -> Hit:
         vector = self._embedder.embed_queries([query])[0]
-        hit = self._store.search("docs", vector, 1)[0]
+        return self._store.search("docs", vector, 1)[0]
+
+    def _best(self, query: str) -> str:
+        hit = self._hit(query)
         return f"{hit.text.partition(chr(10))[0]} ({hit.score:.2f})"
 
     def _compare(self) -> None:
@@ -382,15 +393,6 @@ class _Demo:
                 self._flow.check()
         finally:
             signal.signal(signal.SIGINT, before)
-
-
-def _telling(docs: list[Docstring], start: int) -> int:
-    """The id of a row from `start` on whose first line no other row has, and says something."""
-    first = [doc.doc.partition("\n")[0] for doc in docs]
-    for number, text in enumerate(first[start:], start + 1):
-        if 30 <= len(text) <= 60 and first.count(text) == 1:
-            return number
-    return start
 
 
 def _hash(stored: Stored | None) -> str | None:
