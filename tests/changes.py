@@ -91,10 +91,12 @@ class Log:
 
     Attributes:
         written: How many of them are there by now; None for all.
+        per_read: How many a reader gets at once, as a broker answers; None for all it asks for.
     """
 
     records: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
     written: int | None = None
+    per_read: int | None = None
 
     def end(self) -> int:
         return len(self.records) if self.written is None else self.written
@@ -113,7 +115,8 @@ class LogReader:
         self._next = offset
 
     def read(self, max_records: int) -> tuple[list[Record], list[Any]]:
-        batch = self._log.records[self._next : min(self._next + max_records, self._log.end())]
+        count = min(max_records, self._log.per_read or max_records)
+        batch = self._log.records[self._next : min(self._next + count, self._log.end())]
         records = [(self._next + i, k, v) for i, (k, v) in enumerate(batch)]
         self._next += len(records)
         return records, []

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import numpy as np
+
 from operators.dedup import DedupContext, DedupLogic, WindowClock
 from operators.embed import EmbedStep
 from operators.rendering import Renderer
@@ -182,6 +184,16 @@ class Simulation:
     def visible(self) -> dict[str, str]:
         """Entity id → stored text."""
         return {row["id"]: row["text"] for row in self.store.scan("docs", ["text"])}
+
+    def foreign_vectors(self) -> list[str]:
+        """Entities whose vector is not that of the text beside it."""
+        texts = self.visible()
+        stored = self.store.vectors("docs", list(texts))
+        return [
+            id_
+            for id_, (_, vector) in stored.items()
+            if not np.array_equal(vector, self._embedder.embed([texts[id_]])[0])
+        ]
 
 
 def id_of(row: int) -> str:

@@ -49,7 +49,7 @@ def logs(draw: st.DrawFn, history: list[Change], partitions: int, *, resend: boo
         if resend and draw(st.integers(0, 6)) == 0:
             back = draw(st.integers(1, 8))
             sent += history[max(0, index + 1 - back) : index + 1]
-    result = [Log(written=0) for _ in range(partitions)]
+    result = [Log(written=0, per_read=2) for _ in range(partitions)]
     for change in sent:
         log = result[change.row % partitions]
         if change.text is None:
@@ -86,6 +86,10 @@ class Oracle:
             self._at[applied.id] = now
         self._seen = len(simulation.store.history)
 
+    def forget_deletes(self, simulation: Simulation) -> None:
+        """Without recovery state, only the rows that are there are fenced against their past."""
+        self._at.update(dict.fromkeys(self._at.keys() - simulation.visible().keys(), -1))
+
     def final(self) -> dict[str, str]:
         last = {id_: changes[-1] for id_, changes in self._history.items()}
         return {id_: f"doc {c.row}\n{c.text}" for id_, c in last.items() if c.text is not None}
@@ -115,26 +119,38 @@ def test_same_collection_whatever_happens(
         horizon_s=horizon_s,
     )
     oracle = Oracle(history)
-    for step in data.draw(st.lists(st.sampled_from("aapptwwc!"), max_size=80)):
-        number = data.draw(st.integers(0, partitions - 1)) if step in "ap" else 0
+    for step in data.draw(st.lists(st.sampled_from("aapptwwcPPWc!L"), max_size=80)):
+        number = data.draw(st.integers(0, partitions - 1)) if step in "apP" else 0
         match step:
             case "a":
                 simulation.append(number, data.draw(st.integers(1, 6)))
             case "p":
                 simulation.poll(number)
+            case "P":
+                simulation.append(number, data.draw(st.integers(1, 3)))
+                simulation.poll(number)
             case "t":
                 simulation.tick()
             case "w":
                 simulation.write(1)
+            case "W":
+                simulation.tick()
+                simulation.write()
             case "c":
                 simulation.commit()
             case "!":
                 event("crash")
                 simulation.crash()
+            case "L":
+                event("recovery state lost")
+                oracle.forget_deletes(simulation)
+                simulation.committed.clear()
+                simulation.crash()
         oracle.check(simulation)
     simulation.drain()
     oracle.check(simulation)
     assert simulation.visible() == oracle.final()
+    assert simulation.foreign_vectors() == []
     assert simulation.letters.letters == []
 
 
