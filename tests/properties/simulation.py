@@ -173,13 +173,17 @@ class Simulation:
         """Go on until nothing is left to do."""
         for log in self.logs:
             log.written = None
-        quiet = 0
-        # One quiet round is not enough: the epoch may have been full, and the commit makes room.
-        while quiet < 2:
-            emitted = sum(self.poll(number) for number in range(len(self.logs)))
-            quiet = 0 if emitted else quiet + 1
+        while not all(self._read_to_the_end(number) for number in range(len(self.logs))):
+            for number in range(len(self.logs)):
+                self.poll(number)
             self.tick()
-            self.commit()
+            self.commit()  # it also makes room: the epoch may be full
+        self.tick()
+        self.commit()
+
+    def _read_to_the_end(self, number: int) -> bool:
+        partition, end = self.process.partitions[f"p{number}"], self.logs[number].end()
+        return partition._gathered is None and (end == 0 or partition._next == end)
 
     def visible(self) -> dict[str, str]:
         """Entity id → stored text."""
