@@ -7,13 +7,14 @@ from pathlib import Path
 from flows.recovery import check_directory
 from flows.sync import collection_specs, ensure_collections
 from operators import debezium, kafka
-from operators.contract import Contract, TableSection
+from operators.contract import Contract
 from operators.embedding import Embedder
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.events import KafkaPosition, Upsert
 from operators.milvus import MilvusStore
 from operators.rendering import Renderer
 from operators.source import Record
+from operators.table import TableSection
 
 PEEKED_RECORDS = 20
 

@@ -25,16 +25,18 @@ from pydantic_settings import (
 from pydantic_settings.exceptions import SettingsError
 
 from operators.contract import (
-    ColumnSpec,
     Contract,
     EmbeddingSection,
     FlowSection,
     KafkaSection,
+    MaskingSection,
     MilvusSection,
     RecoverySection,
-    TableSection,
+    SchemaRegistrySection,
+    SourceSection,
 )
 from operators.errors import ContractError
+from operators.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
 
 CONTRACT_VARIABLE = "ROWVEC_CONTRACT"
 SECRETS_VARIABLE = "ROWVEC_SECRETS_DIR"
@@ -47,8 +49,15 @@ _SECTIONS: dict[str, type] = {
     "embedding": EmbeddingSection,
     "recovery": RecoverySection,
     "flow": FlowSection,
+    "schema_registry": SchemaRegistrySection,
+    "source": SourceSection,
+    "masking": MaskingSection,
     "tables": TableSection,
     "columns": ColumnSpec,
+    "filter": Condition,
+    "masks": Mask,
+    "chunks": Chunks,
+    "drift": Drift,
 }
 
 

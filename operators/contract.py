@@ -1,66 +1,21 @@
-"""The contract: which table becomes which collection, and how. Validated once, told whole.
+"""The contract: what to sync, and with what. Validated once, told whole.
 
 The models are frozen and forbid unknown keys. `flows.settings` fills them from TOML, environment and
-mounted secrets; nothing else does.
+mounted secrets; nothing else does. `operators.table` has the part about one table.
 """
 
-import string
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    SecretStr,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, SecretStr, model_validator
 
-RESERVED_FIELDS = frozenset({"id", "vector", "text"})
-"""Fields of every collection besides the provenance fields, which all start with `rv_`."""
+from operators.table import Section, TableSection
 
-PROVENANCE_PREFIX = "rv_"
-
-MAX_VARCHAR_BYTES = 65_535
-"""A Milvus VARCHAR field holds no more; the limit counts bytes of UTF-8."""
-
-Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)]
-
-ColumnType = Literal["varchar", "int64", "int32", "double", "float", "bool", "json"]
+MIN_HMAC_KEY_BYTES = 16
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-def _template_columns(template: str) -> Iterator[str]:
-    for _, name, spec, conversion in string.Formatter().parse(template):
-        if name is None:
-            continue
-        if not name or spec or conversion:
-            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
-            raise ValueError(
-                f"'{{{shown}}}' is not a plain column name; write {{column}}, and {{{{ }}}} for braces"
-            )
-        yield name
-
-
-def _check_template(template: str) -> str:
-    try:
-        columns = list(_template_columns(template))
-    except ValueError as error:
-        raise ValueError(f"not a template: {error}") from None
-    if not columns:
-        raise ValueError('names no column; write the columns to embed in braces, like "{title}"')
-    return template
-
-
-class KafkaSection(_Section):
+class KafkaSection(Section):
     """How to reach Kafka; `librdkafka` takes any further option of the client by its own name."""
 
     bootstrap_servers: str = Field(min_length=1)
@@ -83,7 +38,7 @@ class KafkaSection(_Section):
         return self
 
 
-class MilvusSection(_Section):
+class MilvusSection(Section):
     """How to reach Milvus: a path for Milvus Lite, `http(s)://host:port` for a server."""
 
     uri: str = Field(min_length=1)
@@ -96,7 +51,7 @@ class MilvusSection(_Section):
     write_batch_rows: int = Field(default=500, ge=1, le=10_000)
 
 
-class EmbeddingSection(_Section):
+class EmbeddingSection(Section):
     """The model, by Hugging Face name or by path; `auto` is settled by the model's own files."""
 
     model: str = Field(min_length=1)
@@ -107,9 +62,10 @@ class EmbeddingSection(_Section):
     normalize: bool | Literal["auto"] = "auto"
     max_length: int | None = Field(default=None, ge=8)
     max_batch_tokens: int | None = Field(default=None, ge=64)
+    cache_texts: int = Field(default=10_000, ge=0)
 
 
-class RecoverySection(_Section):
+class RecoverySection(Section):
     """Where the checkpoints live. Whoever can write there can run code: keep it 0700."""
 
     directory: Path = Path(".rowvec/recovery")
@@ -117,7 +73,7 @@ class RecoverySection(_Section):
     epoch_interval_s: float = Field(default=1.0, gt=0)
 
 
-class FlowSection(_Section):
+class FlowSection(Section):
     """Windows, the version horizon, and how much one epoch may hold."""
 
     window_ms: int = Field(default=200, ge=1, le=60_000)
@@ -127,67 +83,38 @@ class FlowSection(_Section):
     max_epoch_bytes: int = Field(default=64 * 2**20, ge=2**20)
 
 
-class ColumnSpec(_Section):
-    """A column that is mirrored into a typed scalar field; `field` renames it."""
+class SchemaRegistrySection(Section):
+    """Where the schemas of Avro and Protobuf messages are; the API of Confluent's registry."""
 
-    type: ColumnType
-    max_length: int = Field(default=4_096, ge=1, le=MAX_VARCHAR_BYTES)
-    field: Identifier | None = None
-
-
-def _column_spec(value: Any) -> Any:
-    return {"type": value} if isinstance(value, str) else value
+    url: str = Field(min_length=1, pattern=r"^https?://")
+    username: str | None = None
+    password: SecretStr | None = None
+    ca_file: Path | None = None
+    request_timeout_s: float = Field(default=10.0, gt=0)
 
 
-class TableSection(_Section):
-    """One table, its topic, and the collection that is kept equal to it."""
+class SourceSection(Section):
+    """The database itself, to be asked for large values that Debezium left out; PostgreSQL only."""
 
-    topic: str = Field(min_length=1, max_length=249)
-    collection: Identifier
-    key: tuple[str, ...] = Field(min_length=1)
-    text: Annotated[str, AfterValidator(_check_template)]
-    columns: dict[str, Annotated[ColumnSpec, BeforeValidator(_column_spec)]] = {}
-    name: str = ""
-    metric: Literal["COSINE", "IP", "L2"] = "COSINE"
-    generation: int = Field(default=0, ge=0, le=0xFFFF)
+    dsn: SecretStr
+    statement_timeout_s: float = Field(default=5.0, gt=0)
 
-    @model_validator(mode="before")
-    @classmethod
-    def _name_from_topic(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("topic"), str):
-            return {**data, "name": data["topic"].rsplit(".", 1)[-1]}
-        return data
 
-    @field_validator("key")
-    @classmethod
-    def _key_is_distinct(cls, key: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(key)) != len(key):
-            raise ValueError("names a column twice")
-        return key
+class MaskingSection(Section):
+    """What masks need: the key of `hmac`, and how long a pattern may search one value."""
+
+    hmac_key: SecretStr | None = None
+    pattern_timeout_ms: int = Field(default=100, ge=1, le=10_000)
 
     @model_validator(mode="after")
-    def _fields_are_distinct(self) -> Self:
-        fields = Counter(self.fields().values())
-        for field, count in fields.items():
-            if field in RESERVED_FIELDS or field.startswith(PROVENANCE_PREFIX):
-                raise ValueError(
-                    f"columns: '{field}' is a field of Rowvec's own; rename it in the collection: "
-                    f'{field} = {{ type = "…", field = "{self.name or "source"}_{field}" }}'
-                )
-            if count > 1:
-                raise ValueError(f"columns: two columns share the field '{field}'")
+    def _key_is_long_enough(self) -> Self:
+        key = self.hmac_key.get_secret_value() if self.hmac_key else None
+        if key is not None and len(key.encode()) < MIN_HMAC_KEY_BYTES:
+            raise ValueError(f"hmac_key must have at least {MIN_HMAC_KEY_BYTES} bytes")
         return self
 
-    def fields(self) -> dict[str, str]:
-        """The mirrored columns: column name → field name in the collection."""
-        return {column: spec.field or column for column, spec in self.columns.items()}
 
-    def template_columns(self) -> tuple[str, ...]:
-        """The columns that the text template names, each once, in order."""
-        return tuple(dict.fromkeys(_template_columns(self.text)))
-
-
-class Contract(_Section):
+class Contract(Section):
     """What to sync, and with what."""
 
     kafka: KafkaSection
@@ -195,6 +122,9 @@ class Contract(_Section):
     embedding: EmbeddingSection
     recovery: RecoverySection = RecoverySection()
     flow: FlowSection = FlowSection()
+    schema_registry: SchemaRegistrySection | None = None
+    source: SourceSection | None = None
+    masking: MaskingSection = MaskingSection()
     tables: tuple[TableSection, ...] = Field(min_length=1)
 
     @model_validator(mode="after")
@@ -218,4 +148,26 @@ class Contract(_Section):
                     f"tables: those that share the collection '{table.collection}' need the same "
                     "metric and columns"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _masks_have_their_key(self) -> Self:
+        if self.masking.hmac_key is None:
+            for table in self.tables:
+                if any(mask.kind == "hmac" for mask in table.masks.values()):
+                    raise ValueError(
+                        f"tables: '{table.name}' masks by hmac, which needs hmac_key in [masking]; "
+                        "best from the environment: ROWVEC_MASKING__HMAC_KEY"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _schemas_have_a_registry(self) -> Self:
+        if self.schema_registry is None:
+            for table in self.tables:
+                if table.format in ("avro", "protobuf"):
+                    raise ValueError(
+                        f"tables: '{table.name}' has format {table.format}, which needs url in "
+                        "[schema_registry]"
+                    )
         return self

@@ -13,7 +13,6 @@ from urllib.parse import quote
 
 import orjson
 
-from operators.contract import TableSection
 from operators.errors import RecordError
 from operators.events import (
     ChangeEvent,
@@ -25,9 +24,7 @@ from operators.events import (
     Version,
     make_version,
 )
-
-UNAVAILABLE = "__debezium_unavailable_value"
-"""What Debezium sends in place of a large value that an update left alone (TOAST)."""
+from operators.table import UNAVAILABLE, TableSection
 
 _UNAVAILABLE_BYTES = b64encode(UNAVAILABLE.encode()).decode()
 _UNAVAILABLE_TEXTS = (
@@ -240,7 +237,7 @@ def _version(generation: int, source: dict[str, Any], offset: int) -> Version:
     snapshot = source.get("snapshot")
     if isinstance(snapshot, str) and snapshot in _SNAPSHOT_READS:
         own = 0
-    return make_version(generation, (commit, own), offset)
+    return make_version(generation, f"{commit:016x}.{own:016x}", offset)
 
 
 def _sequence(sequence: Any) -> tuple[int | None, int | None]:

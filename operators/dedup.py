@@ -12,9 +12,9 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from operators import debezium
-from operators.contract import TableSection
 from operators.errors import FatalError, RecordError
 from operators.events import (
+    NO_POSITION,
     DeadLetter,
     Delete,
     KafkaPosition,
@@ -27,6 +27,7 @@ from operators.events import (
 )
 from operators.rendering import Renderer
 from operators.shards import RawChange, ShardRecords, Window
+from operators.table import TableSection
 from operators.telemetry import Telemetry, TraceContext
 from operators.versions import PackedVersions, VersionMap
 
@@ -216,7 +217,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             return Delete(key, at_offset(pending.version, position.offset), position, 0)
         known = self._versions.get(key)
         if known is None:
-            return Delete(key, make_version(0, (0, 0), position.offset), position, 0, lone=True)
+            return Delete(
+                key, make_version(0, NO_POSITION, position.offset), position, 0, lone=True
+            )
         version, digest = known
         return (
             None

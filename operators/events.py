@@ -11,16 +11,19 @@ from typing import Any, NamedTuple, NewType, TypeAlias
 Version = NewType("Version", str)
 """Order of the changes of one row: the source's log position, tie broken by the Kafka offset.
 
-Sortable as a string: `{generation:04x}.{major:016x}.{minor:016x}.{offset:016x}`. Compared for one row
-only. For PostgreSQL the position is a pair, see `operators.debezium`.
+Sortable as a string: `{generation:04x}.{position}.{offset:016x}`. Compared for one row, or with a
+TRUNCATE of its table, and never otherwise. `operators.positions` has the position of each database.
 """
 
 OFFSET_DIGITS = 16
 
+NO_POSITION = "0" * 16
+"""Sorts before every position: of a change whose place in the source's log is not known."""
 
-def make_version(generation: int, position: tuple[int, int], offset: int) -> Version:
-    """The version of a change; both parts of the source's log position are below 2**64."""
-    return Version(f"{generation:04x}.{position[0]:016x}.{position[1]:016x}.{offset:016x}")
+
+def make_version(generation: int, position: str, offset: int) -> Version:
+    """The version of a change; positions of one database have one width."""
+    return Version(f"{generation:04x}.{position}.{offset:016x}")
 
 
 def at_offset(version: Version, offset: int) -> Version:
@@ -56,6 +59,11 @@ class Upsert(NamedTuple):
 
     Attributes:
         raw: The record's value, for the dead letter if the row cannot be rendered.
+        schema: What the message says of its columns' types, as `operators.logical_types` reads it;
+            None where it says nothing.
+        source: The envelope's `source`.
+        lone: It has no source position, and only its offset orders it against what is known.
+        old_key: The row was this one before its primary key changed.
     """
 
     row_key: RowKey
@@ -65,14 +73,19 @@ class Upsert(NamedTuple):
     op: str
     columns: Mapping[str, Any]
     raw: bytes = b""
+    schema: Any = None
+    source: Mapping[str, Any] | None = None
+    lone: bool = False
+    old_key: RowKey | None = None
 
 
 class Delete(NamedTuple):
     """A row that does not exist as of `version`.
 
     Attributes:
-        lone: Made from a tombstone whose row is not known: it has no source position, and only its
-            offset orders it against what the store holds.
+        lone: It has no source position (a tombstone whose row is not known), and only its offset
+            orders it against what the store holds.
+        moved: The row goes on under another primary key, and may need what this one holds.
     """
 
     row_key: RowKey
@@ -80,6 +93,7 @@ class Delete(NamedTuple):
     position: KafkaPosition
     source_ts_ms: int
     lone: bool = False
+    moved: bool = False
 
 
 class Tombstone(NamedTuple):
@@ -89,16 +103,40 @@ class Tombstone(NamedTuple):
     position: KafkaPosition
 
 
-ChangeEvent: TypeAlias = Upsert | Delete | Tombstone
+class Truncate(NamedTuple):
+    """A table that was emptied: every row of an older version is gone.
+
+    Attributes:
+        table: Its `name` in the contract, with which the row keys begin.
+    """
+
+    table: str
+    version: Version
+    position: KafkaPosition
+    source_ts_ms: int
+
+
+class Ignored(NamedTuple):
+    """A message that is about no row: a heartbeat, a transaction marker, a signal."""
+
+    reason: str
+
+
+ChangeEvent: TypeAlias = Upsert | Delete | Tombstone | Truncate | Ignored
+
+Spans: TypeAlias = tuple[tuple[str, int, int], ...]
+"""(column, start, end) of each column of the template in the text, in characters; NULL is -1, -1."""
 
 
 class Row(NamedTuple):
     """An upsert rendered under the contract: what the store will hold, but for the vector.
 
     Attributes:
-        text: What is embedded and stored.
+        text: What is embedded and stored, whole.
         text_hash: Hex digest of `text`; equal hashes mean that the vector need not be made again.
         columns: The mirrored columns by their field names in the collection.
+        spans: Lets a later version take a column from the text, should Debezium leave it out.
+        lone: See `Upsert`.
     """
 
     row_key: RowKey
@@ -110,9 +148,36 @@ class Row(NamedTuple):
     text: str
     text_hash: str
     columns: Mapping[str, Any]
+    spans: Spans = ()
+    lone: bool = False
 
 
-Winner: TypeAlias = Row | Delete
+class PartialRow(NamedTuple):
+    """A row some of whose columns Debezium left out, to be completed from an earlier version.
+
+    Attributes:
+        texts: Columns of the template that are there, as text; None is NULL.
+        columns: Mirrored columns that are there, by field name.
+        missing: Columns of the table that are not.
+        old_key: Where the earlier version is, if the primary key changed.
+        origin: Schema and name of the table in the database.
+    """
+
+    row_key: RowKey
+    version: Version
+    position: KafkaPosition
+    source_ts_ms: int
+    op: str
+    table: str
+    texts: Mapping[str, str | None]
+    columns: Mapping[str, Any]
+    missing: tuple[str, ...]
+    old_key: RowKey | None = None
+    origin: tuple[str, str] = ("", "")
+    lone: bool = False
+
+
+Winner: TypeAlias = Row | PartialRow | Delete
 """What is left of a row's changes when its window closes."""
 
 
@@ -123,8 +188,9 @@ class DeadLetter(NamedTuple):
         position: The record's position; it is the dead letter's own key, so a letter that is sent
             twice (a crash between send and commit) can be told from two letters.
         stage: The step that refused it.
-        key, value: The record's bytes, or None where they are gone or too large to send on; the
-            position still finds them in the source topic.
+        key, value: The record's bytes, or None where they are gone, too large to send on, or hold
+            what is masked; the position still finds them in the source topic.
+        row_key: The row that it is about; "" where that cannot be told.
     """
 
     position: KafkaPosition
@@ -134,3 +200,4 @@ class DeadLetter(NamedTuple):
     hint: str
     key: bytes | None = None
     value: bytes | None = None
+    row_key: str = ""

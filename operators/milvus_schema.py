@@ -14,9 +14,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from operators.contract import MAX_VARCHAR_BYTES, PROVENANCE_PREFIX, RESERVED_FIELDS, ColumnType
 from operators.errors import FatalError, RecordError
 from operators.store import CollectionSpec, Entity
+from operators.table import MAX_VARCHAR_BYTES, PROVENANCE_PREFIX, RESERVED_FIELDS, ColumnType
 
 FieldType = ColumnType | Literal["vector"]
 

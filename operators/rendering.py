@@ -7,10 +7,10 @@ from typing import Any
 
 import orjson
 
-from operators.contract import MAX_VARCHAR_BYTES, ColumnSpec, ColumnType, TableSection
 from operators.debezium import is_unavailable
 from operators.errors import RecordError
 from operators.events import Row, Upsert
+from operators.table import MAX_VARCHAR_BYTES, ColumnSpec, ColumnType, TableSection
 
 _INT_RANGES = {"int64": 2**63, "int32": 2**31}
 

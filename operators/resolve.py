@@ -9,11 +9,11 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
-from operators.contract import TableSection
 from operators.events import RowKey, Version, Winner, at_offset, offset_of
 from operators.retry import RetryPolicy
 from operators.shards import Window
 from operators.store import Stored, VectorStore, entity_id
+from operators.table import TableSection
 from operators.telemetry import Telemetry, context_of
 
 KeyedWindows: TypeAlias = list[tuple[str, Window]]

@@ -8,11 +8,11 @@ from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
 
 from operators import debezium
-from operators.contract import TableSection
 from operators.errors import RecordError
 from operators.events import RowKey
 from operators.shards import ALL_SHARDS, RawChange, ShardRecords, shard_of
 from operators.source import Record, SourceBatch
+from operators.table import TableSection
 
 
 class Router:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from operators.contract import ColumnSpec
-from operators.events import KafkaPosition, RowKey, Version
+from operators.events import KafkaPosition, RowKey, Spans, Version
+from operators.table import ColumnSpec
 
 Vector = npt.NDArray[np.float32]
 """One embedding: float32 of shape (dim,)."""
@@ -39,7 +39,13 @@ class Entity:
     Attributes:
         id: `entity_id` of the row key.
         vector: float32 (dim,), finite.
+        text: The row's text, or one chunk of it.
+        text_hash: Digest of the row's whole text.
         columns: Mirrored columns by field name; None is SQL's NULL.
+        chunk: Number of the chunk, from 0.
+        chunks: How many there are of this row.
+        start: Where the chunk begins in the row's text, in characters; chunks may overlap.
+        spans: Where the template's columns lie in the row's text.
     """
 
     id: str
@@ -54,14 +60,19 @@ class Entity:
     source_ts_ms: int
     position: KafkaPosition
     model: str
+    chunk: int = 0
+    chunks: int = 1
+    start: int = 0
+    spans: Spans = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the store knows of a row without its vector: enough to fence a stale event."""
+    """What the store knows of a row by its first chunk: enough to fence a stale event."""
 
     version: Version
     text_hash: str
+    chunks: int = 1
 
 
 class VectorStore(Protocol):
@@ -96,6 +107,10 @@ class VectorStore(Protocol):
         """Text hash and vector of those of `ids` that exist."""
         ...
 
+    def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
+        """Those of `ids` that exist, whole."""
+        ...
+
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
         """Write whole entities; afterwards each of the ids holds exactly what was given.
 
@@ -109,6 +124,16 @@ class VectorStore(Protocol):
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Remove those of `ids` that exist."""
+        ...
+
+    def delete_older(self, collection: str, table: str, version: Version) -> None:
+        """Remove every entity of a table whose version is below this one: its TRUNCATE.
+
+        Args:
+            collection: Where the rows are.
+            table: `Entity.table`.
+            version: Compared as a string with `Entity.version`.
+        """
         ...
 
     def count(self, collection: str) -> int:

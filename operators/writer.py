@@ -8,13 +8,13 @@ from typing import Protocol, TypeVar
 
 from opentelemetry.trace import SpanKind
 
-from operators.contract import TableSection
 from operators.embedding import Embedder
 from operators.errors import RecordError
 from operators.events import DeadLetter, Delete, Row
 from operators.retry import RetryPolicy
 from operators.shards import Window
 from operators.store import Entity, Vector, VectorStore, entity_id
+from operators.table import TableSection
 from operators.telemetry import Telemetry, TraceContext
 
 T = TypeVar("T")

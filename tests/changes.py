@@ -5,10 +5,11 @@ from typing import Any
 
 import orjson
 
-from operators.contract import Contract, TableSection
+from operators.contract import Contract
 from operators.errors import FatalError
 from operators.events import DeadLetter
 from operators.source import BEGINNING, Record
+from operators.table import TableSection
 
 TOPIC = "app.public.docs"
 PAIRS_TOPIC = "app.public.pairs"

@@ -8,12 +8,12 @@ import numpy as np
 import orjson
 
 from operators import debezium
-from operators.contract import TableSection
 from operators.embedding import Embedder
 from operators.events import KafkaPosition, Upsert, make_version
 from operators.milvus import MilvusStore
 from operators.rendering import Renderer
 from operators.store import entity_id
+from operators.table import TableSection
 
 if TYPE_CHECKING:
     import psycopg

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from operators.contract import ColumnSpec, MilvusSection
+from operators.contract import MilvusSection
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.events import KafkaPosition, RowKey, Version
 from operators.milvus import MilvusStore
 from operators.store import CollectionSpec, Entity, Stored, entity_id
+from operators.table import ColumnSpec
 from tests.conformance.conftest import Backend, free_port, lite_server
 
 DIM = 8

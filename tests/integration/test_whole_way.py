@@ -22,9 +22,10 @@ from flows.embedded.corpus import sample, stdlib
 from flows.embedded.stack import Stack
 from flows.embedded.verify import Difference, compare
 from flows.settings import load_contract
-from operators.contract import Contract, TableSection
+from operators.contract import Contract
 from operators.embedding import Embedder
 from operators.milvus import MilvusStore
+from operators.table import TableSection
 from operators.transformer import TransformerEmbedder
 from tests.integration.running import ROWVEC, Children, Process, quiet, rowvec, write_contract
 

