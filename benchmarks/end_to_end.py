@@ -39,7 +39,7 @@ from benchmarks.over_kafka import fill
 from flows.embedded.broker import Broker
 from flows.runtime import Cluster, run
 from operators.contract import Contract, EmbeddingSection
-from operators.debezium import row_key
+from operators.keys import KeyMaker
 from operators.milvus import MilvusStore
 from operators.model_files import resolve_model
 from operators.store import entity_id
@@ -127,7 +127,7 @@ def run_rowvec(bootstrap_servers: str, history: History, embedded: list[int]) ->
         ended = clocks()
         table = contract.tables[0]
         expected = {
-            entity_id(row_key(table, orjson.dumps({"id": id_}))): text
+            entity_id(KeyMaker(table)({"id": id_})): text
             for id_, text in history.final.items()
         }
         with closing(MilvusStore(contract.milvus)) as store:

@@ -23,10 +23,10 @@ from flows.embedded.packages import import_path
 from flows.embedded.process import Child
 from flows.embedded.stack import Stack
 from flows.settings import load_contract
-from operators import debezium
+from operators.keys import KeyMaker
 from operators.errors import FatalError
 from operators.milvus import MilvusStore
-from operators.rendering import text_hash
+from operators.embedding import text_hash
 from operators.store import Hit, Stored, entity_id
 
 if TYPE_CHECKING:
@@ -338,7 +338,7 @@ class _Demo:
 
     def _stored(self, row: int) -> Stored | None:
         table = self._contract.tables[0]
-        id_ = entity_id(debezium.row_key(table, json.dumps({"id": row}).encode()))
+        id_ = entity_id(KeyMaker(table)({"id": row}))
         return self._store.stored(table.collection, [id_]).get(id_)
 
     def _findable(self, docs: list[Docstring], start: int) -> int:

@@ -5,16 +5,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from flows.recovery import check_directory
-from flows.sync import collection_specs, ensure_collections
-from operators import debezium, kafka
+from flows.sync import collection_specs, ensure_collections, rules_of
+from operators import kafka
 from operators.contract import Contract
+from operators.debezium import FramedDecoder
 from operators.embedding import Embedder
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.events import KafkaPosition, Upsert
 from operators.milvus import MilvusStore
-from operators.rendering import Renderer
+from operators.positions import described
+from operators.rendering import Rules
+from operators.reselect import Reselector
+from operators.retry import RetryPolicy
 from operators.source import Record
 from operators.table import TableSection
+from operators.telemetry import Telemetry
 
 PEEKED_RECORDS = 20
 
@@ -27,6 +32,9 @@ class Opened:
         whole: All collections are empty.
     """
 
+    rules: dict[str, Rules] = field(default_factory=dict)
+    framed: FramedDecoder | None = None
+    database: Reselector | None = None
     partitions: list[tuple[str, int]] = field(default_factory=list)
     embedder: Embedder | None = None
     store: MilvusStore | None = None
@@ -46,8 +54,10 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
     """Run every check whose needs are met, cheap ones first; yields as it goes."""
     checks: list[tuple[str, Callable[[Contract, Opened], str]]] = [
         ("recovery", _recovery),
+        ("registry", _registry),
         ("kafka", _kafka),
         ("tables", _tables),
+        ("database", _database),
         ("milvus", _milvus),
         ("model", _model),
         ("collections", _collections),
@@ -106,26 +116,40 @@ def _kafka(contract: Contract, opened: Opened) -> str:
     )
 
 
+def _registry(contract: Contract, opened: Opened) -> str:
+    if contract.schema_registry is not None:
+        # Only now: it imports an HTTP client and two formats that most flows do not need.
+        from operators.registry import RegistryDecoder
+
+        retry = RetryPolicy(contract.schema_registry.request_timeout_s, Telemetry())
+        opened.framed = RegistryDecoder(contract.schema_registry, retry)
+    opened.rules = rules_of(contract, opened.framed)
+    if contract.schema_registry is None:
+        raise _NotPossible
+    return contract.schema_registry.url
+
+
 def _tables(contract: Contract, opened: Opened) -> str:
     """Hold the contract against records that are there: a wrong column shows before the flow runs."""
     if not opened.partitions:
         raise _NotPossible
     records = kafka.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
-    seen = [_peek(table, records[table.topic]) for table in contract.tables]
+    seen = [_peek(opened.rules[table.topic], records[table.topic]) for table in contract.tables]
     return "; ".join(seen)
 
 
-def _peek(table: TableSection, records: list[Record]) -> str:
+def _peek(rules: Rules, records: list[Record]) -> str:
     """One record that fits is enough; where none fits, the contract is wrong, not the records."""
-    renderer = Renderer(table)
+    table = rules.table
     first: RecordError | None = None
-    for offset, key, value in records:
+    for offset, key, value, other_key in records:
+        position = KafkaPosition(table.topic, 0, offset)
         try:
-            row_key = debezium.row_key(table, key)
-            event = debezium.decode(table, row_key, value, KafkaPosition(table.topic, 0, offset))
-            if isinstance(event, Upsert):
-                renderer.render(event)
-                return f"{table.topic} fits"
+            for row_key in rules.decoder.row_keys(key, value):
+                event = rules.decoder.event(row_key, value, position, other_key)
+                if isinstance(event, Upsert):
+                    rules.renderer.render(event)
+                    return f"{table.topic} fits, {described(event.source or {})}"
         except RecordError as error:
             first = first or error
     if first is not None:
@@ -133,6 +157,24 @@ def _peek(table: TableSection, records: list[Record]) -> str:
             subject=f"table {table.name}, {first.subject}", cause=first.cause, hint=first.hint
         )
     return f"{table.topic} has no rows yet"
+
+
+def _database(contract: Contract, opened: Opened) -> str:
+    """Ask the database, where its address is known, whether Debezium's keys are what they seem."""
+    if contract.source is None:
+        raise _NotPossible
+    opened.database = Reselector(contract.source)
+    for table in contract.tables:
+        problem = opened.database.identity_problem(table, _origin(table))
+        if problem is not None:
+            raise FatalError(subject=f"table {table.name}", cause=problem)
+    return "answers; the tables' keys are what the contract says"
+
+
+def _origin(table: TableSection) -> tuple[str, str]:
+    """Schema and name of a table, as its topic has them."""
+    parts = table.topic.split(".")
+    return (parts[-2] if len(parts) > 1 else "public", parts[-1])
 
 
 def _milvus(contract: Contract, opened: Opened) -> str:

@@ -74,10 +74,11 @@ class Session:
         assert opened.store is not None
         assert opened.embedder is not None
         traced = self._observability.traced
+        needles = {t: r.decoder.header_needles for t, r in opened.rules.items()}
         source = PartitionedSource(
             opened.partitions,
             lambda topic, partition, offset: KafkaReader(
-                contract.kafka, topic, partition, offset, traced=traced
+                contract.kafka, topic, partition, offset, traced=traced, needles=needles[topic]
             ),
             SourceSettings(
                 batch_size=contract.kafka.source_batch_size,
@@ -107,6 +108,9 @@ class Session:
                 ),
                 telemetry=self._observability.telemetry,
                 whole=opened.whole,
+                partitions=opened.partitions,
+                framed=opened.framed,
+                database=opened.database,
             )
         )
 

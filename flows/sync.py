@@ -1,25 +1,33 @@
 """The flow: pure wiring of the stages. Step ids are constants, because recovery files know them."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 
 import bytewax.operators as op
 from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
+from operators.carrying import Completer, Database, Moves
 from operators.contract import Contract
-from operators.dedup import DedupContext, WindowClock, dedup
+from operators.debezium import Decoder, FramedDecoder
+from operators.dedup import DedupContext, dedup
 from operators.embed import EmbedStep, embed
 from operators.embedding import Embedder
-from operators.rendering import Renderer
+from operators.masking import Masker
+from operators.rendering import Renderer, Rules
+from operators.requests import Requests
 from operators.resolve import Resolver, resolve
 from operators.retry import RetryPolicy
 from operators.route import Router, route
 from operators.source import SourceBatch
 from operators.store import CollectionSpec, VectorStore
 from operators.telemetry import Telemetry
+from operators.texts import Texts
 from operators.upsert import Lanes, upsert
+from operators.windows import WindowClock
 from operators.writer import DeadLetterSink, Receipt, Writer
 
 FLOW_ID = "rowvec"
@@ -38,6 +46,9 @@ class Parts:
 
     Attributes:
         whole: All collections were empty when the process started.
+        partitions: All that the sources read, in every process of the flow: (topic, partition).
+        framed: Reads messages that name their schema in a registry.
+        database: Is asked for what Debezium left out.
     """
 
     contract: Contract
@@ -49,6 +60,9 @@ class Parts:
     retry: RetryPolicy
     telemetry: Telemetry
     whole: bool
+    partitions: Collection[tuple[str, int]] = ()
+    framed: FramedDecoder | None = None
+    database: Database | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,39 +102,58 @@ def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStor
     return all(empty)
 
 
+def rules_of(contract: Contract, framed: FramedDecoder | None = None) -> dict[str, Rules]:
+    """How the messages of each topic are read and rendered."""
+    rules: dict[str, Rules] = {}
+    for table in contract.tables:
+        masker = Masker(table, contract.masking)
+        masked_key = {c: partial(masker.value, c) for c in table.key if c in table.masks}
+        decoder = Decoder(table, framed, masked_key)
+        rules[table.topic] = Rules(table, decoder, Renderer(table, masker))
+    return rules
+
+
 def build_flow(parts: Parts) -> Flow:
     """Wire the stages: source, route, dedup, resolve, embed, upsert, receipts."""
-    contract = parts.contract
-    tables = {table.topic: table for table in contract.tables}
+    contract, telemetry = parts.contract, parts.telemetry
+    rules = rules_of(contract, parts.framed)
+    moves = Moves()
+    texts = Texts(
+        parts.embedder,
+        telemetry,
+        {table.name: table.chunks for table in contract.tables},
+        contract.embedding.cache_texts,
+    )
     lanes = Lanes(
         Writer(
-            tables,
-            parts.store,
-            parts.embedder,
+            rules,
+            Requests(parts.store, parts.retry, telemetry, contract.milvus.write_batch_rows),
+            Completer(rules, moves, parts.retry, parts.database),
+            texts,
+            parts.embedder.model,
             parts.dead_letters,
-            parts.retry,
-            parts.telemetry,
-            batch_rows=contract.milvus.write_batch_rows,
+            telemetry,
         ),
         min(contract.milvus.write_lanes, parts.store.max_writers or contract.milvus.write_lanes),
     )
     shared = DedupContext(
-        tables={topic: (table, Renderer(table)) for topic, table in tables.items()},
+        rules=rules,
         clock=WindowClock(
             contract.flow.window_ms / 1000, contract.flow.window_max_rows, lambda: datetime.now(UTC)
         ),
-        telemetry=parts.telemetry,
+        telemetry=telemetry,
         horizon_s=contract.flow.horizon_s,
         whole=parts.whole,
+        partitions=frozenset(parts.partitions),
+        moves=moves,
     )
+    tables = {table.topic: table for table in contract.tables}
     flow = Dataflow(FLOW_ID)
     batches = op.input(SOURCE, flow, parts.source)
-    shards = route(ROUTE, batches, Router(tables))
+    shards = route(ROUTE, batches, Router({t: rule.decoder for t, rule in rules.items()}))
     winners = dedup(DEDUP, shards, shared)
-    resolved = resolve(
-        RESOLVE, winners, Resolver(tables, parts.store, parts.retry, parts.telemetry)
-    )
-    embedded = embed(EMBED, resolved, EmbedStep(parts.embedder, parts.telemetry))
+    resolved = resolve(RESOLVE, winners, Resolver(tables, parts.store, parts.retry, telemetry))
+    embedded = embed(EMBED, resolved, EmbedStep(parts.embedder, texts, telemetry))
     written = upsert(UPSERT, embedded, lanes)
     op.output(RECEIPTS, op.key_rm("receipt", written), parts.receipts)
     return Flow(flow, lanes)

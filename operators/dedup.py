@@ -1,67 +1,55 @@
 """The last version of each row wins: windows over the changes of one shard."""
 
-import math
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
-from operators import debezium
-from operators.errors import FatalError, RecordError
+from operators.carrying import MOVE_WAIT_S, Moves, donor_of_row
+from operators.dedup_state import (
+    STATE_FORMAT,
+    DedupState,
+    Pending,
+    check_format,
+    pack,
+    pack_letter,
+    pack_truncate,
+    unpack,
+    unpack_letter,
+    unpack_truncate,
+)
+from operators.errors import RecordError
 from operators.events import (
     NO_POSITION,
     DeadLetter,
     Delete,
+    Ignored,
     KafkaPosition,
+    PartialRow,
     Row,
     RowKey,
     Tombstone,
+    Truncate,
     Upsert,
+    Version,
     at_offset,
+    has_position,
     make_version,
+    offset_of,
 )
-from operators.rendering import Renderer
+from operators.keys import key_prefix
+from operators.rendering import Rendered, Rules, texts_of
 from operators.shards import RawChange, ShardRecords, Window
-from operators.table import TableSection
 from operators.telemetry import Telemetry, TraceContext
-from operators.versions import PackedVersions, VersionMap
-
-STATE_FORMAT = 1
+from operators.versions import VersionMap
+from operators.windows import WindowClock
 
 MAX_DEAD_LETTER_BYTES = 256 * 1024
 """A larger key or value is left out of its dead letter; the position still finds it in the topic."""
-
-Packed: TypeAlias = tuple[Any, ...]
-
-DedupState: TypeAlias = tuple[int, PackedVersions, tuple[Packed, ...], tuple[Packed, ...]]
-"""(STATE_FORMAT, version map, pending winners, dead letters): plain values, as recovery files hold."""
-
-
-@dataclass(slots=True)
-class WindowClock:
-    """When windows close: aligned over all shards of a process, so that they close together.
-
-    A window closes `length_s` after its first row at the latest, and early once `max_rows` rows wait
-    in the process.
-    """
-
-    length_s: float
-    max_rows: int
-    now: Callable[[], datetime]
-    waiting_rows: int = 0
-
-    def deadline(self) -> datetime:
-        """The end of the window that a row arriving now belongs to."""
-        now = self.now()
-        if self.waiting_rows >= self.max_rows:
-            return now
-        end = (math.floor(now.timestamp() / self.length_s) + 1) * self.length_s
-        return datetime.fromtimestamp(end, UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,33 +57,42 @@ class DedupContext:
     """What all shards of a process share.
 
     Attributes:
-        tables: By topic.
+        rules: By topic.
         whole: The collections were empty when the process started.
+        partitions: All that the sources of the flow read, in every process: (topic, partition).
+        moves: See `Moves`.
     """
 
-    tables: Mapping[str, tuple[TableSection, Renderer]]
+    rules: Mapping[str, Rules]
     clock: WindowClock
     telemetry: Telemetry
     horizon_s: float
     whole: bool
+    partitions: frozenset[tuple[str, int]] = frozenset()
+    moves: Moves = field(default_factory=Moves)
 
 
 class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     """Keeps the newest version of each row of one shard; emits the winners when the window closes.
 
-    An event is dropped if a strictly newer version of its row is known. After a resume, rows pending
-    from before are held until the whole range that may have been written before the crash is here:
-    the first thing written is then at least as new as anything written before.
+    An event is dropped if a strictly newer version of its row, or a later TRUNCATE of its table, is
+    known. After a start, the rows of a topic are held until the whole range that may have been written
+    before is here, of each of its partitions: the first thing written is then at least as new as
+    anything written before. Of each partition, because a TRUNCATE lies on one, and concerns the rows of
+    all.
     """
 
     def __init__(self, shared: DedupContext, state: DedupState | None) -> None:
         self._shared = shared
         self._clock = shared.clock
-        self._pending: dict[RowKey, Upsert | Row | Delete] = {}
-        # What pending rows have superseded in this window, should they turn out to be bad.
-        self._superseded: dict[RowKey, list[Upsert | Row | Delete]] = {}
+        self._pending: dict[RowKey, Pending] = {}
+        # What pending rows have superseded in this window, should they turn out to be bad or partial.
+        self._superseded: dict[RowKey, list[Pending]] = {}
+        self._truncates: dict[str, Truncate] = {}
         self._dead: list[DeadLetter] = []
-        self._held: set[tuple[str, int]] = set()
+        self._held = set(shared.partitions)
+        # Until when rows wait that need what their old key held.
+        self._waiting: dict[RowKey, datetime] = {}
         self._contexts: dict[TraceContext, None] = {}
         self._due: datetime | None = None
         now = self._clock.now().timestamp()
@@ -147,59 +144,91 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         return (
             STATE_FORMAT,
             self._versions.pack(),
-            tuple(_pack(pending) for pending in self._pending.values()),
-            tuple((tuple(letter.position), *letter[1:]) for letter in self._dead),
+            tuple(map(pack, self._pending.values())),
+            tuple(map(pack_truncate, self._truncates.values())),
+            tuple(map(pack_letter, self._dead)),
         )
 
     def _restore(self, state: DedupState, now: float) -> None:
-        if state[0] != STATE_FORMAT:
-            raise FatalError(
-                subject="recovery state of the step 'dedup'",
-                cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
-                hint="run the release that wrote it, or start with an empty recovery directory",
-            )
-        _, versions, pending, dead = state
+        check_format(state)
+        _, versions, pending, truncates, dead = state
         self._versions = VersionMap.unpack(versions, horizon_s=self._shared.horizon_s, now=now)
         for values in pending:
-            winner = _unpack(values)
+            winner = unpack(values)
             self._pending[winner.row_key] = winner
-        self._dead = [DeadLetter(KafkaPosition(*position), *rest) for position, *rest in dead]
-        self._held = {_partition(winner) for winner in self._pending.values()}
+        for truncate in map(unpack_truncate, truncates):
+            self._truncates[truncate.table] = truncate
+        self._dead = [unpack_letter(values) for values in dead]
+        self._held |= {_partition(winner) for winner in self._pending.values()}
         self._clock.waiting_rows += len(self._pending)
 
     def _take(self, records: ShardRecords, change: RawChange) -> str | None:
         """Let one record take its row's place; returns why it, or the one before, was dropped."""
-        offset, key, raw_key, raw_value = change
-        table, _ = self._shared.tables[records.topic]
+        offset, key, raw_key, raw_value, other_key = change
+        decoder = self._shared.rules[records.topic].decoder
         position = KafkaPosition(records.topic, records.partition, offset)
         try:
-            if not key and raw_key is None and raw_value is not None:
-                # A TRUNCATE has no key; its value tells that it is one.
-                debezium.decode(table, key, raw_value, position)
-            # An empty key could not be read by the router; reading it again tells why.
-            row_key = key or debezium.row_key(table, raw_key)
-            decoded = debezium.decode(table, row_key, raw_value, position)
+            if not key:
+                # The router could not read it, or it is about no row: reading it again tells.
+                decoder.row_keys(raw_key, raw_value)
+            decoded = decoder.event(key, raw_value, position, other_key)
         except RecordError as error:
-            self._dead.append(_dead_letter(position, "decode", error, raw_key, raw_value))
+            if key:
+                pending = self._pending.get(key)
+                newest = pending.version if pending is not None else self._versions.newest(key)
+                unknown = make_version(0, NO_POSITION, offset)
+                self._versions.taint(key, at_offset(newest or unknown, offset))
+            self._bury(position, "decode", error, key, raw_key, raw_value)
             return None
-        event = self._delete_of(decoded) if isinstance(decoded, Tombstone) else decoded
-        if event is None:
-            return None
-        pending = self._pending.get(row_key)
-        if pending is not None:
-            newest = pending.version
-        else:
-            known = self._versions.get(row_key)
-            newest = known[0] if known is not None else event.version
-        if event.version < newest:
+        match decoded:
+            case Ignored():
+                return decoded.reason
+            case Truncate():
+                self._empty(decoded)
+                return None
+            case Tombstone():
+                event: Upsert | Delete | None = self._delete_of(decoded)
+            case _:
+                event = decoded
+        return None if event is None else self._enter(event)
+
+    def _enter(self, event: Upsert | Delete) -> str | None:
+        key = event.row_key
+        pending = self._pending.get(key)
+        newest = pending.version if pending is not None else self._versions.newest(key)
+        if event.lone and newest is not None:
+            # Without a source position, the offset tells whether it came later: a row stays on its
+            # partition.
+            if offset_of(newest) > event.position.offset:
+                return "stale"
+            lone = not has_position(newest) and (
+                pending.lone if pending is not None else self._versions.must_look_up(key)
+            )
+            event = event._replace(version=at_offset(newest, event.position.offset), lone=lone)
+        elif newest is not None and event.version < newest:
             if isinstance(event, Delete):
-                self._versions.dropped_delete(row_key)
+                self._versions.dropped_delete(key)
             return "stale"
-        self._pending[row_key] = event
+        self._pending[key] = event
         if pending is None:
             return None
-        self._superseded.setdefault(row_key, []).append(pending)
+        self._superseded.setdefault(key, []).append(pending)
         return "superseded"
+
+    def _empty(self, truncate: Truncate) -> None:
+        """Let a TRUNCATE take the place of every older row of its table."""
+        prefix = key_prefix(truncate.table)
+        before = self._truncates.get(truncate.table)
+        if before is None or before.version < truncate.version:
+            self._truncates[truncate.table] = truncate
+        self._versions.truncate(prefix, truncate.version)
+        for key in [k for k, p in self._pending.items() if k.startswith(prefix)]:
+            if self._pending[key].version < truncate.version:
+                del self._pending[key]
+                self._superseded.pop(key, None)
+            elif key in self._superseded:
+                kept = [p for p in self._superseded[key] if p.version > truncate.version]
+                self._superseded[key] = kept
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
         """The delete that a tombstone stands for; None where its `d` event has been dealt with.
@@ -214,7 +243,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         if pending is not None:
             if isinstance(pending, Delete):
                 return None
-            return Delete(key, at_offset(pending.version, position.offset), position, 0)
+            version = at_offset(pending.version, position.offset)
+            return Delete(key, version, position, 0, pending.lone)
         known = self._versions.get(key)
         if known is None:
             return Delete(
@@ -231,37 +261,90 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         if self._dead:
             return True
         if not self._held:
-            return bool(self._pending)
-        return any(_partition(winner) not in self._held for winner in self._pending.values())
+            return bool(self._pending or self._truncates)
+        held = self._held_topics()
+        return any(
+            waiting.position.topic not in held
+            for waiting in (*self._pending.values(), *self._truncates.values())
+        )
+
+    def _held_topics(self) -> set[str]:
+        return {topic for topic, _ in self._held}
 
     def _close(self) -> list[Window]:
         self._due = None
         self._render()
         if not self._flushable():
             return []
-        rows: dict[RowKey, Row] = {}
-        deletes: dict[RowKey, Delete] = {}
-        unchanged: set[RowKey] = set()
-        held: dict[RowKey, Upsert | Row | Delete] = {}
+        window = Window({}, {}, self._dead, set(), self._versions, tuple(self._contexts))
+        held: dict[RowKey, Pending] = {}
+        topics = self._held_topics()
+        for table, truncate in list(self._truncates.items()):
+            if truncate.position.topic not in topics:
+                window.truncates.append(self._truncates.pop(table))
         for key, winner in self._pending.items():
-            if self._held and _partition(winner) in self._held:
+            if (topics and winner.position.topic in topics) or self._must_wait(winner):
                 held[key] = winner
-            elif isinstance(winner, Row):
-                rows[key] = winner
-                known = self._versions.get(key)
-                if known is not None and known[1] == winner.text_hash:
-                    unchanged.add(key)
-                self._versions.put(key, winner.version, winner.text_hash)
-            elif isinstance(winner, Delete):
-                # A delete is always sent on, also of a row that is known to be gone: what the last,
-                # uncommitted epoch before a crash wrote is in no map.
-                deletes[key] = winner
-                self._versions.put(key, winner.version, None)
+            else:
+                self._send(window, winner)
         self._clock.waiting_rows -= len(self._pending) - len(held)
         self._pending = held
-        dead, self._dead = self._dead, []
-        contexts, self._contexts = tuple(self._contexts), {}
-        return [Window(rows, deletes, dead, unchanged, self._versions, contexts)]
+        self._dead = []
+        self._contexts = {}
+        if self._waiting:
+            self._due = self._clock.deadline()
+        return [window]
+
+    def _must_wait(self, winner: Pending) -> bool:
+        """Whether a row needs what its old key held, and that may yet become known.
+
+        The delete of the old key may lie in a partition that is read more slowly.
+        """
+        if not isinstance(winner, PartialRow) or winner.old_key is None:
+            return False
+        assert winner.after is not None
+        now = self._clock.now()
+        until = self._waiting.setdefault(winner.row_key, now + timedelta(seconds=MOVE_WAIT_S))
+        known = self._shared.moves.is_announced(winner.old_key, Version(winner.after))
+        if known or now >= until:
+            del self._waiting[winner.row_key]
+            return False
+        return True
+
+    def _send(self, window: Window, winner: Pending) -> None:
+        key = winner.row_key
+        match winner:
+            case Row():
+                known = self._versions.get(key)
+                if known is not None and known[1] == winner.text_hash:
+                    window.unchanged.add(key)
+                window.rows[key] = winner
+                self._versions.put(key, winner.version, winner.text_hash)
+            case PartialRow():
+                known = self._versions.get(key)
+                if winner.old_key is not None:
+                    pass  # it follows a version of another key
+                elif self._versions.is_tainted(key):
+                    winner = winner._replace(after="")
+                elif known is not None:
+                    winner = winner._replace(after=known[0])
+                window.rows[key] = winner
+                self._versions.put(key, winner.version, "")
+            case Delete():
+                # A delete is always sent on, also of a row that is known to be gone: what the last,
+                # uncommitted epoch before a crash wrote is in no map.
+                window.deletes[key] = winner
+                if winner.moved:
+                    self._announce(winner)
+                self._versions.put(key, winner.version, None)
+
+    def _announce(self, delete: Delete) -> None:
+        if self._shared.moves.is_announced(delete.row_key, delete.version):
+            return
+        if self._versions.is_tainted(delete.row_key):
+            self._shared.moves.put(delete.row_key, delete.version, None)
+        else:
+            self._shared.moves.announce(delete.row_key, delete.version)
 
     def _render(self) -> None:
         """Turn pending upserts into rows; those that cannot be rendered become dead letters.
@@ -271,25 +354,85 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         """
         waiting = len(self._pending)
         for key, winner in list(self._pending.items()):
+            earlier = self._superseded.get(key, [])
             while isinstance(winner, Upsert):
-                _, renderer = self._shared.tables[winner.position.topic]
-                try:
-                    rendered = renderer.render(winner)
-                except RecordError as error:
-                    self._dead.append(
-                        _dead_letter(winner.position, "render", error, None, winner.raw)
-                    )
-                    earlier = self._superseded.get(key)
-                    if not earlier:
-                        del self._pending[key]
-                        break
+                rendered = self._rendered(winner)
+                if rendered is not None:
+                    winner = rendered
+                elif earlier:
                     winner = earlier.pop()
                 else:
-                    winner = rendered
+                    del self._pending[key]
+                    break
             else:
+                if isinstance(winner, PartialRow):
+                    winner = self._completed(winner, earlier)
+                elif isinstance(winner, Delete) and winner.moved and earlier:
+                    self._hand_over(winner, earlier)
                 self._pending[key] = winner
         self._superseded.clear()
         self._clock.waiting_rows += len(self._pending) - waiting
+
+    def _rendered(self, upsert: Upsert) -> Rendered | None:
+        """The row, or None if it is bad, which its dead letter tells."""
+        try:
+            return self._shared.rules[upsert.position.topic].renderer.render(upsert)
+        except RecordError as error:
+            self._versions.taint(upsert.row_key, upsert.version)
+            self._bury(upsert.position, "render", error, upsert.row_key, None, upsert.raw)
+            return None
+
+    def _completed(self, partial: PartialRow, earlier: list[Pending]) -> Rendered:
+        """What Debezium left out, from the versions that the row superseded in this window."""
+        renderer = self._shared.rules[partial.position.topic].renderer
+        row: Rendered = partial
+        while isinstance(row, PartialRow) and row.old_key is None and earlier:
+            donor = earlier.pop()
+            if isinstance(donor, Upsert):
+                try:
+                    donor = renderer.render(donor)
+                except RecordError:
+                    # It was superseded, so no letter; but what came before it is not its like.
+                    self._versions.taint(row.row_key, row.version)
+                    break
+            if isinstance(donor, Delete):
+                # What the store holds is from before the delete.
+                self._versions.taint(row.row_key, row.version)
+                break
+            texts = donor.texts if isinstance(donor, PartialRow) else texts_of(donor)
+            row = renderer.complete(row, texts, donor.columns)
+            if isinstance(row, PartialRow) and isinstance(donor, PartialRow):
+                row = row._replace(old_key=donor.old_key, after=donor.after)
+        return row
+
+    def _hand_over(self, delete: Delete, earlier: list[Pending]) -> None:
+        """Keep what a row held that was never written: its key changed within the window."""
+        row: Pending | None = earlier[-1]
+        if isinstance(row, Upsert):
+            row = self._rendered(row)
+        if isinstance(row, PartialRow):
+            row = self._completed(row, earlier[:-1])
+        donor = donor_of_row(row) if isinstance(row, Row) else None
+        self._shared.moves.put(delete.row_key, delete.version, donor)
+
+    def _bury(
+        self,
+        position: KafkaPosition,
+        stage: str,
+        error: RecordError,
+        row_key: str,
+        key: bytes | None,
+        value: bytes | None,
+    ) -> None:
+        """Make a dead letter. What is too large, or may hold what is masked, stays in the topic."""
+        masked = bool(self._shared.rules[position.topic].table.masks)
+        if masked or (key is not None and len(key) > MAX_DEAD_LETTER_BYTES):
+            key = None
+        if masked or (value is not None and len(value) > MAX_DEAD_LETTER_BYTES):
+            value = None
+        self._dead.append(
+            DeadLetter(position, stage, error.subject, error.cause, error.hint, key, value, row_key)
+        )
 
 
 @operator
@@ -304,28 +447,5 @@ def dedup(step_id: str, up: KeyedStream[ShardRecords], shared: DedupContext) -> 
     return op.stateful_batch("logic", up, lambda state: DedupLogic(shared, state))
 
 
-def _partition(winner: Upsert | Row | Delete) -> tuple[str, int]:
+def _partition(winner: Pending) -> tuple[str, int]:
     return winner.position.topic, winner.position.partition
-
-
-def _dead_letter(
-    position: KafkaPosition, stage: str, error: RecordError, key: bytes | None, value: bytes | None
-) -> DeadLetter:
-    if key is not None and len(key) > MAX_DEAD_LETTER_BYTES:
-        key = None
-    if value is not None and len(value) > MAX_DEAD_LETTER_BYTES:
-        value = None
-    return DeadLetter(position, stage, error.subject, error.cause, error.hint, key, value)
-
-
-def _pack(winner: Upsert | Row | Delete) -> Packed:
-    assert not isinstance(winner, Upsert)  # all are rendered by now
-    key, version, position, *rest = winner
-    return ("row" if isinstance(winner, Row) else "delete", key, version, tuple(position), *rest)
-
-
-def _unpack(values: Packed) -> Row | Delete:
-    kind, key, version, position, *rest = values
-    if kind == "row":
-        return Row(key, version, KafkaPosition(*position), *rest)
-    return Delete(key, version, KafkaPosition(*position), *rest)

@@ -8,15 +8,22 @@ from bytewax.operators import KeyedStream
 from opentelemetry.trace import SpanKind
 
 from operators.embedding import Embedder
+from operators.events import Row
 from operators.shards import Window
 from operators.telemetry import Telemetry
+from operators.texts import Texts
 
 
 class EmbedStep:
-    """Gives every row a vector, but for those whose text the store holds already."""
+    """Gives every row its pieces, each with a vector.
 
-    def __init__(self, embedder: Embedder, telemetry: Telemetry) -> None:
+    Left out are rows whose text the store holds already, and rows that are not whole yet: the writer
+    completes those, and embeds them itself.
+    """
+
+    def __init__(self, embedder: Embedder, texts: Texts, telemetry: Telemetry) -> None:
         self._embedder = embedder
+        self._texts = texts
         self._telemetry = telemetry
         self._tokens = 0
         self._padded = 0
@@ -27,7 +34,7 @@ class EmbedStep:
             (window, row)
             for _, window in items
             for key, row in window.rows.items()
-            if key not in window.unchanged
+            if isinstance(row, Row) and key not in window.unchanged
         ]
         if not wanted:
             return items
@@ -44,18 +51,17 @@ class EmbedStep:
                 "rowvec.texts": len(wanted),
             },
         ) as span:
-            vectors = embedder.embed([row.text for _, row in wanted])
+            pieces = self._texts.pieces([row for _, row in wanted])
             tokens = embedder.tokens_total - self._tokens
             padded = embedder.padded_tokens_total - self._padded
             self._tokens += tokens
             self._padded += padded
             span.set_attribute("gen_ai.usage.input_tokens", tokens)
-        for (window, row), vector in zip(wanted, vectors, strict=True):
-            window.vectors[row.row_key] = vector
+        for (window, row), made in zip(wanted, pieces, strict=True):
+            window.vectors[row.row_key] = made
         telemetry.embed_seconds.record(time.perf_counter() - started)
         telemetry.tokens.add(tokens)
         telemetry.padding.add(padded - tokens)
-        telemetry.texts.add(len(wanted), {"rowvec.text": "embedded"})
         return items
 
 

@@ -1,13 +1,30 @@
-"""Embedding: the protocol of a model, and batches by tokens."""
+"""Embedding: the protocol of a model, what it makes of a text, and batches by tokens."""
 
+import hashlib
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from operators.store import Vector
+
 BATCHES_PER_BUDGET = 16
 """A batch costs, whatever is in it, as much as this part of its budget of tokens."""
+
+
+class Piece(NamedTuple):
+    """What becomes one entity: a row's text or one chunk of it.
+
+    Attributes:
+        start: Where it begins in the row's text, in characters.
+        text: What was embedded.
+        vector: Of that text; read-only, because other rows may have the same.
+    """
+
+    start: int
+    text: str
+    vector: Vector
 
 
 class Embedder(Protocol):
@@ -42,6 +59,28 @@ class Embedder(Protocol):
             FatalError: The device or the model is beyond use.
         """
         ...
+
+    def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
+        """Where to cut a long text: (start, end) of each chunk in characters.
+
+        The chunks cover the whole text, each begins and ends behind the one before, and none leaves
+        a gap. The same for the same arguments; an empty text gives [(0, 0)]. A text that fits is one
+        chunk.
+
+        Args:
+            text: It may hold anything, lone surrogates too.
+            max_tokens: Tokens of the model's own tokenizer, without special ones, that a chunk has
+                at most; less where the model takes less. Only a chunk of one character may have
+                more: of one whose normal form is a whole phrase.
+            overlap_tokens: What two neighbours have in common, at most; less where that would cut
+                a word or a sentence. At most half of `max_tokens`.
+        """
+        ...
+
+
+def text_hash(text: str) -> str:
+    """Hex digest of a text, 128 bits: equal hashes stand for equal texts."""
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
 
 
 def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:

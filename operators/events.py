@@ -36,6 +36,11 @@ def offset_of(version: Version) -> int:
     return int(version[-OFFSET_DIGITS:], 16)
 
 
+def has_position(version: Version) -> bool:
+    """Whether a version holds more than a Kafka offset."""
+    return not version[5:].startswith(f"{NO_POSITION}.")
+
+
 RowKey = NewType("RowKey", str)
 """A row's identity over all tables: `table:part,part`, each part percent-encoded.
 
@@ -161,6 +166,9 @@ class PartialRow(NamedTuple):
         missing: Columns of the table that are not.
         old_key: Where the earlier version is, if the primary key changed.
         origin: Schema and name of the table in the database.
+        after: The version that it follows, from which alone it may be completed; None if that is not
+            known here, and "" if that version was refused. With `old_key`, the version of the change
+            of the key.
     """
 
     row_key: RowKey
@@ -175,6 +183,7 @@ class PartialRow(NamedTuple):
     old_key: RowKey | None = None
     origin: tuple[str, str] = ("", "")
     lone: bool = False
+    after: str | None = None
 
 
 Winner: TypeAlias = Row | PartialRow | Delete

@@ -16,6 +16,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from operators.contract import KafkaSection
+from operators.debezium import NEW_KEY_HEADER, OLD_KEY_HEADER
 from operators.errors import FatalError
 from operators.source import BEGINNING, Record
 from operators.telemetry import TraceContext, context_from_headers
@@ -79,12 +80,30 @@ def consumer_config(section: KafkaSection) -> dict[str, Any]:
 
 
 class KafkaReader:
-    """One partition from an offset on, prefetched by the client's own threads."""
+    """One partition from an offset on, prefetched by the client's own threads.
+
+    Args:
+        section: How to reach Kafka.
+        topic: The topic.
+        partition: Its partition.
+        offset: The first to read, or `BEGINNING`.
+        traced: Look for trace contexts in the headers.
+        needles: Look for another key in the headers where one of these is in the value; None: always.
+            Taking the headers out of a message costs as much as the rest of it.
+    """
 
     def __init__(
-        self, section: KafkaSection, topic: str, partition: int, offset: int, *, traced: bool
+        self,
+        section: KafkaSection,
+        topic: str,
+        partition: int,
+        offset: int,
+        *,
+        traced: bool,
+        needles: Sequence[bytes] | None,
     ) -> None:
         self._subject = f"{topic}[{partition}]"
+        self._needles = needles
         self._traced = traced
         self._at_end = False
         self._assigned = TopicPartition(
@@ -105,7 +124,7 @@ class KafkaReader:
                 self._on_message_error(error)
                 continue
             self._at_end = False
-            records.append(_record(message))
+            records.append(_record(message, self._needles))
             if self._traced:
                 context = context_from_headers(message.headers() or ())
                 if context is not None:
@@ -210,7 +229,7 @@ def first_records(
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
             message = consumer.poll(REQUEST_TIMEOUT_S)
             while message is not None and message.error() is None:
-                records[topic].append(_record(message))
+                records[topic].append(_record(message, ()))
                 if len(records[topic]) >= count:
                     break
                 message = consumer.poll(REQUEST_TIMEOUT_S)
@@ -258,10 +277,15 @@ def _list_topics(admin: AdminClient, section: KafkaSection) -> Any:
         ) from None
 
 
-def _record(message: Message) -> Record:
-    offset = message.offset()
+def _record(message: Message, needles: Sequence[bytes] | None) -> Record:
+    offset, value = message.offset(), message.value()
     assert offset is not None  # only a message that was never sent has none
-    return offset, message.key(), message.value()
+    other_key = None
+    if value is not None and (needles is None or any(needle in value for needle in needles)):
+        headers = dict(message.headers() or ())
+        found = headers.get(OLD_KEY_HEADER) or headers.get(NEW_KEY_HEADER)
+        other_key = found.encode() if isinstance(found, str) else found
+    return offset, message.key(), value, other_key
 
 
 def ignore(_error: KafkaError) -> None:

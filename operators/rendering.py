@@ -1,166 +1,327 @@
 """A row's columns → the text that is embedded and the fields that are mirrored, under the contract."""
 
-import hashlib
 import string
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
 
-import orjson
+from operators.conditions import compile_filter, is_soft_deleted
+from operators.debezium import Decoder
+from operators.embedding import text_hash
+from operators.errors import FatalError, RecordError
+from operators.events import Delete, PartialRow, Row, Spans, Upsert
+from operators.keys import names_of
+from operators.logical_types import as_field, as_text, columns_of, from_encoding, logical_value
+from operators.masking import Masker
+from operators.table import MAX_VARCHAR_BYTES, TableSection
+from operators.unavailable import Unavailable
 
-from operators.debezium import is_unavailable
-from operators.errors import RecordError
-from operators.events import Row, Upsert
-from operators.table import MAX_VARCHAR_BYTES, ColumnSpec, ColumnType, TableSection
+MISSING = object()
+"""Stands for a value that Debezium left out."""
 
-_INT_RANGES = {"int64": 2**63, "int32": 2**31}
-
-
-def text_hash(text: str) -> str:
-    """Hex digest of a text, 128 bits: equal hashes stand for equal texts."""
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+Rendered: TypeAlias = Row | PartialRow | Delete
+"""A row that the filter or a soft delete takes out is a delete of the same version."""
 
 
 class Renderer:
-    """Renders the rows of one table; parses its template once."""
+    """Renders the rows of one table; parses its template once.
 
-    def __init__(self, table: TableSection) -> None:
-        self._table = table
-        self._pieces: list[tuple[str, str | None]] = [
+    A value is looked at in this order: left out by Debezium, type, mask; then come filter and soft
+    delete, the template, and the mirrored fields.
+    """
+
+    def __init__(self, table: TableSection, masker: Masker | None = None) -> None:
+        self.table = table
+        self._masker = masker
+        self._masked = frozenset(table.masks if masker is not None else ())
+        self._unavailable = Unavailable(table.unavailable_value)
+        self._encodings = {c: from_encoding(e) for c, e in table.encodings.items()}
+        self._literals: list[tuple[str, str | None]] = [
             (literal, name) for literal, name, _, _ in string.Formatter().parse(table.text)
         ]
+        self._template = table.template_columns()
         self._fields = [
-            (column, spec.field or column, spec, _CONVERSIONS[spec.type])
-            for column, spec in table.columns.items()
+            (column, spec.field or column, spec) for column, spec in table.columns.items()
         ]
+        self._keep = compile_filter(table.filter) if table.filter else None
+        self._filtered = tuple(dict.fromkeys(condition.column for condition in table.filter))
+        self._strict = table.known_columns() if table.drift.added != "ignore" else None
 
-    def render(self, event: Upsert) -> Row:
+    def render(self, event: Upsert) -> Rendered:
         """The row as the store will hold it, but for its vector.
 
         Raises:
-            RecordError: A column is not in the row, has a value its field cannot hold, was left out by
-                Debezium (TOAST), or the text is too long to be stored.
+            RecordError: A column is not in the row, has a value that its field cannot hold, or the
+                text is too long to be stored.
+            FatalError: The table's columns changed, and the contract says to halt.
         """
-        columns = event.columns
-        pieces: list[str] = []
-        for literal, name in self._pieces:
-            pieces.append(literal)
-            if name is not None:
-                pieces.append(_as_text(self._value(columns, name)))
-        text = "".join(pieces)
-        encoded = len(text) if text.isascii() else len(text.encode())
-        if encoded > MAX_VARCHAR_BYTES:
-            raise RecordError(
-                subject=str(event.row_key),
-                cause=f"its text has {encoded:,} bytes; Milvus stores up to {MAX_VARCHAR_BYTES:,}",
-                hint="leave the large column out of the template, or split the row in SQL",
-            )
+        if self._strict is not None:
+            self._check_added(event.columns)
+        types = columns_of(event.schema) if event.schema is not None else self._encodings
+        read = _Reader(self, event.columns, types)
+        if (self._keep or self.table.soft_delete) and not self._is_there(read):
+            return _gone(event)
+        texts: dict[str, str | None] = {}
+        missing: dict[str, None] = {}
+        for column in self._template:
+            value = read.value(column)
+            if value is MISSING:
+                missing[column] = None
+            else:
+                texts[column] = None if value is None else as_text(value)
         fields: dict[str, Any] = {}
-        for column, field, spec, convert in self._fields:
-            value = self._value(columns, column)
-            if value is not None:
+        for column, field, spec in self._fields:
+            value = read.value(column)
+            if value is MISSING:
+                missing[column] = None
+                continue
+            try:
+                fields[field] = None if value is None else as_field(value, spec)
+            except (ValueError, TypeError, OverflowError) as error:
+                fields[field] = self._retyped(event.row_key, column, spec.type, error)
+        if missing:
+            return PartialRow(
+                event.row_key,
+                event.version,
+                event.position,
+                event.source_ts_ms,
+                event.op,
+                self.table.name,
+                texts,
+                fields,
+                tuple(missing),
+                event.old_key,
+                _origin(event),
+                event.lone,
+                None if event.old_key is None else event.version,
+            )
+        return self._row(event, texts, fields)
+
+    def complete(
+        self, partial: PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
+    ) -> Rendered:
+        """The row with what another version holds of its missing columns.
+
+        Args:
+            partial: A row of this table.
+            texts: Columns of the template, as text.
+            fields: Mirrored columns, by field name.
+
+        Returns:
+            The whole row, or a partial one that lacks less.
+
+        Raises:
+            RecordError: The text is too long to be stored.
+        """
+        wanted = {column for column in partial.missing if column in self._template}
+        new_texts = {**partial.texts, **{c: t for c, t in texts.items() if c in wanted}}
+        names = {column: field for column, field, _ in self._fields if column in partial.missing}
+        new_fields = {
+            **partial.columns,
+            **{field: fields[field] for field in names.values() if field in fields},
+        }
+        missing = tuple(
+            column
+            for column in partial.missing
+            if (column in wanted and column not in new_texts)
+            or (column in names and names[column] not in new_fields)
+        )
+        if missing:
+            return partial._replace(texts=new_texts, columns=new_fields, missing=missing)
+        return self._row(partial, new_texts, new_fields)
+
+    def complete_from_values(self, partial: PartialRow, values: Mapping[str, Any]) -> Rendered:
+        """The same with values as the database has them; they are masked here.
+
+        Raises:
+            RecordError: A value does not fit its field, or the text is too long.
+        """
+        read = _Reader(self, values, {})
+        there = {c: read.value(c) for c in partial.missing if c in values}
+        texts = {c: None if v is None else as_text(v) for c, v in there.items()}
+        fields: dict[str, Any] = {}
+        for column, field, spec in self._fields:
+            if column in there:
+                value = there[column]
                 try:
-                    value = convert(value, spec)
+                    fields[field] = None if value is None else as_field(value, spec)
                 except (ValueError, TypeError, OverflowError) as error:
-                    raise RecordError(
-                        subject=f"{event.row_key}, column '{column}'",
-                        cause=f"it does not fit into {spec.type}: {error}",
-                        hint="change the column's type in the contract",
-                    ) from None
-            fields[field] = value
+                    fields[field] = self._retyped(partial.row_key, column, spec.type, error)
+        return self.complete(partial, texts, fields)
+
+    def left_out(self, partial: PartialRow, why: str) -> RecordError:
+        """The error for a row that cannot be completed.
+
+        Args:
+            partial: A row of this table.
+            why: What was tried, as a clause.
+        """
+        columns = ", ".join(f"'{column}'" for column in partial.missing)
+        return RecordError(
+            subject=f"column {columns} of {self.table.topic}",
+            cause=f"Debezium left the unchanged large value out (TOAST), and {why}",
+            hint=f"ALTER TABLE {partial.origin[1] or self.table.name} REPLICA IDENTITY FULL, or give "
+            "the database's address, dsn in [source], so that it can be asked",
+        )
+
+    def _row(
+        self, event: Upsert | PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
+    ) -> Row | Delete:
+        text, spans = self._composed(texts)
+        table = self.table
+        if table.empty_text == "skip" and not text.strip():
+            return _gone(event)
+        if table.chunks is None:
+            encoded = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+            if encoded > MAX_VARCHAR_BYTES:
+                raise RecordError(
+                    subject=str(event.row_key),
+                    cause=f"its text has {encoded:,} bytes; Milvus stores up to {MAX_VARCHAR_BYTES:,}",
+                    hint="cut it into chunks: chunks = { max_tokens = 256, overlap_tokens = 32 }",
+                )
         return Row(
             event.row_key,
             event.version,
             event.position,
             event.source_ts_ms,
             event.op,
-            self._table.name,
+            table.name,
             text,
             text_hash(text),
             fields,
+            spans,
+            event.lone,
         )
 
-    def _value(self, columns: Mapping[str, Any], name: str) -> Any:
-        try:
-            value = columns[name]
-        except KeyError:
-            raise RecordError(
-                subject=f"column '{name}' of {self._table.topic}",
-                cause=f"the row has no such column but {', '.join(sorted(columns)[:20])}",
-                hint="correct the table's `text` and `columns` in the contract",
-            ) from None
-        if is_unavailable(value):
-            raise RecordError(
-                subject=f"column '{name}' of {self._table.topic}",
-                cause="Debezium left the unchanged large value out (TOAST)",
-                hint=f"ALTER TABLE {self._table.name} REPLICA IDENTITY FULL",
+    def _composed(self, texts: Mapping[str, str | None]) -> tuple[str, Spans]:
+        pieces: list[str] = []
+        spans: list[tuple[str, int, int]] = []
+        length = 0
+        for literal, name in self._literals:
+            pieces.append(literal)
+            length += len(literal)
+            if name is None:
+                continue
+            value = texts[name]
+            if value is None:
+                spans.append((name, -1, -1))
+                value = self.table.defaults.get(name, "")
+            else:
+                spans.append((name, length, length + len(value)))
+            pieces.append(value)
+            length += len(value)
+        return "".join(pieces), tuple(spans)
+
+    def _is_there(self, read: "_Reader") -> bool:
+        """Whether the row passes the filter and is not marked as deleted."""
+        columns = [*self._filtered, *filter(None, (self.table.soft_delete,))]
+        values = {column: read.value(column) for column in columns}
+        for column, value in values.items():
+            if value is MISSING:
+                raise RecordError(
+                    subject=f"column '{column}' of {self.table.topic}",
+                    cause="the filter needs it, and Debezium left the unchanged large value out",
+                    hint=f"ALTER TABLE {self.table.name} REPLICA IDENTITY FULL",
+                )
+        if self._keep is not None and not self._keep(values):
+            return False
+        marker = self.table.soft_delete
+        return marker is None or not is_soft_deleted(values[marker])
+
+    def _check_added(self, columns: Mapping[str, Any]) -> None:
+        assert self._strict is not None
+        added = [name for name in columns if name not in self._strict]
+        if added:
+            error = FatalError if self.table.drift.added == "halt" else RecordError
+            raise error(
+                subject=f"{'columns' if len(added) > 1 else 'column'} {names_of(added)} of "
+                f"{self.table.topic}",
+                cause="the contract does not name it (drift.added is not ignore)",
+                hint="mirror it in `columns`, or list it in `unmirrored`",
             )
-        return value
+
+    def _retyped(self, subject: str, column: str, kind: str, error: Exception) -> Any:
+        """NULL, where the contract accepts that for a value that does not fit."""
+        policy = self.table.drift.retyped
+        if policy == "null":
+            return None
+        raise (FatalError if policy == "halt" else RecordError)(
+            subject=f"{subject}, column '{column}'",
+            cause=f"it does not fit into {kind}: {error}",
+            hint="change the column's type in the contract",
+        ) from None
 
 
-def _as_text(value: Any) -> str:
-    if isinstance(value, str):
-        return value
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int | float):
-        return str(value)
-    return orjson.dumps(value).decode()
+class _Reader(NamedTuple):
+    """The columns of one row, each converted and masked as it is asked for."""
 
+    renderer: Renderer
+    columns: Mapping[str, Any]
+    types: Mapping[str, Any]
 
-# The conversions raise ValueError without quoting the value: it may be private.
+    def value(self, name: str) -> Any:
+        """The canonical value, NULL as None, or MISSING.
 
-
-def _varchar(value: Any, spec: ColumnSpec) -> str:
-    text = _as_text(value)
-    if (len(text) if text.isascii() else len(text.encode())) > spec.max_length:
-        raise ValueError(f"it has more than max_length = {spec.max_length} bytes")
-    return text
-
-
-def _integer(value: Any, spec: ColumnSpec) -> int:
-    try:
-        number = int(value)
-    except ValueError:
-        raise ValueError("it is not a whole number") from None
-    if isinstance(value, float) and number != value:
-        raise ValueError("it has a fraction")
-    limit = _INT_RANGES[spec.type]
-    if not -limit <= number < limit:
-        raise ValueError("it is out of range")
-    return number
-
-
-def _number(value: Any, _spec: ColumnSpec) -> float:
-    try:
-        return float(value)
-    except ValueError:
-        raise ValueError("it is not a number") from None
-
-
-def _boolean(value: Any, _spec: ColumnSpec) -> bool:
-    if not isinstance(value, bool):
-        raise ValueError("it is not a boolean")
-    return value
-
-
-def _json(value: Any, _spec: ColumnSpec) -> Any:
-    """SQL's json arrives as a string that holds JSON; any other value is JSON already."""
-    if isinstance(value, str):
+        Raises:
+            RecordError: There is no such column, or its value is not of its type.
+        """
+        renderer = self.renderer
         try:
-            return orjson.loads(value)
-        except orjson.JSONDecodeError:
-            return value
-    return value
+            value = self.columns[name]
+        except KeyError:
+            return self._absent(name)
+        if value is None:
+            return None
+        if renderer._unavailable(value):
+            return MISSING
+        logical = self.types.get(name)
+        if logical is not None:
+            try:
+                value = logical_value(logical, value)
+            except (ValueError, TypeError, OverflowError) as error:
+                return renderer._retyped(renderer.table.topic, name, logical.kind, error)
+        if name in renderer._masked:
+            assert renderer._masker is not None
+            value = renderer._masker.value(name, value)
+        return value
+
+    def _absent(self, name: str) -> Any:
+        table = self.renderer.table
+        if table.drift.missing == "null":
+            return None
+        raise (FatalError if table.drift.missing == "halt" else RecordError)(
+            subject=f"column '{name}' of {table.topic}",
+            cause=f"the row has no such column but {names_of(self.columns)}",
+            hint="correct the table's `text` and `columns` in the contract",
+        ) from None
 
 
-_CONVERSIONS: dict[ColumnType, Callable[[Any, ColumnSpec], Any]] = {
-    "varchar": _varchar,
-    "int64": _integer,
-    "int32": _integer,
-    "double": _number,
-    "float": _number,
-    "bool": _boolean,
-    "json": _json,
-}
+class Rules(NamedTuple):
+    """How the messages of one topic are read and rendered."""
+
+    table: TableSection
+    decoder: Decoder
+    renderer: Renderer
+
+
+def texts_of(row: Row) -> dict[str, str | None]:
+    """The columns of a rendered row's template, as text."""
+    return cut(row.text, row.spans)
+
+
+def cut(text: str, spans: Spans) -> dict[str, str | None]:
+    """The columns that a text was made of."""
+    return {name: None if start < 0 else text[start:end] for name, start, end in spans}
+
+
+def _gone(event: Upsert | PartialRow) -> Delete:
+    return Delete(event.row_key, event.version, event.position, event.source_ts_ms, event.lone)
+
+
+def _origin(event: Upsert) -> tuple[str, str]:
+    source = event.source or {}
+    schema, table = source.get("schema"), source.get("table")
+    parts = event.position.topic.split(".")
+    return (
+        schema if isinstance(schema, str) else (parts[-2] if len(parts) > 1 else ""),
+        table if isinstance(table, str) and table else parts[-1],
+    )

@@ -9,7 +9,7 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
-from operators.events import RowKey, Version, Winner, at_offset, offset_of
+from operators.events import PartialRow, Row, RowKey, Version, Winner, at_offset, offset_of
 from operators.retry import RetryPolicy
 from operators.shards import Window
 from operators.store import Stored, VectorStore, entity_id
@@ -78,13 +78,18 @@ class Resolver:
             return
         row = window.rows.get(key)
         if row is not None:
-            if stored.version > row.version:
+            if row.lone:
+                # Without a source position, the offset tells whether it came later.
+                row = self._placed(window, row, stored)
+            if row.version < stored.version:
                 del window.rows[key]
                 self._drop(window, key, stored)
-            else:
-                window.versions.learn(key, None)
-                if stored.text_hash == row.text_hash:
-                    window.unchanged.add(key)
+                return
+            window.versions.learn(key, None)
+            if isinstance(row, Row) and stored.text_hash == row.text_hash:
+                window.unchanged.add(key)
+            elif isinstance(row, PartialRow) and row.after is None:
+                window.rows[key] = row._replace(after=stored.version)
             return
         delete = window.deletes[key]
         if delete.lone:
@@ -100,6 +105,17 @@ class Resolver:
             self._drop(window, key, stored)
         else:
             window.versions.learn(key, None)
+
+    def _placed(self, window: Window, row: Row | PartialRow, stored: Stored) -> Row | PartialRow:
+        """The row at the stored source position, if it came later than what is stored."""
+        offset = row.position.offset
+        if offset_of(stored.version) > offset:
+            return row
+        row = row._replace(version=at_offset(stored.version, offset), lone=False)
+        window.rows[row.row_key] = row
+        digest = row.text_hash if isinstance(row, Row) else ""
+        window.versions.learn(row.row_key, (row.version, digest))
+        return row
 
     def _drop(self, window: Window, key: RowKey, stored: Stored) -> None:
         window.unchanged.discard(key)

@@ -7,12 +7,11 @@ import bytewax.operators as op
 from bytewax.dataflow import Stream, operator
 from bytewax.operators import KeyedStream
 
-from operators import debezium
+from operators.debezium import Decoder
 from operators.errors import RecordError
 from operators.events import RowKey
 from operators.shards import ALL_SHARDS, RawChange, ShardRecords, shard_of
 from operators.source import Record, SourceBatch
-from operators.table import TableSection
 
 
 class Router:
@@ -20,22 +19,32 @@ class Router:
 
     The shard comes from the primary key, never from the Kafka partition: however many partitions the
     topic has or gets, a row stays with its state. A batch after a resume goes to every shard, because
-    each of them may hold rows until it has seen it.
+    each of them may hold rows until it has seen it; and so does a TRUNCATE, which is about every row.
     """
 
-    def __init__(self, tables: Mapping[str, TableSection]) -> None:
-        self._tables = tables
+    def __init__(self, decoders: Mapping[str, Decoder]) -> None:
+        self._decoders = decoders
 
     def __call__(self, batches: list[SourceBatch]) -> Iterable[tuple[str, ShardRecords]]:
         """All batches of one activation."""
         return [item for batch in batches for item in self._split(batch)]
 
     def _split(self, batch: SourceBatch) -> Iterable[tuple[str, ShardRecords]]:
-        table = self._tables[batch.topic]
+        decoder = self._decoders[batch.topic]
         shards: defaultdict[str, list[RawChange]] = defaultdict(list)
         for record in batch.records:
-            shard, change = _change(table, record)
-            shards[shard].append(change)
+            offset, raw_key, raw_value, other_key = record
+            try:
+                keys = decoder.row_keys(raw_key, raw_value)
+            except RecordError:
+                keys = ()
+            for key in keys:
+                shards[shard_of(key)].append((offset, key, raw_key, raw_value, other_key))
+            if not keys:
+                # The shard's step reads it again to say why; any shard will do.
+                change = (offset, RowKey(""), raw_key, raw_value, other_key)
+                for shard in _without_a_row(decoder, record):
+                    shards[shard].append(change)
         for shard in ALL_SHARDS if batch.resumed else shards:
             changes = tuple(shards.get(shard, ()))
             yield (
@@ -44,14 +53,9 @@ class Router:
             )
 
 
-def _change(table: TableSection, record: Record) -> tuple[str, RawChange]:
-    offset, raw_key, raw_value = record
-    try:
-        key = debezium.row_key(table, raw_key)
-    except RecordError:
-        # The shard's step reads it again to say why; any shard will do.
-        return shard_of(str(offset)), (offset, RowKey(""), raw_key, raw_value)
-    return shard_of(key), (offset, key, None, raw_value)
+def _without_a_row(decoder: Decoder, record: Record) -> Iterable[str]:
+    offset, _, raw_value, _ = record
+    return ALL_SHARDS if decoder.truncates(raw_value) else (shard_of(str(offset)),)
 
 
 @operator

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 from zlib import crc32
 
-from operators.events import DeadLetter, Delete, Row, RowKey
-from operators.store import Vector
+from operators.embedding import Piece
+from operators.events import DeadLetter, Delete, PartialRow, Row, RowKey, Truncate
 from operators.telemetry import TraceContext
 from operators.versions import VersionMap
 
@@ -14,8 +14,11 @@ SHARDS = 256
 
 ALL_SHARDS = tuple(f"{shard:03d}" for shard in range(SHARDS))
 
-RawChange: TypeAlias = tuple[int, RowKey, bytes | None, bytes | None]
-"""(offset, row key or "" where it cannot be read, key bytes, value bytes)."""
+RawChange: TypeAlias = tuple[int, RowKey, bytes | None, bytes | None, bytes | None]
+"""(offset, row key or "" for a record that is about no row, key bytes, value bytes, other key)."""
+
+
+NUMBER_OF_SHARD = {name: number for number, name in enumerate(ALL_SHARDS)}
 
 
 def shard_of(key: str) -> str:
@@ -48,19 +51,21 @@ class Window:
 
     Attributes:
         unchanged: Rows whose text the store holds already, as far as is known.
-        vectors: Filled by the embed step, for every row that is not in `unchanged`.
+        truncates: Tables that were emptied; of older versions than the window's rows of that table.
+        vectors: Filled by the embed step, for every whole row that is not in `unchanged`.
         versions: The shard's own map, to be told what the store holds.
         contexts: Spans of the polls that the rows came from.
         shard: The window's key in the stream, which `resolve` copies here for the steps after it.
         context: Span of the activation that resolved the window.
     """
 
-    rows: dict[RowKey, Row]
+    rows: dict[RowKey, Row | PartialRow]
     deletes: dict[RowKey, Delete]
     dead: list[DeadLetter]
     unchanged: set[RowKey]
     versions: VersionMap
     contexts: tuple[TraceContext, ...]
-    vectors: dict[RowKey, Vector] = field(default_factory=dict)
+    truncates: list[Truncate] = field(default_factory=list)
+    vectors: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     shard: str = ""
     context: TraceContext | None = None

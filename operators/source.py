@@ -37,8 +37,8 @@ MIN_CAP = 500
 
 IDLE_WAIT = timedelta(milliseconds=5)
 
-Record: TypeAlias = tuple[int, bytes | None, bytes | None]
-"""(offset, key, value)."""
+Record: TypeAlias = tuple[int, bytes | None, bytes | None, bytes | None]
+"""(offset, key, value, the key before or after a change of the primary key)."""
 
 SourceState: TypeAlias = tuple[int, int, int, int]
 """(STATE_FORMAT, next offset, records and bytes that an epoch from there may hold)."""

@@ -23,6 +23,7 @@ class CollectionSpec:
         dim: Length of a vector.
         metric: COSINE, IP or L2.
         model: Identity of the model whose vectors it holds, `name@revision`.
+        extra_fields: Whether it may have nullable fields besides, as `add_field` makes them.
     """
 
     name: str
@@ -30,6 +31,7 @@ class CollectionSpec:
     dim: int
     metric: str
     model: str
+    extra_fields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +43,8 @@ class Entity:
         vector: float32 (dim,), finite.
         text: The row's text, or one chunk of it.
         text_hash: Digest of the row's whole text.
-        columns: Mirrored columns by field name; None is SQL's NULL.
+        columns: Mirrored columns by field name; None is SQL's NULL. Extra fields of the collection may
+            be left out, which is NULL as well.
         chunk: Number of the chunk, from 0.
         chunks: How many there are of this row.
         start: Where the chunk begins in the row's text, in characters; chunks may overlap.
@@ -88,6 +91,11 @@ class VectorStore(Protocol):
         """How many threads may write at once, or None for as many as one likes."""
         ...
 
+    @property
+    def can_add_fields(self) -> bool:
+        """Whether `add_field` works here."""
+        ...
+
     def ensure(self, spec: CollectionSpec) -> bool:
         """Create the collection, or check that the one there matches; never alter it.
 
@@ -99,8 +107,28 @@ class VectorStore(Protocol):
         """
         ...
 
+    def fields(self, collection: str) -> dict[str, ColumnSpec]:
+        """The mirrored columns that the collection has fields for, extra ones too, by field name."""
+        ...
+
+    def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
+        """Give a collection whose spec says `extra_fields` another nullable field.
+
+        What is there holds NULL in it, and an entity that lacks it is written with NULL. A field
+        that is there already and can hold the column is left as it is.
+
+        Args:
+            collection: Checked by `ensure` before.
+            name: Of the field.
+            spec: Of the column; its own `field` is not looked at.
+
+        Raises:
+            FatalError: The store cannot add fields, or this one is there and cannot hold the column.
+        """
+        ...
+
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
-        """Version and text hash of those of `ids` that exist."""
+        """Version, text hash and number of chunks of those of `ids` that exist."""
         ...
 
     def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
@@ -129,10 +157,16 @@ class VectorStore(Protocol):
     def delete_older(self, collection: str, table: str, version: Version) -> None:
         """Remove every entity of a table whose version is below this one: its TRUNCATE.
 
+        Nobody may be writing rows of that table meanwhile, in no lane and no process: a row that is
+        written anew after it was found to be older, and before it is removed, would be lost.
+
         Args:
             collection: Where the rows are.
             table: `Entity.table`.
             version: Compared as a string with `Entity.version`.
+
+        Raises:
+            FatalError: `version` holds more than hex digits and dots.
         """
         ...
 

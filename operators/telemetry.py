@@ -61,7 +61,9 @@ class Telemetry:
             "rowvec.rows.written", "{row}", "Rows acknowledged by Milvus, by operation"
         )
         self.texts = meter.create_counter(
-            "rowvec.texts", "{text}", "Texts of winners, by what was done: embedded or unchanged"
+            "rowvec.texts",
+            "{text}",
+            "Texts of winners, by what was done: embedded, repeated, cached, unchanged",
         )
         self.tokens = meter.create_counter("rowvec.embed.tokens", "{token}", "Tokens embedded")
         self.padding = meter.create_counter(

@@ -177,4 +177,4 @@ def upsert(step_id: str, up: KeyedStream[Window], lanes: Lanes) -> KeyedStream[R
 
 
 def _size(window: Window) -> int:
-    return len(window.rows) + len(window.deletes) + len(window.dead)
+    return len(window.rows) + len(window.deletes) + len(window.dead) + len(window.truncates)

@@ -5,7 +5,8 @@ from typing import TypeAlias
 from operators.events import RowKey, Version
 
 Known: TypeAlias = tuple[Version, str | None]
-"""Version and text hash of a row; the hash is None for a deleted row (its delete marker)."""
+"""Version and text hash of a row; the hash is None for a deleted row (its delete marker), and "" where
+the text is not known here."""
 
 PackedVersions: TypeAlias = tuple[
     bool,
@@ -14,6 +15,8 @@ PackedVersions: TypeAlias = tuple[
     frozenset[RowKey],
     frozenset[RowKey],
     frozenset[RowKey],
+    dict[str, Version],
+    dict[RowKey, Version],
 ]
 
 
@@ -38,14 +41,52 @@ class VersionMap:
         self._unverified: set[RowKey] = set()
         self._young_stale: set[RowKey] = set()
         self._old_stale: set[RowKey] = set()
+        self._truncated: dict[str, Version] = {}
+        self._tainted: dict[RowKey, Version] = {}
 
     def get(self, key: RowKey) -> Known | None:
         """What is known of the row, or None."""
         known = self._young.get(key)
         return self._old.get(key) if known is None else known
 
+    def newest(self, key: RowKey) -> Version | None:
+        """The version that an event of the row must not be older than; None if nothing is known."""
+        known = self.get(key)
+        if self._truncated:
+            emptied = self._truncated.get(key[: key.index(":") + 1])
+            if emptied is not None and (known is None or known[0] < emptied):
+                return emptied
+        return None if known is None else known[0]
+
+    def truncate(self, prefix: str, version: Version) -> None:
+        """Enter that every older row of a table is gone.
+
+        Args:
+            prefix: What the row keys of the table begin with, up to the colon.
+            version: The TRUNCATE's. Kept for good: there is one for a table.
+        """
+        if version > self._truncated.get(prefix, ""):
+            self._truncated[prefix] = version
+        for generation in (self._young, self._old):
+            for key, known in generation.items():
+                if known[0] < version and key.startswith(prefix):
+                    generation[key] = (version, None)
+
+    def taint(self, key: RowKey, version: Version) -> None:
+        """Note that a change of the row was refused: what the store holds is not the last version.
+
+        Kept until a newer, whole row replaces it; there are as many as dead letters at the most.
+        """
+        self._tainted[key] = version
+
+    def is_tainted(self, key: RowKey) -> bool:
+        """Whether a left-out column must not be taken from what the store holds."""
+        return key in self._tainted
+
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
         """Enter a change that is on its way to the store."""
+        if self._tainted and text_hash != "" and self._tainted.get(key, version) < version:
+            del self._tainted[key]
         if not self.whole and key not in self._young and key not in self._old:
             self._unverified.add(key)
         self._young[key] = (version, text_hash)
@@ -95,14 +136,17 @@ class VersionMap:
             frozenset(self._unverified),
             frozenset(self._young_stale),
             frozenset(self._old_stale),
+            dict(self._truncated),
+            dict(self._tainted),
         )
 
     @classmethod
     def unpack(cls, packed: PackedVersions, *, horizon_s: float, now: float) -> "VersionMap":
         """The map that `pack` saw; its horizon starts anew, so that no downtime shortens it."""
-        whole, young, old, unverified, young_stale, old_stale = packed
+        whole, young, old, unverified, young_stale, old_stale, truncated, tainted = packed
         versions = cls(whole=whole, horizon_s=horizon_s, now=now)
         versions._young, versions._old = dict(young), dict(old)
         versions._unverified = set(unverified)
         versions._young_stale, versions._old_stale = set(young_stale), set(old_stale)
+        versions._truncated, versions._tainted = dict(truncated), dict(tainted)
         return versions

@@ -1,23 +1,22 @@
-"""What one lane does with the windows it takes: requests to the store, bisection, dead letters."""
+"""What one lane does with the windows it takes: one write for each row, dead letters for the rest."""
 
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import Protocol
 
-from opentelemetry.trace import SpanKind
-
-from operators.embedding import Embedder
+from operators.carrying import Completer
+from operators.embedding import Piece
 from operators.errors import RecordError
-from operators.events import DeadLetter, Delete, Row
-from operators.retry import RetryPolicy
-from operators.shards import Window
-from operators.store import Entity, Vector, VectorStore, entity_id
-from operators.table import TableSection
-from operators.telemetry import Telemetry, TraceContext
-
-T = TypeVar("T")
+from operators.events import DeadLetter, Delete, PartialRow, Row, RowKey, Version
+from operators.keys import key_prefix
+from operators.rendering import Rules
+from operators.requests import Entities, Requests
+from operators.shards import NUMBER_OF_SHARD, Window
+from operators.store import Entity, entity_id
+from operators.telemetry import Telemetry
+from operators.texts import Texts
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,36 +41,86 @@ class DeadLetterSink(Protocol):
 
 
 @dataclass(slots=True)
-class _Batch:
-    """The last operation on each entity of one collection."""
+class _Emptied:
+    """A TRUNCATE of a table, for the shards that have come to it."""
 
-    rows: dict[str, tuple[Row, Vector | None]] = field(default_factory=dict)
-    deletes: dict[str, Delete] = field(default_factory=dict)
+    version: Version
+    shards: set[int] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The last operation on each row of one collection.
+
+    Attributes:
+        pieces: Of the rows that have their vectors already.
+        emptied: By table; before all else.
+    """
+
+    rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)
+    pieces: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
+    deletes: dict[RowKey, Delete] = field(default_factory=dict)
+    emptied: dict[str, _Emptied] = field(default_factory=dict)
+
+    def put(self, winner: Row | PartialRow | Delete, pieces: tuple[Piece, ...] | None) -> None:
+        """Let an operation take the place of the one before."""
+        key = winner.row_key
+        self.rows.pop(key, None)
+        self.deletes.pop(key, None)
+        self.pieces.pop(key, None)
+        if isinstance(winner, Delete):
+            self.deletes[key] = winner
+            return
+        self.rows[key] = winner
+        if pieces is not None:
+            self.pieces[key] = pieces
+
+    def forget(self, prefix: str, version: Version) -> None:
+        """Drop the operations on a table's rows that are older than its TRUNCATE."""
+        winners: list[Row | PartialRow | Delete] = [*self.rows.values(), *self.deletes.values()]
+        for winner in winners:
+            if winner.row_key.startswith(prefix) and winner.version < version:
+                self.rows.pop(winner.row_key, None)
+                self.deletes.pop(winner.row_key, None)
+                self.pieces.pop(winner.row_key, None)
 
 
 class Writer:
-    """Applies windows to the store. One call at a time for any row; any number over rows."""
+    """Applies windows to the store. One call at a time for any row; any number over rows.
+
+    Args:
+        rules: By topic.
+        requests: To the store.
+        completer: For rows that Debezium did not send whole.
+        texts: For rows that have no vector yet.
+        model: Identity of what makes the vectors.
+        dead_letters: Where refused rows go.
+        telemetry: Counts what was written, and how fresh it is.
+        now: Seconds since the epoch.
+    """
 
     def __init__(
         self,
-        tables: Mapping[str, TableSection],
-        store: VectorStore,
-        embedder: Embedder,
+        rules: Mapping[str, Rules],
+        requests: Requests,
+        completer: Completer,
+        texts: Texts,
+        model: str,
         dead_letters: DeadLetterSink,
-        retry: RetryPolicy,
         telemetry: Telemetry,
         *,
-        batch_rows: int,
         now: Callable[[], float] = time.time,
     ) -> None:
-        self._collections = {topic: table.collection for topic, table in tables.items()}
-        self._store = store
-        self._embedder = embedder
+        self._rules = rules
+        self._requests = requests
+        self._completer = completer
+        self._texts = texts
+        self._model = model
         self._dead_letters = dead_letters
-        self._retry = retry
         self._telemetry = telemetry
-        self._batch_rows = batch_rows
         self._now = now
+        # A collection may hold rows of many chunks if one of its tables cuts texts.
+        self._cut = {rule.table.collection for rule in rules.values() if rule.table.chunks}
 
     def write(self, windows: Sequence[Window]) -> Receipt:
         """Write windows, in order; a later operation on a row replaces an earlier one.
@@ -83,131 +132,165 @@ class Writer:
         dead: list[DeadLetter] = []
         for window in windows:
             dead += window.dead
-            for row in window.rows.values():
-                batch, id_ = self._target(batches, row)
-                batch.deletes.pop(id_, None)
-                batch.rows[id_] = (row, window.vectors.get(row.row_key))
-            for delete in window.deletes.values():
-                batch, id_ = self._target(batches, delete)
-                batch.rows.pop(id_, None)
-                batch.deletes[id_] = delete
-        contexts = [window.context for window in windows if window.context is not None]
+            self._merge(batches, window)
+        requests = self._requests.within([w.context for w in windows if w.context is not None])
         rows = deletes = 0
         for collection, batch in batches.items():
-            for ids in _chunks(list(batch.deletes), self._batch_rows):
-                self._request(collection, "delete", ids, contexts, self._store.delete)
+            for table, emptied in batch.emptied.items():
+                requests.delete_older(collection, table, emptied.version, emptied.shards)
+            self._hand_over(requests, collection, batch)
+            self._complete(requests, collection, batch, dead)
+            requests.delete_rows(collection, list(batch.deletes), cut=collection in self._cut)
+            self._upsert(requests, collection, batch, dead)
             deletes += len(batch.deletes)
-            dead += self._upsert(collection, batch, contexts)
             rows += len(batch.rows)
         if dead:
-            self._retry.call(lambda: self._dead_letters.send(dead))
+            requests.retry.call(lambda: self._dead_letters.send(dead))
             for stage, count in Counter(letter.stage for letter in dead).items():
                 self._telemetry.dead_letters.add(count, {"rowvec.stage": stage})
         self._account(batches)
         return Receipt(rows, deletes, len(dead))
 
-    def _target(
-        self, batches: defaultdict[str, _Batch], winner: Row | Delete
-    ) -> tuple[_Batch, str]:
-        return batches[self._collections[winner.position.topic]], entity_id(winner.row_key)
+    def _merge(self, batches: Mapping[str, _Batch], window: Window) -> None:
+        for truncate in window.truncates:
+            batch = batches[self._collection(truncate.position.topic)]
+            emptied = batch.emptied.setdefault(truncate.table, _Emptied(truncate.version))
+            emptied.version = max(emptied.version, truncate.version)
+            emptied.shards.add(NUMBER_OF_SHARD[window.shard])
+            batch.forget(key_prefix(truncate.table), truncate.version)
+        for key, row in window.rows.items():
+            batch = batches[self._collection(row.position.topic)]
+            before = batch.rows.get(key)
+            if isinstance(row, Row):
+                batch.put(row, window.vectors.get(key))
+            elif before is None:
+                batch.put(row, None)
+            else:
+                completed = self._completer.from_row(row, before)
+                same = _same_text(completed, before)
+                batch.put(completed, batch.pieces.get(key) if same else None)
+        for delete in window.deletes.values():
+            batch = batches[self._collection(delete.position.topic)]
+            before = batch.rows.get(delete.row_key)
+            if delete.moved and before is not None:
+                self._completer.hand_over(delete, before)
+            batch.put(delete, None)
+
+    def _collection(self, topic: str) -> str:
+        return self._rules[topic].table.collection
+
+    def _hand_over(self, requests: Requests, collection: str, batch: _Batch) -> None:
+        """Read what goes on under another key, before it is deleted."""
+        moved = {
+            key: delete
+            for key, delete in batch.deletes.items()
+            if delete.moved and self._completer.wants(delete)
+        }
+        stored = requests.rows(collection, list(moved))
+        for key, delete in moved.items():
+            self._completer.hand_over(delete, stored.get(key))
+
+    def _complete(
+        self, requests: Requests, collection: str, batch: _Batch, dead: list[DeadLetter]
+    ) -> None:
+        """Give partial rows what Debezium left out.
+
+        This lane has finished every earlier write of these rows, so the store's word is final.
+        """
+        partial = {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}
+        stored = requests.rows(collection, list(partial))
+        for key, row in partial.items():
+            entities = stored.get(key)
+            try:
+                whole = self._completer.complete(row, entities)
+            except RecordError as error:
+                del batch.rows[key]
+                dead.append(_dead_letter(row, error))
+                continue
+            same = entities is not None and _same_text(whole, entities[0])
+            batch.put(whole, _pieces_of(entities) if same and entities else None)
 
     def _upsert(
-        self, collection: str, batch: _Batch, contexts: list[TraceContext]
-    ) -> list[DeadLetter]:
+        self, requests: Requests, collection: str, batch: _Batch, dead: list[DeadLetter]
+    ) -> None:
         """Write the rows of a batch; those that the store refuses leave it as dead letters."""
-        vectors = self._missing_vectors(collection, batch)
-        entities = [
-            _entity(id_, row, vectors[id_] if vector is None else vector, self._embedder.model)
-            for id_, (row, vector) in batch.rows.items()
+        cut = collection in self._cut
+        self._find_pieces(requests, collection, batch, cut=cut)
+        rows = [
+            self._entities(row, batch.pieces[key])
+            for key, row in batch.rows.items()
+            if isinstance(row, Row)
         ]
-        refused: list[tuple[Entity, RecordError]] = []
-        for chunk in _chunks(entities, self._batch_rows):
-            self._bisect(collection, chunk, contexts, refused)
-        for entity, _ in refused:
-            del batch.rows[entity.id]
-        return [
-            DeadLetter(entity.position, "upsert", error.subject, error.cause, error.hint)
-            for entity, error in refused
-        ]
+        for entities, error in requests.upsert(collection, rows, cut=cut):
+            row = batch.rows.pop(entities[0].row_key)
+            dead.append(_dead_letter(row, error))
 
-    def _missing_vectors(self, collection: str, batch: _Batch) -> dict[str, Vector]:
-        """Vectors of rows whose text is unchanged, read back from the store.
+    def _find_pieces(
+        self, requests: Requests, collection: str, batch: _Batch, *, cut: bool
+    ) -> None:
+        """The vectors of rows whose text is unchanged, read back from the store.
 
-        This lane has finished every earlier write of these rows, so the store's word is final: where
-        it holds another text after all (a row it refused, say), the text is embedded here.
+        Where it holds another text after all (a row it refused, say), the text is embedded here.
         """
-        texts = {id_: row for id_, (row, vector) in batch.rows.items() if vector is None}
+        texts = {
+            key: row
+            for key, row in batch.rows.items()
+            if isinstance(row, Row) and key not in batch.pieces
+        }
         if not texts:
-            return {}
-        stored = self._retry.call(lambda: self._store.vectors(collection, list(texts)))
-        found = {
-            id_: vector
-            for id_, (digest, vector) in stored.items()
-            if digest == texts[id_].text_hash
-        }
-        missing = [id_ for id_ in texts if id_ not in found]
-        self._telemetry.texts.add(len(found), {"rowvec.text": "unchanged"})
+            return
+        found: dict[RowKey, tuple[Piece, ...]] = {}
+        if cut:
+            for key, entities in requests.rows(collection, list(texts)).items():
+                whole = len(entities) == entities[0].chunks
+                if whole and entities[0].text_hash == texts[key].text_hash:
+                    found[key] = _pieces_of(entities)
+        else:
+            for key, (digest, vector) in requests.vectors(collection, list(texts)).items():
+                if digest == texts[key].text_hash:
+                    found[key] = (Piece(0, texts[key].text, vector),)
+        if found:
+            self._telemetry.texts.add(len(found), {"rowvec.text": "unchanged"})
+        missing = [key for key in texts if key not in found]
         if missing:
-            made = self._embedder.embed([texts[id_].text for id_ in missing])
+            made = self._texts.pieces([texts[key] for key in missing])
             found.update(zip(missing, made, strict=True))
-            self._telemetry.texts.add(len(missing), {"rowvec.text": "embedded"})
-        return found
+        batch.pieces.update(found)
 
-    def _bisect(
-        self,
-        collection: str,
-        entities: Sequence[Entity],
-        contexts: list[TraceContext],
-        refused: list[tuple[Entity, RecordError]],
-    ) -> None:
-        """Upsert; where the store refuses the data, halve down to the entities that it refuses."""
-        try:
-            self._request(collection, "upsert", entities, contexts, self._store.upsert)
-        except RecordError as error:
-            if len(entities) == 1:
-                refused.append((entities[0], error))
-                return
-            middle = len(entities) // 2
-            self._bisect(collection, entities[:middle], contexts, refused)
-            self._bisect(collection, entities[middle:], contexts, refused)
-
-    def _request(
-        self,
-        collection: str,
-        operation: str,
-        items: Sequence[T],
-        contexts: list[TraceContext],
-        send: Callable[[str, Sequence[T]], None],
-    ) -> None:
-        attributes: dict[str, str | int | float | bool] = {
-            "db.system.name": "milvus",
-            "db.collection.name": collection,
-            "db.operation.name": operation,
-            "db.operation.batch.size": len(items),
-        }
-        started = time.perf_counter()
-        with self._telemetry.span(
-            f"{operation} {collection}",
-            SpanKind.CLIENT,
-            parent=contexts[0] if contexts else None,
-            links=contexts[1:],
-            attributes=attributes,
-        ):
-            self._retry.call(lambda: send(collection, items))
-        self._telemetry.store_seconds.record(
-            time.perf_counter() - started,
-            {"db.system.name": "milvus", "db.operation.name": operation},
+    def _entities(self, row: Row, pieces: tuple[Piece, ...]) -> Entities:
+        return tuple(
+            Entity(
+                id=entity_id(row.row_key, chunk),
+                vector=piece.vector,
+                text=piece.text,
+                text_hash=row.text_hash,
+                columns=row.columns,
+                table=row.table,
+                row_key=row.row_key,
+                version=row.version,
+                op=row.op,
+                source_ts_ms=row.source_ts_ms,
+                position=row.position,
+                model=self._model,
+                chunk=chunk,
+                chunks=len(pieces),
+                start=piece.start,
+                spans=row.spans,
+            )
+            for chunk, piece in enumerate(pieces)
         )
 
     def _account(self, batches: Mapping[str, _Batch]) -> None:
         now = self._now()
         for collection, batch in batches.items():
-            written = Counter(row.op for row, _ in batch.rows.values())
+            written = Counter(row.op for row in batch.rows.values())
             written["d"] += len(batch.deletes)
+            written["t"] += len(batch.emptied)
             # Once for every moment of commit, not for every row: a large transaction is one event
             # to its reader, and recording is not free.
-            commits = {row.source_ts_ms for row, _ in batch.rows.values()}
-            commits.update(delete.source_ts_ms for delete in batch.deletes.values())
+            commits = {
+                each.source_ts_ms for each in (*batch.rows.values(), *batch.deletes.values())
+            }
             for commit in commits - {0}:
                 self._telemetry.freshness.record(max(0.0, now - commit / 1000))
             for operation, count in (+written).items():
@@ -216,22 +299,19 @@ class Writer:
                 )
 
 
-def _entity(id_: str, row: Row, vector: Vector, model: str) -> Entity:
-    return Entity(
-        id=id_,
-        vector=vector,
-        text=row.text,
-        text_hash=row.text_hash,
-        columns=row.columns,
-        table=row.table,
-        row_key=row.row_key,
-        version=row.version,
-        op=row.op,
-        source_ts_ms=row.source_ts_ms,
-        position=row.position,
-        model=model,
+def _same_text(row: Row | PartialRow | Delete, before: Row | PartialRow | Entity) -> bool:
+    return (
+        isinstance(row, Row)
+        and not isinstance(before, PartialRow)
+        and row.text_hash == before.text_hash
     )
 
 
-def _chunks(items: Sequence[T], size: int) -> list[Sequence[T]]:
-    return [items[i : i + size] for i in range(0, len(items), size)]
+def _pieces_of(entities: Entities) -> tuple[Piece, ...]:
+    return tuple(Piece(entity.start, entity.text, entity.vector) for entity in entities)
+
+
+def _dead_letter(row: Row | PartialRow, error: RecordError) -> DeadLetter:
+    return DeadLetter(
+        row.position, "upsert", error.subject, error.cause, error.hint, row_key=row.row_key
+    )

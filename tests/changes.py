@@ -86,16 +86,23 @@ def tombstone(id_: int) -> tuple[bytes, bytes | None]:
     return key(id=id_), None
 
 
+def _other_key(headers: list[Any]) -> bytes | None:
+    found = dict(headers[0]) if headers else {}
+    return found.get("__debezium.oldkey") or found.get("__debezium.newkey")
+
+
 @dataclass
 class Log:
-    """A Kafka topic partition in memory; records are (key, value) pairs, offsets count from 0.
+    """A Kafka topic partition in memory; offsets count from 0.
+
+    Records are (key, value) or (key, value, headers).
 
     Attributes:
         written: How many of them are there by now; None for all.
         per_read: How many a reader gets at once, as a broker answers; None for all it asks for.
     """
 
-    records: list[tuple[bytes | None, bytes | None]] = field(default_factory=list)
+    records: list[tuple[Any, ...]] = field(default_factory=list)
     written: int | None = None
     per_read: int | None = None
 
@@ -118,7 +125,7 @@ class LogReader:
     def read(self, max_records: int) -> tuple[list[Record], list[Any]]:
         count = min(max_records, self._log.per_read or max_records)
         batch = self._log.records[self._next : min(self._next + count, self._log.end())]
-        records = [(self._next + i, k, v) for i, (k, v) in enumerate(batch)]
+        records = [(self._next + i, k, v, _other_key(h)) for i, (k, v, *h) in enumerate(batch)]
         self._next += len(records)
         return records, []
 

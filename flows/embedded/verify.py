@@ -1,15 +1,16 @@
 """Whether Milvus equals SQL, by a full scan of both."""
 
-from collections.abc import Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import orjson
 
-from operators import debezium
+from operators.carrying import joined
 from operators.embedding import Embedder
-from operators.events import KafkaPosition, Upsert, make_version
+from operators.events import NO_POSITION, KafkaPosition, Row, RowKey, Upsert, make_version
+from operators.keys import KeyMaker
 from operators.milvus import MilvusStore
 from operators.rendering import Renderer
 from operators.store import entity_id
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Difference:
-    """What a full scan found; entity ids, sorted.
+    """What a full scan found, by entity id.
 
     Attributes:
-        rows: Rows in SQL.
+        rows: Rows in SQL, as far as the contract lets them into the collection.
         missing: In SQL, not in Milvus.
-        surplus: In Milvus, not in SQL, or more than once.
+        surplus: In Milvus, not in SQL, or not with the chunks that the row says it has.
         different: In both, with another text or other columns.
         wrong_vectors: Among those sampled, vectors that are not the embedding of their text.
         sampled: How many vectors were made again to compare.
@@ -64,22 +65,29 @@ def compare(
     """
     expected = dict(_rendered(connection, table))
     found = Difference(rows=len(expected))
-    seen: set[str] = set()
     columns = list(table.fields().values())
-    for entity in store.scan(table.collection, ["text", *columns]):
-        id_ = entity["id"]
-        if id_ not in expected or id_ in seen:
-            found.surplus.append(id_)
-        elif expected[id_] != (entity["text"], {name: entity[name] for name in columns}):
-            found.different.append(id_)
-        seen.add(id_)
-    found.missing = sorted(expected.keys() - seen)
-    chosen = sorted(expected.keys() & seen)[:: max(1, len(expected) // max(1, vectors))][:vectors]
+    fields = ["text", "rv_row_key", "rv_chunk", "rv_chunks", "rv_start", *columns]
+    stored: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    for entity in store.scan(table.collection, fields):
+        stored[entity["rv_row_key"]].append(entity)
+    for key, entities in stored.items():
+        entities.sort(key=lambda entity: int(entity["rv_chunk"]))
+        row, first = expected.get(RowKey(key)), entities[0]
+        if row is None or [e["rv_chunk"] for e in entities] != list(range(first["rv_chunks"])):
+            found.surplus += [entity["id"] for entity in entities]
+            continue
+        text = joined((entity["rv_start"], entity["text"]) for entity in entities)
+        kept = ({name: entity[name] for name in columns} for entity in entities)
+        if row.text != text or any(each != row.columns for each in kept):
+            found.different.append(first["id"])
+    found.missing = sorted(entity_id(key) for key in expected.keys() - stored.keys())
+    texts = {e["id"]: e["text"] for key in expected.keys() & stored.keys() for e in stored[key]}
+    chosen = sorted(texts)[:: max(1, len(texts) // max(1, vectors))][:vectors]
     if chosen:
-        made = embedder.embed([expected[id_][0] for id_ in chosen])
-        stored = store.vectors(table.collection, chosen)
+        made = embedder.embed([texts[id_] for id_ in chosen])
+        held = store.vectors(table.collection, chosen)
         for id_, vector in zip(chosen, made, strict=True):
-            if float(np.dot(stored[id_][1], vector)) < 0.999 * float(np.dot(vector, vector)):
+            if float(np.dot(held[id_][1], vector)) < 0.999 * float(np.dot(vector, vector)):
                 found.wrong_vectors.append(id_)
     found.sampled = len(chosen)
     return found
@@ -87,19 +95,19 @@ def compare(
 
 def _rendered(
     connection: "psycopg.Connection", table: TableSection
-) -> Iterator[tuple[str, tuple[str, Mapping[str, Any]]]]:
+) -> Iterator[tuple[RowKey, Row]]:
     from psycopg import sql
 
     schema, name = table.topic.split(".")[-2:]
-    renderer = Renderer(table)
+    renderer, make_key = Renderer(table), KeyMaker(table)
+    nowhere = KafkaPosition(table.topic, 0, 0)
     with connection.cursor() as cursor:
         cursor.execute(sql.SQL("select * from {}").format(sql.Identifier(schema, name)))
         names = [column.name for column in cursor.description or ()]
         for values in cursor:
             row = dict(zip(names, values, strict=True))
-            key = debezium.row_key(table, orjson.dumps({k: row[k] for k in table.key}))
-            nowhere = KafkaPosition(table.topic, 0, 0)
-            rendered = renderer.render(
-                Upsert(key, make_version(0, (0, 0), 0), nowhere, 0, "r", row)
-            )
-            yield entity_id(key), (rendered.text, rendered.columns)
+            key = make_key({k: row[k] for k in table.key})
+            upsert = Upsert(key, make_version(0, NO_POSITION, 0), nowhere, 0, "r", row)
+            rendered = renderer.render(upsert)
+            if isinstance(rendered, Row):
+                yield key, rendered

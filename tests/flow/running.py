@@ -76,6 +76,7 @@ def run_flow(
             retry=RetryPolicy(1.0, telemetry),
             telemetry=telemetry,
             whole=ensure_collections(contract, embedder, store),
+            partitions=list(logs),
         )
     )
     try:

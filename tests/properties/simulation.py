@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from operators.dedup import DedupContext, DedupLogic, WindowClock
+from flows.sync import rules_of
+from operators.carrying import Completer
+from operators.dedup import DedupContext, DedupLogic
 from operators.embed import EmbedStep
-from operators.rendering import Renderer
+from operators.requests import Requests
 from operators.resolve import Resolver
 from operators.retry import RetryPolicy
 from operators.route import Router
@@ -22,6 +24,8 @@ from operators.shards import Window
 from operators.source import PartitionLogic, SourceSettings
 from operators.store import CollectionSpec, entity_id
 from operators.telemetry import Telemetry
+from operators.texts import Texts
+from operators.windows import WindowClock
 from operators.writer import Writer
 from tests.changes import TOPIC, LetterBox, Log, contract
 from tests.fakes import HashEmbedder, MemoryStore
@@ -50,6 +54,7 @@ class Simulation:
         self.committed: dict[str, Any] = {}
         self._contract = contract()
         self._tables = {TOPIC: self._contract.tables[0]}
+        self._rules = rules_of(self._contract)
         self._cap = cap
         self._batch_size = batch_size
         self._horizon_s = horizon_s
@@ -82,23 +87,25 @@ class Simulation:
             telemetry=telemetry,
         )
         self._shared = DedupContext(
-            tables={topic: (t, Renderer(t)) for topic, t in self._tables.items()},
+            rules=self._rules,
             clock=WindowClock(0.2, 1_000, lambda: self.now),
             telemetry=telemetry,
             horizon_s=self._horizon_s,
             whole=whole,
+            partitions=frozenset((TOPIC, number) for number in range(len(self.logs))),
         )
-        self._router = Router(self._tables)
+        self._router = Router({TOPIC: self._rules[TOPIC].decoder})
         self._resolver = Resolver(self._tables, self.store, retry, telemetry)
-        self._embed = EmbedStep(self._embedder, telemetry)
+        texts = Texts(self._embedder, telemetry, {"docs": None}, 0)
+        self._embed = EmbedStep(self._embedder, texts, telemetry)
         self._writer = Writer(
-            self._tables,
-            self.store,
-            self._embedder,
+            self._rules,
+            Requests(self.store, retry, telemetry, batch_rows=2),
+            Completer(self._rules, self._shared.moves, retry),
+            texts,
+            self._embedder.model,
             self.letters,
-            retry,
             telemetry,
-            batch_rows=2,
         )
         process = Process(
             {

@@ -47,6 +47,7 @@ def test_the_whole_range_is_gathered_before_any_of_it_is_written() -> None:
 
 def test_rows_pending_from_before_wait_for_their_own_partition() -> None:
     simulation = start(versions(2), [put(1, 1)])
+    simulation.poll(1)
     simulation.append(0, 1)
     simulation.poll(0)
     simulation.commit()  # with v1 pending

@@ -1,0 +1,223 @@
+"""Columns that Debezium left out, carried forward from what is known of the row.
+
+An update that leaves a large value alone does not send it (TOAST). The last known value is in an
+earlier version of the row: in the same window, in the store, under the row's old key, or, where a
+database is named, in SQL. It is looked for in that order, and only in the version that the update
+follows: a value of any other may be an old one.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from operators.events import OFFSET_DIGITS, Delete, PartialRow, Row, RowKey, Version
+from operators.rendering import Rendered, Rules, cut, texts_of
+from operators.retry import RetryPolicy
+from operators.store import Entity
+from operators.table import TableSection
+
+MAX_MOVES = 256
+"""Rows whose key changed, kept until the new key has taken over what it needs."""
+
+MOVE_WAIT_S = 10.0
+
+
+class Database(Protocol):
+    """The table itself; `operators.reselect` has the real one."""
+
+    def select(
+        self, table: TableSection, origin: tuple[str, str], row_key: RowKey, columns: Sequence[str]
+    ) -> Mapping[str, Any] | None:
+        """The columns of a row as they are now; None if the row is not there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Donor:
+    """What one version of a row can give.
+
+    Attributes:
+        texts: Columns of the template, as text.
+        columns: Mirrored columns, by field name.
+    """
+
+    version: Version
+    texts: Mapping[str, str | None]
+    columns: Mapping[str, Any]
+
+
+def donor_of_row(row: Row) -> Donor:
+    """A row that is on its way to the store."""
+    return Donor(row.version, texts_of(row), row.columns)
+
+
+def donor_of_entities(entities: Sequence[Entity]) -> Donor:
+    """A row as the store has it.
+
+    Args:
+        entities: All chunks of the row, in order.
+    """
+    first = entities[0]
+    text = joined((entity.start, entity.text) for entity in entities)
+    return Donor(first.version, cut(text, first.spans), first.columns)
+
+
+def may_give(donor: Donor, partial: PartialRow) -> bool:
+    """Whether the donor is the version that the partial row follows."""
+    return partial.after is None or partial.after == donor.version
+
+
+def joined(chunks: Iterable[tuple[int, str]]) -> str:
+    """The text that chunks were cut from, which may overlap: (start, text), in order."""
+    text = ""
+    for start, piece in chunks:
+        text = text[:start] + piece
+    return text
+
+
+class Moves:
+    """What rows held whose primary key changed, for the rows that they became.
+
+    The delete of the old key and the new key's row lie in different shards, and in different lanes.
+    The delete's lane puts what it removes here, the other one takes it. It is a memory of this
+    process: after a crash in between, or in a flow of several processes, the value has to come from
+    the database, or the new row becomes a dead letter.
+    """
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._kept: OrderedDict[tuple[RowKey, str], Donor | None] = OrderedDict()
+        self._announced: set[tuple[RowKey, str]] = set()
+
+    def announce(self, old_key: RowKey, version: Version) -> None:
+        """Say that the delete of a key that changed is on its way to its lane."""
+        with self._changed:
+            if len(self._announced) >= MAX_MOVES:
+                self._announced.clear()
+            self._announced.add((old_key, _position(version)))
+
+    def is_announced(self, old_key: RowKey, version: Version) -> bool:
+        """Whether `put` follows, or was there, for this change of the key."""
+        with self._changed:
+            move = (old_key, _position(version))
+            return move in self._announced or move in self._kept
+
+    def put(self, old_key: RowKey, version: Version, donor: Donor | None) -> None:
+        """Keep what the old key held; None if it held nothing."""
+        with self._changed:
+            move = (old_key, _position(version))
+            self._announced.discard(move)
+            self._kept[move] = donor
+            while len(self._kept) > MAX_MOVES:
+                self._kept.popitem(last=False)
+            self._changed.notify_all()
+
+    def wants(self, old_key: RowKey, version: Version) -> bool:
+        """Whether `put` is still to come for this change of the key."""
+        with self._changed:
+            return (old_key, _position(version)) in self._announced
+
+    def take(self, old_key: RowKey, version: str) -> Donor | None:
+        """What the old key held, waiting for its lane if that is about to tell."""
+        move = (old_key, _position(version))
+        with self._changed:
+            self._changed.wait_for(
+                lambda: move in self._kept or move not in self._announced, MOVE_WAIT_S
+            )
+            return self._kept.get(move)
+
+
+def _position(version: str) -> str:
+    """The part that the two halves of a change of the key have in common: all but the offset."""
+    return version[:-OFFSET_DIGITS]
+
+
+class Completer:
+    """Gives partial rows what Debezium left out.
+
+    Args:
+        rules: By topic.
+        moves: What rows held whose key changed.
+        retry: For the database.
+        database: To be asked for what is nowhere else.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Rules],
+        moves: Moves,
+        retry: RetryPolicy,
+        database: Database | None = None,
+    ) -> None:
+        self._rules = rules
+        self._moves = moves
+        self._retry = retry
+        self._database = database
+
+    def from_row(self, partial: PartialRow, before: Row | PartialRow) -> Rendered:
+        """What a version gives that is on its way to the store, written by nobody yet."""
+        if partial.old_key is not None or partial.after == "":
+            return partial
+        renderer = self._rules[partial.position.topic].renderer
+        texts = before.texts if isinstance(before, PartialRow) else texts_of(before)
+        row = renderer.complete(partial, texts, before.columns)
+        if isinstance(row, PartialRow) and isinstance(before, PartialRow):
+            # What is still missing, the version before this one lacks as well: ask where it would.
+            row = row._replace(old_key=before.old_key, after=before.after)
+        return row
+
+    def complete(self, partial: PartialRow, entities: Sequence[Entity] | None) -> Row | Delete:
+        """The whole row.
+
+        Args:
+            partial: A row to be written.
+            entities: The row as the store has it.
+
+        Raises:
+            RecordError: Nothing has the version that the row follows.
+        """
+        rule = self._rules[partial.position.topic]
+        row: Rendered = partial
+        if partial.old_key is not None:
+            donor = self._moves.take(partial.old_key, partial.after or "")
+            why = "what the row held under its old key is not known"
+        else:
+            there = entities and len(entities) == entities[0].chunks
+            donor = donor_of_entities(entities) if entities and there else None
+            why = "the collection does not hold the version before this one"
+            if donor is not None and not may_give(donor, partial):
+                donor = None
+        if donor is not None:
+            row = rule.renderer.complete(partial, donor.texts, donor.columns)
+            why = "the version before this one does not hold it either"
+        if isinstance(row, PartialRow) and self._database is not None:
+            row = self._from_database(self._database, row)
+            why = "the database does not have it either"
+        if isinstance(row, PartialRow):
+            raise rule.renderer.left_out(row, why)
+        return row
+
+    def wants(self, delete: Delete) -> bool:
+        """Whether a row waits for what this delete's held."""
+        return self._moves.wants(delete.row_key, delete.version)
+
+    def hand_over(self, delete: Delete, held: Row | PartialRow | Sequence[Entity] | None) -> None:
+        """Keep what a row held whose key changed."""
+        donor = None
+        if isinstance(held, Row):
+            donor = donor_of_row(held)
+        elif held is not None and not isinstance(held, PartialRow):
+            donor = donor_of_entities(held)
+        self._moves.put(delete.row_key, delete.version, donor)
+
+    def _from_database(self, database: Database, partial: PartialRow) -> Rendered:
+        rule = self._rules[partial.position.topic]
+        values = self._retry.call(
+            lambda: database.select(rule.table, partial.origin, partial.row_key, partial.missing)
+        )
+        if values is None:
+            # Gone by now; its own delete follows.
+            return Delete(partial.row_key, partial.version, partial.position, partial.source_ts_ms)
+        return rule.renderer.complete_from_values(partial, values)

@@ -1,0 +1,158 @@
+"""The canonical primary key of a row: `table:part,part`, each part percent-encoded.
+
+The order of the parts is the contract's, not the message's. Percent-encoded, the key is safe in a
+Milvus filter, and two different keys never share one.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+from urllib.parse import quote, unquote
+
+from operators import logical_types
+from operators.errors import RecordError
+from operators.events import RowKey
+from operators.table import TableSection
+
+MAX_ROW_KEY_BYTES = 900
+"""A row key must fit into the entity id with its chunk number; percent-encoded, so ASCII."""
+
+
+class KeyMaker:
+    """Makes the row keys of one table.
+
+    Args:
+        table: Its `name`, `key` and `encodings` are used.
+        masks: What becomes of a key column's value before it is used, by column.
+    """
+
+    def __init__(
+        self, table: TableSection, masks: Mapping[str, Callable[[Any], Any]] | None = None
+    ) -> None:
+        self.subject = f"key of {table.topic}"
+        self._prefix = key_prefix(table.name)
+        self._columns = table.key
+        self._masks = masks or {}
+        self._types = {
+            column: logical_types.from_encoding(encoding)
+            for column, encoding in table.encodings.items()
+            if column in table.key
+        }
+
+    def __call__(
+        self, fields: Mapping[str, Any], types: Mapping[str, logical_types.Logical] | None = None
+    ) -> RowKey:
+        """The key of a row with these columns.
+
+        Args:
+            fields: At least the key's columns.
+            types: What the message says of their types.
+
+        Raises:
+            RecordError: A key column is missing, null, or no scalar; or the key is too long.
+        """
+        parts: list[str] = []
+        for column in self._columns:
+            try:
+                value = fields[column]
+            except KeyError:
+                raise RecordError(
+                    subject=self.subject,
+                    cause=f"it has no column '{column}' but {names_of(fields)}",
+                    hint="make `key` of the table in the contract name the primary key's columns",
+                ) from None
+            # By exact type: True is an int too, and must not become 1.
+            kind = type(value)
+            if types or self._types or self._masks:
+                value = self._converted(column, value, types)
+                kind = type(value)
+            if kind is int:
+                parts.append(str(value))
+            elif kind is str:
+                parts.append(encoded(value))
+            elif kind is bool:
+                parts.append("true" if value else "false")
+            elif kind is float:
+                parts.append(encoded(repr(value)))
+            else:
+                raise RecordError(
+                    subject=self.subject,
+                    cause=f"column '{column}' is {kind_of(value)}",
+                    hint="key columns hold strings, numbers or booleans",
+                )
+        key = RowKey(self._prefix + ",".join(parts))
+        if len(key) > MAX_ROW_KEY_BYTES:
+            raise RecordError(
+                subject=self.subject,
+                cause=f"it is {len(key)} characters long once encoded",
+                hint=f"keys may have up to {MAX_ROW_KEY_BYTES}",
+            )
+        return key
+
+    def _converted(
+        self, column: str, value: Any, types: Mapping[str, logical_types.Logical] | None
+    ) -> Any:
+        if value is None or isinstance(value, list | dict):
+            return value
+        logical = (types or self._types).get(column)
+        if logical is not None:
+            try:
+                value = logical_types.as_text(logical_types.logical_value(logical, value))
+            except ValueError as error:
+                raise RecordError(
+                    subject=self.subject,
+                    cause=f"column '{column}' is not what its schema says: {error}",
+                    hint="correct `encodings` of the table in the contract",
+                ) from None
+        mask = self._masks.get(column)
+        return value if mask is None else mask(value)
+
+
+def key_prefix(table: str) -> str:
+    """What all row keys of a table, and no others, begin with."""
+    return f"{encoded(table)}:"
+
+
+def key_values(table: TableSection, key: RowKey) -> dict[str, str]:
+    """The key's columns, as text."""
+    _, _, parts = key.partition(":")
+    return dict(zip(table.key, map(unquote, parts.split(",")), strict=True))
+
+
+def encoded(text: str) -> str:
+    """Percent-encoded."""
+    # Nearly every key is plain, and percent-encoding takes longer than parsing the whole envelope.
+    if text.isascii() and text.isalnum():
+        return text
+    try:
+        return quote(text, safe="")
+    except UnicodeEncodeError:
+        raise RecordError(
+            subject="key",
+            cause="it is not valid Unicode (a lone surrogate)",
+            hint="repair it at the source",
+        ) from None
+
+
+def names_of(fields: Mapping[str, Any] | Sequence[str]) -> str:
+    """The first names of a message, for an error."""
+    names = sorted(fields)[:12]
+    return ", ".join(f"'{name[:60]}'" for name in names) if names else "no fields"
+
+
+def kind_of(value: Any) -> str:
+    """What kind of JSON a value is, without quoting it."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int():
+            return "a number out of range"
+        case float():
+            return "a number with a fraction"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"

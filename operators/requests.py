@@ -1,0 +1,189 @@
+"""Requests to the store: cut to size, tried again, traced, and halved where the data is refused."""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from opentelemetry.trace import SpanKind
+
+from operators.errors import RecordError
+from operators.events import RowKey, Version
+from operators.retry import RetryPolicy
+from operators.store import Entity, Stored, Vector, VectorStore, entity_id
+from operators.telemetry import Telemetry, TraceContext
+
+T = TypeVar("T")
+
+Entities = tuple[Entity, ...]
+"""All of one row, by chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What a lane asks of the store, in rows rather than entities.
+
+    A row of several chunks is kept whole as well as a store without transactions can: a chunk with
+    the number of all of them is the first to be written and the last to be removed, so that whatever
+    a crash leaves behind is found again.
+
+    Attributes:
+        batch_rows: Entities of one request at the most.
+        contexts: Spans that the requests belong to.
+    """
+
+    store: VectorStore
+    retry: RetryPolicy
+    telemetry: Telemetry
+    batch_rows: int
+    contexts: tuple[TraceContext, ...] = ()
+
+    def within(self, contexts: Sequence[TraceContext]) -> "Requests":
+        """The same as part of these spans."""
+        return replace(self, contexts=tuple(contexts))
+
+    def vectors(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, tuple[str, Vector]]:
+        """Text hash and vector of those rows that exist; for rows of one entity."""
+        found = self.retry.call(lambda: self.store.vectors(collection, list(map(entity_id, keys))))
+        return _by_row(keys, found)
+
+    def rows(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, Entities]:
+        """Those rows that exist, with all their chunks."""
+        if not keys:
+            return {}
+        ids = list(map(entity_id, keys))
+        first = _by_row(keys, self.retry.call(lambda: self.store.entities(collection, ids)))
+        more = [
+            entity_id(key, chunk)
+            for key, entity in first.items()
+            for chunk in range(1, entity.chunks)
+        ]
+        rest = self.retry.call(lambda: self.store.entities(collection, more)) if more else {}
+        return {
+            key: (
+                entity,
+                *(
+                    rest[id_]
+                    for id_ in (entity_id(key, chunk) for chunk in range(1, entity.chunks))
+                    if id_ in rest
+                ),
+            )
+            for key, entity in first.items()
+        }
+
+    def delete_rows(self, collection: str, keys: Sequence[RowKey], *, cut: bool) -> None:
+        """Remove rows.
+
+        Args:
+            collection: Where they are.
+            keys: Of rows that may exist.
+            cut: Whether a row may have several chunks.
+        """
+        if cut and keys:
+            self._delete(collection, self._surplus(collection, dict.fromkeys(keys, 1)))
+        self._delete(collection, list(map(entity_id, keys)))
+
+    def delete_older(
+        self, collection: str, table: str, version: Version, shards: Collection[int]
+    ) -> None:
+        """Remove the rows of a table that a TRUNCATE took, in these shards."""
+        self._traced(
+            collection,
+            "delete",
+            len(shards),
+            lambda: self.store.delete_older(collection, table, version, sorted(shards)),
+        )
+
+    def upsert(
+        self, collection: str, rows: Sequence[Entities], *, cut: bool
+    ) -> list[tuple[Entities, RecordError]]:
+        """Write rows; each then has exactly the chunks that were given.
+
+        Returns:
+            Those that the store refuses, with the reason. The others are written.
+        """
+        if cut:
+            counts = {row[0].row_key: len(row) for row in rows}
+            self._delete(collection, self._surplus(collection, counts))
+        refused: list[tuple[Entities, RecordError]] = []
+        batch: list[Entities] = []
+        size = 0
+        for row in rows:
+            if batch and size + len(row) > self.batch_rows:
+                self._halve(collection, batch, refused)
+                batch, size = [], 0
+            batch.append(row)
+            size += len(row)
+        if batch:
+            self._halve(collection, batch, refused)
+        return refused
+
+    def _surplus(self, collection: str, counts: Mapping[RowKey, int]) -> list[str]:
+        """Ids of stored chunks beyond the given number of each row."""
+        keys = list(counts)
+        ids = list(map(entity_id, keys))
+        found: dict[RowKey, Stored] = _by_row(
+            keys, self.retry.call(lambda: self.store.stored(collection, ids))
+        )
+        return [
+            entity_id(key, chunk)
+            for key, stored in found.items()
+            for chunk in range(counts[key], stored.chunks)
+        ]
+
+    def _delete(self, collection: str, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), self.batch_rows):
+            chunk = ids[start : start + self.batch_rows]
+            delete = partial(self.store.delete, collection, chunk)
+            self._traced(collection, "delete", len(chunk), delete)
+
+    def _halve(
+        self,
+        collection: str,
+        rows: Sequence[Entities],
+        refused: list[tuple[Entities, RecordError]],
+    ) -> None:
+        """Upsert; where the store refuses the data, halve down to the rows that it refuses."""
+        entities = [entity for row in rows for entity in row]
+        try:
+            self._traced(
+                collection,
+                "upsert",
+                len(entities),
+                lambda: self.store.upsert(collection, entities),
+            )
+        except RecordError as error:
+            if len(rows) == 1:
+                refused.append((rows[0], error))
+                return
+            middle = len(rows) // 2
+            self._halve(collection, rows[:middle], refused)
+            self._halve(collection, rows[middle:], refused)
+
+    def _traced(self, collection: str, operation: str, size: int, send: Callable[[], None]) -> None:
+        attributes: dict[str, str | int | float | bool] = {
+            "db.system.name": "milvus",
+            "db.collection.name": collection,
+            "db.operation.name": operation,
+            "db.operation.batch.size": size,
+        }
+        started = time.perf_counter()
+        with self.telemetry.span(
+            f"{operation} {collection}",
+            SpanKind.CLIENT,
+            parent=self.contexts[0] if self.contexts else None,
+            links=self.contexts[1:],
+            attributes=attributes,
+        ):
+            self.retry.call(send)
+        self.telemetry.store_seconds.record(
+            time.perf_counter() - started,
+            {"db.system.name": "milvus", "db.operation.name": operation},
+        )
+
+
+def _by_row(keys: Sequence[RowKey], found: Mapping[str, T]) -> dict[RowKey, T]:
+    """What was found by the id of a row's first entity, by row."""
+    pairs = ((key, found.get(entity_id(key))) for key in keys)
+    return {key: value for key, value in pairs if value is not None}

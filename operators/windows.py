@@ -1,0 +1,28 @@
+"""When windows close."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+
+@dataclass(slots=True)
+class WindowClock:
+    """When windows close: aligned over all shards of a process, so that they close together.
+
+    A window closes `length_s` after its first row at the latest, and early once `max_rows` rows wait
+    in the process.
+    """
+
+    length_s: float
+    max_rows: int
+    now: Callable[[], datetime]
+    waiting_rows: int = 0
+
+    def deadline(self) -> datetime:
+        """The end of the window that a row arriving now belongs to."""
+        now = self.now()
+        if self.waiting_rows >= self.max_rows:
+            return now
+        end = (math.floor(now.timestamp() / self.length_s) + 1) * self.length_s
+        return datetime.fromtimestamp(end, UTC)
