@@ -196,6 +196,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         key = event.row_key
         pending = self._pending.get(key)
         newest = pending.version if pending is not None else self._versions.newest(key)
+        if event.lone and pending is None:
+            known = self._versions.get(key)
+            newest = None if known is None else known[0]
         if event.lone and newest is not None:
             # Without a source position, the offset tells whether it came later: a row stays on its
             # partition.
@@ -222,12 +225,12 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         if before is None or before.version < truncate.version:
             self._truncates[truncate.table] = truncate
         self._versions.truncate(prefix, truncate.version)
-        for key in [k for k, p in self._pending.items() if k.startswith(prefix)]:
-            if self._pending[key].version < truncate.version:
+        for key in [k for k in self._pending if k.startswith(prefix)]:
+            if _before(self._pending[key], truncate):
                 del self._pending[key]
                 self._superseded.pop(key, None)
             elif key in self._superseded:
-                kept = [p for p in self._superseded[key] if p.version > truncate.version]
+                kept = [p for p in self._superseded[key] if not _before(p, truncate)]
                 self._superseded[key] = kept
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
@@ -445,6 +448,11 @@ def dedup(step_id: str, up: KeyedStream[ShardRecords], shared: DedupContext) -> 
         shared: What all shards share.
     """
     return op.stateful_batch("logic", up, lambda state: DedupLogic(shared, state))
+
+
+def _before(winner: Pending, truncate: Truncate) -> bool:
+    """Whether a TRUNCATE took a row; one without a position is not known to be older."""
+    return has_position(winner.version) and winner.version < truncate.version
 
 
 def _partition(winner: Pending) -> tuple[str, int]:

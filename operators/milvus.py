@@ -13,7 +13,7 @@ import numpy as np
 from operators.contract import MilvusSection
 from operators.errors import FatalError, RecordError, RetriableError, RowvecError
 from operators.events import RowKey, Version
-from operators.milvus_client import WIDE_ROWS_PER_REQUEST, Client
+from operators.milvus_client import MAX_WINDOW, WIDE_ROWS_PER_REQUEST, Client
 from operators.milvus_rows import requests, to_entity, to_rows
 from operators.milvus_schema import (
     Shape,
@@ -28,13 +28,10 @@ from operators.milvus_schema import (
 from operators.store import CollectionSpec, Entity, Hit, Stored, Vector
 from operators.table import ColumnSpec
 
-MAX_HITS = 16_384
-"""Servers answer no larger window."""
+MAX_HITS = MAX_WINDOW
 
 _WHOLE_ROWS_PER_REQUEST = 250
 """Rows with everything at once; servers give up an answer of 100 MB."""
-
-_DELETE_PASSES = 10
 
 
 class MilvusStore:
@@ -171,22 +168,21 @@ class MilvusStore:
         """See `VectorStore.delete_older`.
 
         The ids are read and then deleted, page by page: every request is small and has its deadline,
-        whereas a delete by expression is as long as the table, and up to each server as to what it
-        sees. A call that fails half way may be made again.
+        and what is read is Strong. A delete by expression would be as long as the table, and each
+        server has its own idea of what that sees. A call that fails half way may be made again.
         """
         older = older_filter(table, version)
-        for _ in range(_DELETE_PASSES):
-            found = False
-            for page in self._client.pages(collection, older, ["id"]):
-                self._client.delete(collection, [row["id"] for row in page])
-                found = True
-            if not found:
-                return
-        raise RetriableError(
-            subject=self._client.about(collection, f", older rows of table '{table}'"),
-            cause=f"are there again after {_DELETE_PASSES} passes that deleted all of them",
-            hint="Check that nothing else writes to the collection",
-        )
+        before: set[str] = set()
+        while rows := self._client.query(collection, older, ["id"], window=True):
+            ids = [row["id"] for row in rows]
+            if not before.isdisjoint(ids):
+                raise RetriableError(
+                    subject=self._client.about(collection, f", older rows of table '{table}'"),
+                    cause="are there again after they were deleted",
+                    hint="Check that nothing else writes to the collection",
+                )
+            self._client.delete(collection, ids)
+            before = set(ids)
 
     def count(self, collection: str) -> int:
         """See `VectorStore.count`."""
@@ -249,7 +245,7 @@ class MilvusStore:
         """
         shape = self._read_shape(collection)
         wanted = [f for f in shape.fields if f != "vector"] if fields is None else fields
-        for page in self._client.pages(collection, "", wanted):
+        for page in self._client.pages(collection, wanted):
             yield from page
 
     def close(self) -> None:

@@ -22,6 +22,9 @@ from operators.milvus_errors import raise_translated
 from operators.milvus_schema import Field, Shape, id_filter
 from operators.store import Vector
 
+MAX_WINDOW = 16_384
+"""Servers answer a request with no more entities."""
+
 IDS_PER_REQUEST = 4_096
 WIDE_ROWS_PER_REQUEST = 1_000
 """Rows with a text of 64 KiB, or a vector of 4,096: an answer of some tens of MiB at most."""
@@ -220,32 +223,33 @@ class Client:
         for some in _chunks(ids, per_request):
             yield from self.query(collection, id_filter(some), fields)
 
-    def query(self, collection: str, filter: str, fields: Sequence[str]) -> list[dict[str, Any]]:
-        """Every match, in one answer: servers give no more than they have a limit for."""
+    def query(
+        self, collection: str, filter: str, fields: Sequence[str], *, window: bool = False
+    ) -> list[dict[str, Any]]:
+        """These fields of every match; with `window` of some, but of as many as one answer holds.
+
+        Milvus Lite puts any number into one answer, and takes nearly as long for a part of them.
+        """
+        more: dict[str, Any] = {"limit": MAX_WINDOW} if window and not self.lite else {}
         rows = self._read(
             collection,
             self._client.query,
             filter=filter,
             output_fields=list(fields),
             consistency_level=_STRONG,
+            **more,
         )
         return [dict(row) for row in rows]
 
-    def pages(
-        self, collection: str, filter: str, fields: Sequence[str]
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Every match once, "id" always with it, in no order, by pages that are not empty.
-
-        It sees every write that was acknowledged before it began; what it gave may be deleted while
-        it goes on.
-        """
+    def pages(self, collection: str, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
+        """Every entity once, "id" always with it, in no order, by pages that are not empty."""
         names = list(dict.fromkeys(["id", *fields]))
         wide = not {"vector", "text"}.isdisjoint(names)
         per_page = WIDE_ROWS_PER_REQUEST if wide else _NARROW_ROWS_PER_PAGE
         if self.lite:
             # Lite sorts the whole collection for every page of an iterator, but has no limit on the
             # size of an answer: take all ids at once, then the rows by id.
-            ids = [row["id"] for row in self.query(collection, filter, ["id"])]
+            ids = [row["id"] for row in self.query(collection, "", ["id"])]
             for some in _chunks(ids, min(per_page, IDS_PER_REQUEST)):
                 page = [{"id": one} for one in some]
                 if names != ["id"]:
@@ -257,7 +261,6 @@ class Client:
             collection,
             self._client.query_iterator,
             batch_size=per_page,
-            filter=filter,
             output_fields=names,
             consistency_level=_STRONG,
         )

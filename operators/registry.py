@@ -10,7 +10,7 @@ import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
@@ -138,12 +138,11 @@ class _Registry:
     """Asks the registry, and makes its errors ours."""
 
     def __init__(self, section: SchemaRegistrySection) -> None:
+        self._section = section
         self._open = ExitStack()
         try:
             self._subject = f"schema registry {_without_credentials(section.url)}"
-            # A client remembers one form of each schema, and Protobuf's is needed in another.
             self._client = self._open.enter_context(SchemaRegistryClient(_options(section)))
-            self._serialized = self._open.enter_context(SchemaRegistryClient(_options(section)))
         except OSError as error:
             raise ContractError(
                 subject="ca_file in [schema_registry]",
@@ -156,6 +155,13 @@ class _Registry:
                 cause="it cannot be used",
                 hint="write it as http(s)://host:port; what logs in goes into username and password",
             ) from None  # It may quote the password.
+
+    @cached_property
+    def _serialized(self) -> SchemaRegistryClient:
+        """A client of its own: one remembers a single form of each schema."""
+        client = SchemaRegistryClient(_options(self._section))
+        self._open.enter_context(client)
+        return client
 
     def close(self) -> None:
         self._open.close()

@@ -304,7 +304,7 @@ def _parameters(section: SourceSection) -> dict[str, Any]:
         raise FatalError(
             subject="[source] in the contract",
             cause=f"reading from PostgreSQL needs psycopg, which cannot be imported ({error})",
-            hint='pip install "rowvec[postgres]"',
+            hint='install it: pip install "rowvec[postgres]"',
         ) from None
     try:
         given = conninfo_to_dict(section.dsn.get_secret_value())

@@ -2,7 +2,7 @@
 
 from typing import TypeAlias
 
-from operators.events import RowKey, Version
+from operators.events import RowKey, Version, at_offset, has_position, offset_of
 
 Known: TypeAlias = tuple[Version, str | None]
 """Version and text hash of a row; the hash is None for a deleted row (its delete marker), and "" where
@@ -69,8 +69,9 @@ class VersionMap:
             self._truncated[prefix] = version
         for generation in (self._young, self._old):
             for key, known in generation.items():
-                if known[0] < version and key.startswith(prefix):
-                    generation[key] = (version, None)
+                if known[0] < version and has_position(known[0]) and key.startswith(prefix):
+                    # The offset is of another partition: the row keeps its own.
+                    generation[key] = (at_offset(version, offset_of(known[0])), None)
 
     def taint(self, key: RowKey, version: Version) -> None:
         """Note that a change of the row was refused: what the store holds is not the last version.

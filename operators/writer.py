@@ -9,7 +9,15 @@ from typing import Protocol
 from operators.carrying import Completer
 from operators.embedding import Piece
 from operators.errors import RecordError
-from operators.events import DeadLetter, Delete, PartialRow, Row, RowKey, Version
+from operators.events import (
+    DeadLetter,
+    Delete,
+    PartialRow,
+    Row,
+    RowKey,
+    Version,
+    has_position,
+)
 from operators.keys import key_prefix
 from operators.rendering import Rules
 from operators.requests import Entities, Requests
@@ -79,7 +87,8 @@ class _Batch:
         """Drop the operations on a table's rows that are older than its TRUNCATE."""
         winners: list[Row | PartialRow | Delete] = [*self.rows.values(), *self.deletes.values()]
         for winner in winners:
-            if winner.row_key.startswith(prefix) and winner.version < version:
+            older = has_position(winner.version) and winner.version < version
+            if older and winner.row_key.startswith(prefix):
                 self.rows.pop(winner.row_key, None)
                 self.deletes.pop(winner.row_key, None)
                 self.pieces.pop(winner.row_key, None)

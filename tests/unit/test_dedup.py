@@ -2,21 +2,23 @@
 
 import json
 import pickle
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
-from operators.dedup import MAX_DEAD_LETTER_BYTES, DedupContext, DedupLogic, WindowClock
-from operators.events import RowKey, make_version, offset_of
-from operators.rendering import Renderer, text_hash
+from flows.sync import rules_of
+from operators.dedup import MAX_DEAD_LETTER_BYTES, DedupContext, DedupLogic
+from operators.embedding import text_hash
+from operators.events import NO_POSITION, RowKey, make_version, offset_of
 from operators.route import Router
 from operators.shards import ALL_SHARDS, ShardRecords, Window, shard_of
 from operators.source import SourceBatch
 from operators.telemetry import Telemetry
+from operators.windows import WindowClock
 from tests.changes import TOPIC, contract, doc, envelope, gone, key, put, tombstone
 
 WINDOW = 0.2
@@ -35,18 +37,20 @@ class Shard:
         horizon_s: float = 3600,
         max_rows: int = 1_000,
         other: "Shard | None" = None,
+        partitions: Collection[tuple[str, int]] = (),
+        **table: Any,
     ) -> None:
         if other is None:
             self.time = [START]
             self.reader = InMemoryMetricReader()
             self._meters = MeterProvider(metric_readers=[self.reader])
-            first = contract().tables[0]
             self.shared = DedupContext(
-                tables={TOPIC: (first, Renderer(first))},
+                rules=rules_of(contract(**table)),
                 clock=WindowClock(WINDOW, max_rows, lambda: self.time[0]),
                 telemetry=Telemetry(meter_provider=self._meters),
                 horizon_s=horizon_s,
                 whole=whole,
+                partitions=frozenset(partitions),
             )
         else:
             self.time, self.shared, self.reader = other.time, other.shared, other.reader
@@ -58,7 +62,7 @@ class Shard:
         for raw_key, value in records:
             fields = json.loads(raw_key) if raw_key and raw_key.startswith(b"{") else {}
             row = RowKey(f"docs:{fields['id']}") if "id" in fields else RowKey("")
-            changes.append((self.offset, row, None if row else raw_key, value))
+            changes.append((self.offset, row, raw_key, value, None))
             self.offset += 1
         context = more.get("context")
         windows, done = self.logic.on_batch(
@@ -263,7 +267,7 @@ def test_a_delete_takes_its_row_out():
     shard.take(put(1, 1), gone(1, 2), tombstone(1))
     window = shard.closed()
     assert window.rows == {}
-    assert window.deletes[ONE].version.startswith(make_version(0, (2, 2), 0)[:21])
+    assert window.deletes[ONE].version.startswith(make_version(0, f"{2:016x}.{2:016x}", 0)[:21])
     assert not window.deletes[ONE].lone
 
 
@@ -332,7 +336,7 @@ def test_a_tombstone_of_a_row_that_nobody_knows_has_its_offset_alone():
     shard.take(put(2, 1), tombstone(1))
     delete = shard.closed().deletes[ONE]
     assert delete.lone
-    assert delete.version == make_version(0, (0, 0), 1)
+    assert delete.version == make_version(0, NO_POSITION, 1)
 
 
 def test_the_tombstone_of_a_stale_delete_deletes_nothing():
@@ -475,14 +479,36 @@ def test_a_record_without_a_key():
     assert second.key == b"\xff"
 
 
-def test_a_truncate_tells_that_it_is_one():
-    # It has no key; that is not what is wrong with it.
-    path = Path(__file__).parent.parent / "data" / "debezium" / "schemas_off.truncate.jsonl"
+def truncate(lsn: int) -> Pair:
+    return None, envelope("t", lsn, None)
+
+
+def test_a_truncate_takes_every_older_row_and_no_newer_one():
     shard = Shard()
-    shard.take((None, json.loads(path.read_text("utf-8"))["value"].encode()))
-    (letter,) = shard.closed().dead
-    assert letter.subject == f"TRUNCATE of {TOPIC}"
-    assert "PRIMARY KEY" not in letter.hint
+    shard.take(put(1, 5), put(2, 6, "late"), truncate(9), put(3, 12))
+    shard.take(put(2, 7, "later still"), put(1, 11, "again"), partition=1)
+    window = shard.closed()
+    assert [(t.table, t.version[5:21]) for t in window.truncates] == [("docs", f"{9:016x}")]
+    assert {key: row.text for key, row in window.rows.items()} == {
+        ONE: "doc 1\nagain",
+        THREE: "doc 3\ntext",
+    }
+    assert window.deletes == {}
+    # What was known before is gone as well, and stays so over a crash.
+    shard.restart()
+    shard.take(put(4, 8), put(2, 8), resumed=True, partition=1)
+    assert shard.close() is None
+    assert shard.dropped()["stale"] == 3
+
+
+def test_a_pending_truncate_outlives_a_crash():
+    shard = Shard()
+    shard.take(put(1, 5), truncate(9))
+    shard.restart()
+    shard.take(resumed=True)
+    window = shard.closed()
+    assert [t.table for t in window.truncates] == ["docs"]
+    assert window.rows == {}
 
 
 @pytest.mark.parametrize("size", [MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTER_BYTES + 1])
@@ -517,22 +543,20 @@ def test_dead_letters_outlive_a_checkpoint():
 # Over a crash.
 
 
-def test_pending_rows_are_held_until_their_partition_was_gathered():
-    shard = Shard()
-    shard.take(put(1, 1, "mine"), partition=0)
-    shard.take(put(2, 2, "other"), gone(3, 3), partition=1)
-    shard.restart()
+def test_rows_are_held_until_every_partition_of_their_topic_was_gathered():
+    # A TRUNCATE on one of them concerns the rows of all.
+    shard = Shard(partitions={(TOPIC, 0), (TOPIC, 1), ("other", 0)})
+    shard.take(put(1, 2, "mine"), partition=0, resumed=True)
     assert shard.logic.notify_at() is None
-    shard.take(partition=0, resumed=True)
-    window = shard.closed()
-    assert set(window.rows) == {ONE}
-    assert window.rows[ONE].text == "doc 1\nmine"
-    assert window.deletes == {}
-    assert shard.close() is None
+    assert shard.logic.on_eof() == ([], False)
+    shard.take(put(2, 2, "other"), truncate(1), partition=1, resumed=True)
+    assert set(shard.closed().rows) == {ONE, TWO}
+    shard.take(put(1, 3, "more"), partition=0)
+    shard.restart()
     shard.take(partition=1, resumed=True)
-    window = shard.closed()
-    assert set(window.rows) == {TWO}
-    assert set(window.deletes) == {THREE}
+    assert shard.close() is None
+    shard.take(partition=0, resumed=True)
+    assert set(shard.closed().rows) == {ONE}
 
 
 def test_a_held_row_is_replaced_by_what_was_gathered():
@@ -552,14 +576,6 @@ def test_held_rows_stay_in_the_state():
         assert shard.logic.on_eof() == ([], False)
     shard.take(resumed=True)
     assert shard.closed().rows[ONE].text == "doc 1\nmine"
-
-
-def test_another_partitions_rows_do_not_wait_for_held_ones():
-    shard = Shard()
-    shard.take(put(1, 1), partition=0)
-    shard.restart()
-    shard.take(put(2, 2), partition=1, resumed=True)
-    assert set(shard.closed().rows) == {TWO}
 
 
 def test_the_first_windows_of_a_shard_are_held_by_nothing():
@@ -599,12 +615,12 @@ def test_a_checkpoint_changes_nothing():
 
 
 def batch(*records: tuple[bytes | None, bytes | None], resumed: bool = False) -> SourceBatch:
-    numbered = tuple((i, k, v) for i, (k, v) in enumerate(records))
+    numbered = tuple((i, k, v, None) for i, (k, v) in enumerate(records))
     return SourceBatch(TOPIC, 4, resumed, numbered, (1, 2, 1))
 
 
 def test_records_go_to_the_shard_of_their_row_in_order():
-    router = Router({TOPIC: contract().tables[0]})
+    router = Router({TOPIC: rules_of(contract())[TOPIC].decoder})
     items = dict(router([batch(put(1, 1), put(2, 2), put(1, 3))]))
     assert set(items) == {shard_of(ONE), shard_of(TWO)}
     mine = items[shard_of(ONE)]
@@ -613,7 +629,7 @@ def test_records_go_to_the_shard_of_their_row_in_order():
 
 
 def test_the_batch_after_a_resume_goes_to_every_shard():
-    router = Router({TOPIC: contract().tables[0]})
+    router = Router({TOPIC: rules_of(contract())[TOPIC].decoder})
     items = list(router([batch(put(1, 1), resumed=True)]))
     assert [shard for shard, _ in items] == list(ALL_SHARDS)
     assert all(records.resumed for _, records in items)
@@ -621,6 +637,6 @@ def test_the_batch_after_a_resume_goes_to_every_shard():
 
 
 def test_a_record_whose_key_cannot_be_read_goes_somewhere_with_all_it_has():
-    router = Router({TOPIC: contract().tables[0]})
+    router = Router({TOPIC: rules_of(contract())[TOPIC].decoder})
     ((_, records),) = router([batch((b"\xff", b"value"))])
-    assert records.changes == ((0, "", b"\xff", b"value"),)
+    assert records.changes == ((0, "", b"\xff", b"value", None),)

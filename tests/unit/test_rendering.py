@@ -5,9 +5,12 @@ from typing import Any
 
 import pytest
 
-from operators.errors import RecordError
-from operators.events import KafkaPosition, Row, RowKey, Upsert, make_version
-from operators.rendering import Renderer, text_hash
+from operators.contract import MaskingSection
+from operators.embedding import text_hash
+from operators.errors import FatalError, RecordError
+from operators.events import Delete, KafkaPosition, PartialRow, Row, RowKey, Upsert, make_version
+from operators.masking import Masker
+from operators.rendering import Renderer, texts_of
 from operators.table import MAX_VARCHAR_BYTES
 from tests.changes import table
 
@@ -18,7 +21,7 @@ SECRET = "s3cret-value"
 def upsert(**columns: Any) -> Upsert:
     return Upsert(
         RowKey("docs:1"),
-        make_version(0, (7, 7), 3),
+        make_version(0, f"{7:016x}.{7:016x}", 3),
         KafkaPosition("app.public.docs", 2, 3),
         1_700_000_000_000,
         "u",
@@ -40,6 +43,12 @@ def refusal(text: str, columns: dict[str, Any] | None = None, **row: Any) -> Rec
         render(text, columns, **row)
     assert caught.value.hint
     return caught.value
+
+
+def partly(text: str, columns: dict[str, Any] | None = None, **row: Any) -> PartialRow:
+    rendered = Renderer(table(text=text, columns=columns or {})).render(upsert(**row))
+    assert isinstance(rendered, PartialRow)
+    return rendered
 
 
 # Texts.
@@ -96,7 +105,7 @@ def test_equal_texts_have_equal_hashes_and_others_have_others():
 def test_a_column_that_is_not_there():
     error = refusal("{a}{titel}", a=1, title=SECRET)
     assert "'titel' of app.public.docs" in error.subject
-    assert "a, title" in error.cause
+    assert "'a', 'title'" in error.cause
     assert SECRET not in str(error)
 
 
@@ -135,14 +144,59 @@ PLACEHOLDERS = {
 
 @pytest.mark.parametrize("value", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
 def test_a_value_left_out_is_never_taken_for_the_value(value):
-    for error in (
-        refusal("{a}", a=value),
-        refusal("{b}", {"a": "json"}, a=value, b="x"),
-        refusal("{b}", {"a": "varchar"}, a=value, b="x"),
-    ):
-        assert "'a' of app.public.docs" in error.subject
-        assert "TOAST" in error.cause
-        assert error.hint == "ALTER TABLE docs REPLICA IDENTITY FULL"
+    for text, columns in (("{a}", {}), ("{b}", {"a": "json"}), ("{b}", {"a": "varchar"})):
+        partial = partly(text, columns, a=value, b="x")
+        assert partial.missing == ("a",)
+        assert UNAVAILABLE not in str(partial)
+
+
+def test_another_placeholder_is_what_the_contract_says():
+    other = table(text="{a}", columns={}, unavailable_value="<gone>")
+    assert isinstance(Renderer(other).render(upsert(a="<gone>")), PartialRow)
+    assert Renderer(other).render(upsert(a=UNAVAILABLE)).text == UNAVAILABLE
+
+
+def test_a_partial_row_is_completed_from_another_version():
+    rules = {"text": "{title}: {body}\n{title}", "columns": {"body": "varchar", "size": "int64"}}
+    renderer = Renderer(table(**rules))
+    before = renderer.render(upsert(title="Old", body="The body", size=1))
+    partial = renderer.render(upsert(title="New", body=UNAVAILABLE, size=2))
+    assert texts_of(before) == {"title": "Old", "body": "The body"}
+    row = renderer.complete(partial, texts_of(before), before.columns)
+    whole = renderer.render(upsert(title="New", body="The body", size=2))
+    assert row == whole
+
+
+def test_null_carried_forward_stays_null():
+    renderer = Renderer(table(text="{a}|{b}", columns={}, defaults={"a": "none"}))
+    before = renderer.render(upsert(a=None, b="x"))
+    assert before.text == "none|x"
+    partial = renderer.render(upsert(a=UNAVAILABLE, b="y"))
+    assert renderer.complete(partial, texts_of(before), {}).text == "none|y"
+
+
+def test_what_another_version_cannot_give_is_still_missing():
+    renderer = Renderer(table(text="{a}{b}", columns={"c": "varchar"}))
+    partial = renderer.render(upsert(a=UNAVAILABLE, b=UNAVAILABLE, c=UNAVAILABLE))
+    less = renderer.complete(partial, {"b": "x"}, {"c": "y"})
+    assert less.missing == ("a",)
+    error = renderer.left_out(less, "nobody knows it")
+    assert error.subject == "column 'a' of app.public.docs"
+    assert "TOAST" in error.cause
+    assert "REPLICA IDENTITY FULL" in error.hint
+    assert "dsn in [source]" in error.hint
+
+
+def test_values_of_the_database_are_masked_and_typed():
+    contract = table(
+        text="{note}",
+        columns={"n": "int64"},
+        masks={"note": {"redact": "s3cret", "replacement": "*"}},
+    )
+    renderer = Renderer(contract, Masker(contract, MaskingSection()))
+    partial = renderer.render(upsert(note=UNAVAILABLE, n=1))
+    row = renderer.complete_from_values(partial, {"note": "my s3cret"})
+    assert row.text == "my *"
 
 
 @pytest.mark.parametrize("value", [f"see {UNAVAILABLE}", ["x", UNAVAILABLE], {"a": UNAVAILABLE}])
@@ -203,7 +257,7 @@ def test_null_is_null_in_every_type(type_):
         ("int64", math.inf, "int64"),
         ("int64", 2**63, "out of range"),
         ("int64", -(2**63) - 1, "out of range"),
-        ("int64", "9" * 5_000, "not a whole number"),
+        ("int64", "9" * 5_000, "out of range"),
         ("int64", [SECRET], "int64"),
         ("int64", {SECRET: 1}, "int64"),
         ("int32", 2**31, "out of range"),
@@ -211,7 +265,7 @@ def test_null_is_null_in_every_type(type_):
         ("double", SECRET, "not a number"),
         ("double", [SECRET], "double"),
         ("float", {SECRET: 1}, "float"),
-        ("bool", 1, "not a boolean"),
+        ("bool", 2, "not a boolean"),
         ("bool", SECRET, "not a boolean"),
     ],
 )
@@ -240,3 +294,92 @@ def test_a_column_under_another_name():
 
 def test_a_mirrored_column_that_is_not_there():
     assert "'c' of app.public.docs" in refusal("{t}", {"c": "int64"}, t="x").subject
+
+
+# What is not in the collection.
+
+
+@pytest.mark.parametrize(
+    ("more", "row", "there"),
+    [
+        ({"filter": [{"column": "s", "equals": "on"}]}, {"s": "on"}, True),
+        ({"filter": [{"column": "s", "equals": "on"}]}, {"s": "off"}, False),
+        ({"filter": [{"column": "s", "equals": "on"}]}, {"s": None}, False),
+        ({"soft_delete": "gone"}, {"gone": None}, True),
+        ({"soft_delete": "gone"}, {"gone": "2026-01-01T00:00:00Z"}, False),
+        ({"soft_delete": "gone"}, {"gone": False}, True),
+        ({"empty_text": "skip"}, {"a": " \n"}, False),
+        ({"empty_text": "skip"}, {"a": None}, False),
+        ({"empty_text": "keep"}, {"a": ""}, True),
+    ],
+)
+def test_a_row_that_is_kept_out_is_a_delete_of_its_version(more, row, there):
+    event = upsert(**{"a": "x", **row})
+    rendered = Renderer(table(text="{a}", columns={}, **more)).render(event)
+    assert isinstance(rendered, Row if there else Delete)
+    assert rendered.version == event.version
+
+
+def test_the_filter_sees_masked_values():
+    contract = table(
+        text="{a}", columns={}, filter=[{"column": "a", "equals": "s3cret"}], masks={"a": "hmac"}
+    )
+    masking = MaskingSection(hmac_key="k" * 16)
+    assert isinstance(
+        Renderer(contract, Masker(contract, masking)).render(upsert(a="s3cret")), Delete
+    )
+
+
+# Columns that changed.
+
+
+def test_a_strict_contract_refuses_a_column_it_does_not_name():
+    strict = {"text": "{a}", "columns": {}, "key": ["id"], "unmirrored": ["b"]}
+    row = upsert(id=1, a="x", b="y", c=SECRET)
+    for policy, error in (("dead-letter", RecordError), ("halt", FatalError)):
+        renderer = Renderer(table(**strict, drift={"added": policy}))
+        assert renderer.render(upsert(id=1, a="x", b="y")).text == "x"
+        with pytest.raises(error, match=r"column 'c' of app\.public\.docs") as caught:
+            renderer.render(row)
+        assert SECRET not in str(caught.value)
+    assert Renderer(table(**strict)).render(row).text == "x"
+
+
+@pytest.mark.parametrize(
+    ("drift", "outcome"),
+    [({}, RecordError), ({"missing": "null"}, ""), ({"missing": "halt"}, FatalError)],
+)
+def test_a_column_that_is_gone(drift, outcome):
+    renderer = Renderer(table(text="{a}", columns={}, drift=drift))
+    if isinstance(outcome, str):
+        assert renderer.render(upsert(b=1)).text == outcome
+    else:
+        with pytest.raises(outcome, match="the row has no such column"):
+            renderer.render(upsert(b=1))
+
+
+@pytest.mark.parametrize(
+    ("drift", "outcome"),
+    [({}, RecordError), ({"retyped": "null"}, None), ({"retyped": "halt"}, FatalError)],
+)
+def test_a_value_of_another_type(drift, outcome):
+    renderer = Renderer(table(text="{a}", columns={"n": "int64"}, drift=drift))
+    event = upsert(a="x", n="many")
+    if outcome is None:
+        assert renderer.render(event).columns == {"n": None}
+    else:
+        with pytest.raises(outcome, match="column 'n': it does not fit into int64"):
+            renderer.render(event)
+
+
+def test_encodings_say_what_the_message_does_not():
+    renderer = Renderer(
+        table(
+            text="{price} {at}",
+            columns={"at": "int64"},
+            encodings={"price": "decimal(2)", "at": "timestamp-ms"},
+        )
+    )
+    row = renderer.render(upsert(price="BNI=", at=1_500))
+    assert row.text == "12.34 1970-01-01T00:00:01.5"
+    assert row.columns == {"at": 1_500_000}

@@ -15,18 +15,19 @@ from typing import Any
 import pytest
 from bytewax.testing import TestingSink
 
-from flows.sync import Parts, build_flow
-from operators import dedup, source
-from operators.dedup import DedupContext, DedupLogic, WindowClock
+from flows.sync import Parts, build_flow, rules_of
+from operators import source
+from operators.dedup import DedupContext, DedupLogic
+from operators.dedup_state import STATE_FORMAT
 from operators.errors import FatalError
 from operators.events import RowKey, make_version
-from operators.rendering import Renderer
 from operators.retry import RetryPolicy
 from operators.shards import ALL_SHARDS, SHARDS, ShardRecords, shard_of
 from operators.source import PartitionedSource, PartitionLogic, SourceSettings
 from operators.store import entity_id
 from operators.telemetry import Telemetry
 from operators.upsert import Lanes, UpsertLogic
+from operators.windows import WindowClock
 from tests.changes import TOPIC, LetterBox, Log, contract, doc, envelope, gone, key, put, tombstone
 from tests.fakes import HashEmbedder, MemoryStore
 
@@ -93,9 +94,8 @@ def modules_in(state: Any) -> set[str]:
 
 
 def shared(time: Time, *, whole: bool = False) -> DedupContext:
-    table = contract().tables[0]
     return DedupContext(
-        tables={TOPIC: (table, Renderer(table))},
+        rules=rules_of(contract()),
         clock=WindowClock(0.2, 1_000, lambda: time.now),
         telemetry=Telemetry(),
         horizon_s=100,
@@ -104,7 +104,8 @@ def shared(time: Time, *, whole: bool = False) -> DedupContext:
 
 
 def dedup_state(time: Time) -> Any:
-    """A shard with something in every place: both generations, pending rows, dead letters."""
+    """A shard with something in every place: both generations, pending rows of every kind, a
+    TRUNCATE, dead letters."""
     logic = DedupLogic(shared(time), None)
     records: list[tuple[bytes | None, bytes | None]] = [put(1, 10, "one"), put(2, 11, "two")]
     offset = 0
@@ -114,7 +115,7 @@ def dedup_state(time: Time) -> Any:
         changes = []
         for raw_key, value in records:
             row = RowKey(f"docs:{json.loads(raw_key)['id']}") if raw_key else RowKey("")
-            changes.append((offset, row, None if row else raw_key, value))
+            changes.append((offset, row, raw_key, value, None))
             offset += 1
         logic.on_batch([ShardRecords(TOPIC, 3, False, tuple(changes), (1, 2, 1))])
 
@@ -129,6 +130,8 @@ def dedup_state(time: Time) -> Any:
             (key(id=5), envelope("u", 21, doc(5, "Grüße 🎉"))),
             gone(6, 22),
             tombstone(7),
+            (None, envelope("t", 19, None)),
+            (key(id=11), envelope("u", 25, doc(11, "__debezium_unavailable_value"))),
             (key(id=8), b"{"),
             (None, envelope("c", 23, doc(9))),
             (key(id=10), envelope("c", 24, {"id": 10, "name": "x"})),
@@ -161,7 +164,7 @@ def source_states() -> list[Any]:
 
 def test_the_state_of_a_shard():
     assert as_json(dedup_state(Time())) == golden("dedup_state.json")
-    assert dedup.STATE_FORMAT == 1
+    assert STATE_FORMAT == 2
 
 
 def test_a_shard_resumes_from_the_state():
@@ -172,16 +175,19 @@ def test_a_shard_resumes_from_the_state():
     logic.on_batch([ShardRecords(TOPIC, 3, True, (), None)])
     time.now += timedelta(seconds=1)
     (window,), _ = logic.on_notify()
+    partial = window.rows.pop(RowKey("docs:11"))
+    assert (partial.missing, partial.texts) == (("doc",), {"name": "doc 11"})
     assert {row.text for row in window.rows.values()} == {"doc 4\nvier", "doc 5\nGrüße 🎉"}
+    assert [truncate.table for truncate in window.truncates] == ["docs"]
     assert window.rows[RowKey("docs:4")].columns == {"kind": None, "size": 7}
     assert {(key, delete.lone) for key, delete in window.deletes.items()} == {
         ("docs:6", False),
         ("docs:7", True),
     }
     assert [(letter.position.offset, letter.stage) for letter in window.dead] == [
-        (9, "decode"),
-        (10, "decode"),
-        (11, "render"),
+        (11, "decode"),
+        (12, "decode"),
+        (13, "render"),
     ]
 
 
@@ -233,10 +239,10 @@ def make_position() -> Any:
     return (1, KafkaPosition("t", 0, 1))
 
 
-@pytest.mark.parametrize("found", [0, 2, "1"])
+@pytest.mark.parametrize("found", [0, 3, "1"])
 def test_state_of_another_format_is_refused(found):
     state = (found, *dedup_state(Time())[1:])
-    with pytest.raises(FatalError, match=r"step 'dedup': it has format .* reads format 1"):
+    with pytest.raises(FatalError, match=r"step 'dedup': it has format .* reads format 2"):
         DedupLogic(shared(Time()), state)
     with pytest.raises(FatalError, match=r"app\.public\.docs\[0\]: it has format") as caught:
         PartitionLogic(TOPIC, 0, Log().reader, source_settings(), (found, 0, 500, 1 << 20))
@@ -299,9 +305,9 @@ def test_entity_ids():
 
 
 def test_versions():
-    assert make_version(0, (25_987_448, 25_987_448), 1) == (
+    assert make_version(0, f"{25_987_448:016x}.{25_987_448:016x}", 1) == (
         "0000.00000000018c8978.00000000018c8978.0000000000000001"
     )
-    assert make_version(0xFFFF, (2**64 - 1, 2**64 - 1), 2**63 - 1) == (
+    assert make_version(0xFFFF, f"{2**64 - 1:x}.{2**64 - 1:x}", 2**63 - 1) == (
         "ffff.ffffffffffffffff.ffffffffffffffff.7fffffffffffffff"
     )

@@ -8,14 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from flows.sync import rules_of
 from operators import upsert
+from operators.carrying import Completer, Moves
+from operators.embedding import Piece, text_hash
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.events import DeadLetter, Delete, KafkaPosition, Row, RowKey, make_version
-from operators.rendering import text_hash
+from operators.requests import Requests
 from operators.retry import RetryPolicy
 from operators.shards import ALL_SHARDS, Window
 from operators.store import CollectionSpec, entity_id
 from operators.telemetry import Telemetry
+from operators.texts import Texts
 from operators.upsert import Lane, Lanes, UpsertLogic
 from operators.versions import VersionMap
 from operators.writer import Receipt, Writer
@@ -29,7 +33,7 @@ SOON = 20.0
 def row(number: int, lsn: int, text: str = "text", topic: str = TOPIC, **columns: Any) -> Row:
     return Row(
         row_key=RowKey(f"docs:{number}"),
-        version=make_version(0, (lsn, lsn), lsn),
+        version=make_version(0, f"{lsn:016x}.{lsn:016x}", lsn),
         position=KafkaPosition(topic, 0, lsn),
         source_ts_ms=0,
         op="u",
@@ -42,7 +46,10 @@ def row(number: int, lsn: int, text: str = "text", topic: str = TOPIC, **columns
 
 def delete(number: int, lsn: int) -> Delete:
     return Delete(
-        RowKey(f"docs:{number}"), make_version(0, (lsn, lsn), lsn), KafkaPosition(TOPIC, 0, lsn), 0
+        RowKey(f"docs:{number}"),
+        make_version(0, f"{lsn:016x}.{lsn:016x}", lsn),
+        KafkaPosition(TOPIC, 0, lsn),
+        0,
     )
 
 
@@ -68,7 +75,8 @@ def window(
     )
     if not unchanged:
         for key, one in rows.items():
-            result.vectors[key] = HashEmbedder().embed([one.text])[0]
+            vector = HashEmbedder().embed([one.text])[0]
+            result.vectors[key] = (Piece(0, one.text, vector),)
     return result
 
 
@@ -90,14 +98,15 @@ class Bench:
         for table in tables.values():
             fields = {field: table.columns[c] for c, field in table.fields().items()}
             self.store.ensure(CollectionSpec(table.collection, fields, 8, "COSINE", "hash@1"))
+        rules = rules_of(contract())
         self.writer = Writer(
-            tables,
-            self.store,
-            self.embedder,
+            rules,
+            Requests(self.store, self.retry, telemetry, batch_rows),
+            Completer(rules, Moves(), self.retry),
+            Texts(self.embedder, telemetry, {"docs": None, "pairs": None}, 0),
+            self.embedder.model,
             self.letters,
-            self.retry,
             telemetry,
-            batch_rows=batch_rows,
         )
 
     def write(self, *windows: Window) -> Receipt:
@@ -121,7 +130,7 @@ def test_rows_are_written_with_every_field():
         "size": 7,
         "rv_table": "docs",
         "rv_row_key": "docs:1",
-        "rv_version": make_version(0, (7, 7), 7),
+        "rv_version": make_version(0, f"{7:016x}.{7:016x}", 7),
         "rv_op": "u",
         "rv_source_ts_ms": 0,
         "rv_topic": TOPIC,
@@ -129,6 +138,10 @@ def test_rows_are_written_with_every_field():
         "rv_offset": 7,
         "rv_model": "hash@1",
         "rv_text_hash": text_hash("a"),
+        "rv_chunk": 0,
+        "rv_chunks": 1,
+        "rv_start": 0,
+        "rv_spans": "",
     }
     ((_, vector),) = bench.store.vectors("docs", ["docs:1#0"]).values()
     assert np.array_equal(vector, HashEmbedder().embed(["a"])[0])
@@ -207,7 +220,7 @@ def test_an_unchanged_text_keeps_its_vector_and_gets_the_new_columns():
     bench.write(window(row(1, 5, "same"), unchanged=True))
     assert bench.embedder.calls == []
     (after,) = bench.store.scan("docs", ["size", "rv_version"])
-    assert (after["size"], after["rv_version"]) == (5, make_version(0, (5, 5), 5))
+    assert (after["size"], after["rv_version"]) == (5, make_version(0, f"{5:016x}.{5:016x}", 5))
     ((_, vector),) = bench.store.vectors("docs", ["docs:1#0"]).values()
     assert np.array_equal(vector, np.eye(8, dtype=np.float32)[0])
 
