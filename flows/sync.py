@@ -14,8 +14,10 @@ from operators.carrying import Completer, Database, Moves
 from operators.contract import Contract
 from operators.debezium import Decoder, FramedDecoder
 from operators.dedup import DedupContext, dedup
+from operators.drift import AddedColumns
 from operators.embed import EmbedStep, embed
 from operators.embedding import Embedder
+from operators.errors import FatalError
 from operators.masking import Masker
 from operators.rendering import Renderer, Rules
 from operators.requests import Requests
@@ -81,11 +83,26 @@ def collection_specs(contract: Contract, embedder: Embedder) -> list[CollectionS
             fields={field: table.columns[column] for column, field in table.fields().items()},
             dim=embedder.dim,
             metric=table.metric,
-            model=embedder.model,
+            model=embedder.model + _cutting(contract, table.collection),
+            extra_fields=any(
+                other.drift.added == "add"
+                for other in contract.tables
+                if other.collection == table.collection
+            ),
         )
         for table in contract.tables
     }
     return list(specs.values())
+
+
+def _cutting(contract: Contract, collection: str) -> str:
+    """How texts are cut belongs to what makes the vectors: cut otherwise, they have to be made anew."""
+    cut = [
+        f"{table.name} {table.chunks.max_tokens}+{table.chunks.overlap_tokens}"
+        for table in contract.tables
+        if table.collection == collection and table.chunks is not None
+    ]
+    return f" in chunks: {', '.join(sorted(cut))}" if cut else ""
 
 
 def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStore) -> bool:
@@ -97,26 +114,48 @@ def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStor
     Raises:
         FatalError: One is there and is not what the contract says.
     """
+    for table in contract.tables:
+        if table.drift.added == "add" and not store.can_add_fields:
+            raise FatalError(
+                subject=f'tables: {table.name}, drift.added = "add"',
+                cause="this Milvus cannot add fields to a collection",
+                hint="use a Milvus server from 2.6 on, or another policy",
+            )
     # Every one of them, before the first answer is looked at.
     empty = [store.ensure(spec) for spec in collection_specs(contract, embedder)]
     return all(empty)
 
 
-def rules_of(contract: Contract, framed: FramedDecoder | None = None) -> dict[str, Rules]:
-    """How the messages of each topic are read and rendered."""
+def rules_of(
+    contract: Contract,
+    framed: FramedDecoder | None = None,
+    store: VectorStore | None = None,
+    retry: RetryPolicy | None = None,
+) -> dict[str, Rules]:
+    """How the messages of each topic are read and rendered.
+
+    Args:
+        contract: Has the tables.
+        framed: Reads messages that name their schema in a registry.
+        store: Gets fields for new columns, where the contract says so; checked before.
+        retry: For the store.
+    """
     rules: dict[str, Rules] = {}
     for table in contract.tables:
         masker = Masker(table, contract.masking)
         masked_key = {c: partial(masker.value, c) for c in table.key if c in table.masks}
         decoder = Decoder(table, framed, masked_key)
-        rules[table.topic] = Rules(table, decoder, Renderer(table, masker))
+        added = None
+        if table.drift.added == "add" and store is not None and retry is not None:
+            added = AddedColumns(table, store, retry)
+        rules[table.topic] = Rules(table, decoder, Renderer(table, masker, added))
     return rules
 
 
 def build_flow(parts: Parts) -> Flow:
     """Wire the stages: source, route, dedup, resolve, embed, upsert, receipts."""
     contract, telemetry = parts.contract, parts.telemetry
-    rules = rules_of(contract, parts.framed)
+    rules = rules_of(contract, parts.framed, parts.store, parts.retry)
     moves = Moves()
     texts = Texts(
         parts.embedder,

@@ -344,7 +344,7 @@ _INFINITE_MICROS = {
     -9_223_372_036_832_400_000: -math.inf,
 }
 _INFINITE_COUNTS = {
-    "ms": {count // 1_000: sign for count, sign in _INFINITE_MICROS.items()} | _INFINITE_MICROS,
+    "ms": {count // 1_000: sign for count, sign in _INFINITE_MICROS.items()},
     "us": _INFINITE_MICROS,
     "ns": {2**63 - 1: math.inf, -(2**63): -math.inf},
 }
@@ -619,7 +619,7 @@ def _whole(value: Any) -> int:
         return 0
     if number != number.to_integral_value():
         raise ValueError("it has a fraction")
-    if number.adjusted() > 20:  # Before a few characters become gigabytes of zeros.
+    if number.adjusted() > 20:  # As an int, a number of a million digits takes a minute to make.
         raise ValueError("it is out of range")
     return int(number)
 

@@ -1,19 +1,30 @@
 """A row's columns → the text that is embedded and the fields that are mirrored, under the contract."""
 
+import logging
 import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from operators.conditions import compile_filter, is_soft_deleted
 from operators.debezium import Decoder
+from operators.drift import AddedColumns
 from operators.embedding import text_hash
 from operators.errors import FatalError, RecordError
 from operators.events import Delete, PartialRow, Row, Spans, Upsert
 from operators.keys import names_of
-from operators.logical_types import as_field, as_text, columns_of, from_encoding, logical_value
+from operators.logical_types import (
+    Logical,
+    as_field,
+    as_text,
+    columns_of,
+    from_encoding,
+    logical_value,
+)
 from operators.masking import Masker
-from operators.table import MAX_VARCHAR_BYTES, TableSection
+from operators.table import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
 from operators.unavailable import Unavailable
+
+logger = logging.getLogger(__name__)
 
 MISSING = object()
 """Stands for a value that Debezium left out."""
@@ -29,8 +40,14 @@ class Renderer:
     delete, the template, and the mirrored fields.
     """
 
-    def __init__(self, table: TableSection, masker: Masker | None = None) -> None:
+    def __init__(
+        self,
+        table: TableSection,
+        masker: Masker | None = None,
+        added: AddedColumns | None = None,
+    ) -> None:
         self.table = table
+        self._added = added
         self._masker = masker
         self._masked = frozenset(table.masks if masker is not None else ())
         self._unavailable = Unavailable(table.unavailable_value)
@@ -44,7 +61,9 @@ class Renderer:
         ]
         self._keep = compile_filter(table.filter) if table.filter else None
         self._filtered = tuple(dict.fromkeys(condition.column for condition in table.filter))
-        self._strict = table.known_columns() if table.drift.added != "ignore" else None
+        self._known = table.known_columns()
+        self._seen: frozenset[str] = frozenset()
+        self._shapes: set[frozenset[str]] = set()
 
     def render(self, event: Upsert) -> Rendered:
         """The row as the store will hold it, but for its vector.
@@ -54,22 +73,23 @@ class Renderer:
                 text is too long to be stored.
             FatalError: The table's columns changed, and the contract says to halt.
         """
-        if self._strict is not None:
-            self._check_added(event.columns)
-        types = columns_of(event.schema) if event.schema is not None else self._encodings
+        types = self._encodings if event.schema is None else _types(event)
         read = _Reader(self, event.columns, types)
         if (self._keep or self.table.soft_delete) and not self._is_there(read):
             return _gone(event)
         texts: dict[str, str | None] = {}
         missing: dict[str, None] = {}
+        mirrored = self._fields
+        if self._added is not None or event.columns.keys() != self._seen:  # type: ignore[comparison-overlap]
+            mirrored = [*mirrored, *self._drifted(read)]
         for column in self._template:
             value = read.value(column)
             if value is MISSING:
                 missing[column] = None
             else:
-                texts[column] = None if value is None else as_text(value)
+                texts[column] = self._text(column, value)
         fields: dict[str, Any] = {}
-        for column, field, spec in self._fields:
+        for column, field, spec in mirrored:
             value = read.value(column)
             if value is MISSING:
                 missing[column] = None
@@ -114,7 +134,9 @@ class Renderer:
         """
         wanted = {column for column in partial.missing if column in self._template}
         new_texts = {**partial.texts, **{c: t for c, t in texts.items() if c in wanted}}
-        names = {column: field for column, field, _ in self._fields if column in partial.missing}
+        names = {
+            column: field for column, field, _ in self._mirrored() if column in partial.missing
+        }
         new_fields = {
             **partial.columns,
             **{field: fields[field] for field in names.values() if field in fields},
@@ -137,9 +159,9 @@ class Renderer:
         """
         read = _Reader(self, values, {})
         there = {c: read.value(c) for c in partial.missing if c in values}
-        texts = {c: None if v is None else as_text(v) for c, v in there.items()}
+        texts = {c: self._text(c, v) for c, v in there.items()}
         fields: dict[str, Any] = {}
-        for column, field, spec in self._fields:
+        for column, field, spec in self._mirrored():
             if column in there:
                 value = there[column]
                 try:
@@ -227,17 +249,53 @@ class Renderer:
         marker = self.table.soft_delete
         return marker is None or not is_soft_deleted(values[marker])
 
-    def _check_added(self, columns: Mapping[str, Any]) -> None:
-        assert self._strict is not None
-        added = [name for name in columns if name not in self._strict]
-        if added:
-            error = FatalError if self.table.drift.added == "halt" else RecordError
-            raise error(
-                subject=f"{'columns' if len(added) > 1 else 'column'} {names_of(added)} of "
-                f"{self.table.topic}",
-                cause="the contract does not name it (drift.added is not ignore)",
+    def _mirrored(self) -> list[tuple[str, str, ColumnSpec]]:
+        extra = {} if self._added is None else self._added.specs
+        return [*self._fields, *((name, name, spec) for name, spec in extra.items())]
+
+    def _drifted(self, read: "_Reader") -> list[tuple[str, str, ColumnSpec]]:
+        """Look at columns that the contract does not name; tells of every change of a table once.
+
+        Returns:
+            Those that are mirrored all the same.
+        """
+        policy = self.table.drift.added
+        columns = frozenset(read.columns)
+        unknown = columns - self._known
+        if unknown and policy in ("dead-letter", "halt"):
+            raise (FatalError if policy == "halt" else RecordError)(
+                subject=f"column {names_of(sorted(unknown))} of {self.table.topic}",
+                cause=f'the contract does not name it, and says drift.added = "{policy}"',
                 hint="mirror it in `columns`, or list it in `unmirrored`",
             )
+        before, self._seen = self._seen, columns
+        if before and columns not in self._shapes:
+            logger.warning(
+                "The columns of %s changed: %s came, %s went (drift.added = %s)",
+                self.table.topic,
+                names_of(sorted(columns - before)),
+                names_of(sorted(before - columns)),
+                policy,
+            )
+        self._shapes.add(columns)
+        if self._added is None:
+            return []
+        for column in sorted(unknown - self._added.specs.keys()):
+            value = read.value(column)
+            if value is not None and value is not MISSING:
+                self._added.add(column, value)
+        specs = self._added.specs.items()
+        return [(name, name, spec) for name, spec in specs if name in columns]
+
+    def _text(self, column: str, value: Any) -> str | None:
+        try:
+            return None if value is None else as_text(value)
+        except (ValueError, RecursionError) as error:
+            raise RecordError(
+                subject=f"column '{column}' of {self.table.topic}",
+                cause=f"it has no text: {error}",
+                hint="leave the column out of the template",
+            ) from None
 
     def _retyped(self, subject: str, column: str, kind: str, error: Exception) -> Any:
         """NULL, where the contract accepts that for a value that does not fit."""
@@ -311,6 +369,17 @@ def texts_of(row: Row) -> dict[str, str | None]:
 def cut(text: str, spans: Spans) -> dict[str, str | None]:
     """The columns that a text was made of."""
     return {name: None if start < 0 else text[start:end] for name, start, end in spans}
+
+
+def _types(event: Upsert) -> Mapping[str, Logical]:
+    try:
+        return columns_of(event.schema)
+    except (ValueError, TypeError) as error:
+        raise RecordError(
+            subject=f"schema of {event.position.topic}",
+            cause=f"it is no schema of Kafka Connect's: {error}",
+            hint="send it as JsonConverter writes it, or without: schemas.enable=false",
+        ) from None
 
 
 def _gone(event: Upsert | PartialRow) -> Delete:
