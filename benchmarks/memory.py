@@ -2,7 +2,7 @@
 
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -19,10 +19,11 @@ from benchmarks.envelopes import Change, topic_of
 from benchmarks.measuring import Rate, clocks
 from flows.sync import Parts, build_flow
 from operators.contract import Contract
-from operators.events import DeadLetter
+from operators.events import DeadLetter, Version
 from operators.retry import RetryPolicy
 from operators.source import BEGINNING, LogReader, PartitionedSource, Record, SourceSettings
 from operators.store import CollectionSpec, Entity, Stored, Vector
+from operators.table import ColumnSpec
 from operators.telemetry import Telemetry
 from operators.writer import Receipt
 
@@ -63,7 +64,7 @@ class MemoryReader:
         first = self._next
         batch = self._changes[first : first + max_records]
         self._next += len(batch)
-        return [(first + i, key, value) for i, (key, value) in enumerate(batch)], ()
+        return [(first + i, key, value, None) for i, (key, value) in enumerate(batch)], ()
 
     def at_end(self) -> bool:
         """See `LogReader.at_end`."""
@@ -213,14 +214,36 @@ class _NoEmbedder:
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         return np.zeros((len(texts), _DIM), np.float32)
 
+    def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
+        return [(0, len(text))]
+
 
 class _NoStore:
     """Takes everything and keeps but the ids, to be able to tell that all came."""
 
     max_writers = None
+    can_add_fields = False
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
+
+    def fields(self, collection: str) -> dict[str, ColumnSpec]:
+        return {}
+
+    def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
+        raise NotImplementedError
+
+    def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
+        return {}
+
+    def delete_older(
+        self,
+        collection: str,
+        table: str,
+        version: Version,
+        shards: Collection[int] | None = None,
+    ) -> None:
+        pass
 
     def ensure(self, spec: CollectionSpec) -> bool:
         return True

@@ -13,6 +13,7 @@ from benchmarks.measuring import Rate, clocks
 from benchmarks.memory import idle_contract
 from flows.embedded.broker import Broker
 from operators.contract import Contract
+from operators.debezium import Decoder
 from operators.kafka import KafkaReader, consumer_config
 
 
@@ -25,7 +26,10 @@ class Topic:
 
     def reader(self, offset: int) -> KafkaReader:
         """As the flow reads it."""
-        return KafkaReader(self.contract.kafka, self.name, 0, offset, traced=False)
+        needles = Decoder(self.contract.tables[0]).header_needles
+        return KafkaReader(
+            self.contract.kafka, self.name, 0, offset, traced=False, needles=needles
+        )
 
     def run_ceiling(self, count: int) -> Rate:
         """Records per second of consuming and parsing alone."""

@@ -6,6 +6,7 @@ import signal
 import sys
 import time
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -26,6 +27,11 @@ app = typer.Typer(
 )
 health = typer.Typer(help="For liveness and readiness probes.", no_args_is_help=True)
 app.add_typer(health, name="health")
+dead_letters = typer.Typer(
+    help="Records that could not be applied: what there is, and sending them again.",
+    no_args_is_help=True,
+)
+app.add_typer(dead_letters, name="dead-letters")
 
 EXIT_FAILED = 1
 EXIT_CONTRACT = 2
@@ -35,6 +41,13 @@ ContractOption = Annotated[
     typer.Option("--contract", "-c", help="The contract; rowvec.toml or $ROWVEC_CONTRACT."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+TableOption = Annotated[
+    list[str] | None, typer.Option("--table", help="Only of this table; can be given again.")
+]
+StageOption = Annotated[
+    list[str] | None,
+    typer.Option("--stage", help="Only those that this step refused; can be given again."),
+]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more in the log.")]
 
 
@@ -198,6 +211,135 @@ def demo(
     run_demo(rows=rows, keep=keep, as_json=as_json)
 
 
+@dead_letters.command("list")
+def list_dead_letters(
+    contract: ContractOption = None,
+    table: TableOption = None,
+    stage: StageOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every dead letter: what it is about, why, and whether it is settled. Never its data."""
+    _log(_errors(), verbose=False)
+    from flows import settings
+    from flows.dead_letters import path_of, read_letters, select
+
+    loaded = settings.load_contract(contract or settings.process_from_env().contract)
+    letters = select(
+        read_letters(loaded.kafka), loaded, tables=tuple(table or ()), stages=tuple(stage or ())
+    )
+    names = {each.topic: each.name for each in loaded.tables}
+    rows = [
+        {
+            "position": path_of(letter.position),
+            "table": names.get(letter.position.topic, ""),
+            "stage": letter.stage,
+            "subject": letter.subject,
+            "cause": letter.cause,
+            "hint": letter.hint,
+            "when": _moment(letter.when_ms),
+            "status": letter.status,
+        }
+        for letter in letters
+    ]
+    if as_json:
+        typer.echo(json.dumps(rows, ensure_ascii=False))
+        return
+    shown = Table(box=None, pad_edge=False)
+    for name in ("position", "table", "stage", "cause", "hint", "when", "status"):
+        # A position is copied into a command, so it must not be cut.
+        shown.add_column(name, overflow="fold")
+    for row in rows:
+        about = f"{row['subject']}: {row['cause']}"
+        cells = [row[n] for n in ("position", "table", "stage")]
+        cells += [about, *(row[n] for n in ("hint", "when", "status"))]
+        shown.add_row(*map(escape, cells))
+    Console().print(shown if rows else "There are no dead letters.")
+
+
+@dead_letters.command("replay")
+def replay_dead_letters(
+    contract: ContractOption = None,
+    table: TableOption = None,
+    stage: StageOption = None,
+    position: Annotated[
+        list[str] | None,
+        typer.Option("--position", help="Only that of topic/partition/offset; can be given again."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Send also what still fails, or cannot be proven to be the newest of its row; "
+            "never what was overtaken.",
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would become of each, and send nothing.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Send the records of open letters to their topics again, but for those that are overtaken.
+
+    The running flow, restarted with the corrected contract, applies them like any other. Whatever
+    else reads those topics sees the records once more. Exits with 0 if every letter was replayed or
+    overtaken.
+    """
+    console = Console()
+    _log(_errors(), verbose=False)
+    from flows import settings
+    from flows.dead_letters import path_of, position_from, read_letters, select
+    from flows.replaying import SETTLED, Replay
+
+    loaded = settings.load_contract(contract or settings.process_from_env().contract)
+    chosen = select(
+        read_letters(loaded.kafka),
+        loaded,
+        tables=tuple(table or ()),
+        stages=tuple(stage or ()),
+        positions=[position_from(path) for path in position or ()],
+    )
+    names = {each.topic: each.name for each in loaded.tables}
+    found: list[dict[str, str]] = []
+    good = True
+
+    def tell(place: str, name: str, result: str, detail: str, *, settled: bool) -> None:
+        found.append({"position": place, "table": name, "result": result, "detail": detail})
+        if not as_json:
+            mark = "[green]✓[/]" if settled else "[bold red]✗[/]"
+            line = f"{place} {name} {result}" + (f": {detail}" if detail else "")
+            console.print(f"{mark} {escape(line)}", soft_wrap=True, highlight=False)
+
+    for letter in chosen:
+        if letter.status != "open":
+            tell(
+                path_of(letter.position),
+                names.get(letter.position.topic, ""),
+                f"{letter.status} already",
+                "",
+                settled=True,
+            )
+    still_open = [letter for letter in chosen if letter.status == "open"]
+    try:
+        for outcome in Replay(loaded, force=force, dry_run=dry_run).run(still_open):
+            settled = outcome.result in SETTLED
+            good = good and settled
+            tell(
+                path_of(outcome.letter.position),
+                names.get(outcome.letter.position.topic, ""),
+                outcome.result,
+                outcome.detail,
+                settled=settled,
+            )
+    finally:
+        # What was sent before an error is told as well.
+        if as_json:
+            typer.echo(json.dumps(found, ensure_ascii=False))
+    if not found and not as_json:
+        console.print("There are no dead letters.")
+    if not good:
+        raise typer.Exit(EXIT_FAILED)
+
+
 @health.command()
 def ready() -> None:
     """Exit 0 once the flow has joined and made its first checkpoint."""
@@ -238,6 +380,10 @@ def _heartbeat_age() -> float | None:
 def _unwell(why: str) -> NoReturn:
     typer.echo(why, err=True)
     raise typer.Exit(EXIT_FAILED)
+
+
+def _moment(ms: int | None) -> str:
+    return "" if ms is None else datetime.fromtimestamp(ms / 1000, UTC).isoformat(" ", "seconds")
 
 
 def _errors() -> Console:

@@ -14,11 +14,10 @@ from operators.errors import FatalError, RecordError, RowvecError
 from operators.events import KafkaPosition, Upsert
 from operators.milvus import MilvusStore
 from operators.positions import described
-from operators.rendering import Rules
+from operators.rendering import Rules, origin_of
 from operators.reselect import Reselector
 from operators.retry import RetryPolicy
 from operators.source import Record
-from operators.table import TableSection
 from operators.telemetry import Telemetry
 
 PEEKED_RECORDS = 20
@@ -29,12 +28,14 @@ class Opened:
     """What the checks opened on their way, for the flow to go on with.
 
     Attributes:
+        origins: By topic, schema and name of the table in the database, as a record tells.
         whole: All collections are empty.
     """
 
     rules: dict[str, Rules] = field(default_factory=dict)
     framed: FramedDecoder | None = None
     database: Reselector | None = None
+    origins: dict[str, tuple[str, str]] = field(default_factory=dict)
     partitions: list[tuple[str, int]] = field(default_factory=list)
     embedder: Embedder | None = None
     store: MilvusStore | None = None
@@ -134,12 +135,13 @@ def _tables(contract: Contract, opened: Opened) -> str:
     if not opened.partitions:
         raise _NotPossible
     records = kafka.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
-    seen = [_peek(opened.rules[table.topic], records[table.topic]) for table in contract.tables]
+    seen = [_peek(opened, table.topic, records[table.topic]) for table in contract.tables]
     return "; ".join(seen)
 
 
-def _peek(rules: Rules, records: list[Record]) -> str:
+def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
     """One record that fits is enough; where none fits, the contract is wrong, not the records."""
+    rules = opened.rules[topic]
     table = rules.table
     first: RecordError | None = None
     for offset, key, value, other_key in records:
@@ -149,6 +151,7 @@ def _peek(rules: Rules, records: list[Record]) -> str:
                 event = rules.decoder.event(row_key, value, position, other_key)
                 if isinstance(event, Upsert):
                     rules.renderer.render(event)
+                    opened.origins[topic] = origin_of(event)
                     return f"{table.topic} fits, {described(event.source or {})}"
         except RecordError as error:
             first = first or error
@@ -165,16 +168,14 @@ def _database(contract: Contract, opened: Opened) -> str:
         raise _NotPossible
     opened.database = Reselector(contract.source)
     for table in contract.tables:
-        problem = opened.database.identity_problem(table, _origin(table))
+        origin = opened.origins.get(table.topic)
+        if origin is None:
+            continue  # no row yet: the topic's name may not be the table's
+        problem = opened.database.identity_problem(table, origin)
         if problem is not None:
             raise FatalError(subject=f"table {table.name}", cause=problem)
-    return "answers; the tables' keys are what the contract says"
-
-
-def _origin(table: TableSection) -> tuple[str, str]:
-    """Schema and name of a table, as its topic has them."""
-    parts = table.topic.split(".")
-    return (parts[-2] if len(parts) > 1 else "public", parts[-1])
+    seen = ", ".join(".".join(origin) for origin in opened.origins.values())
+    return f"keys are as the contract says: {seen}" if seen else "not asked: no rows seen yet"
 
 
 def _milvus(contract: Contract, opened: Opened) -> str:

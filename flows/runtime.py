@@ -98,7 +98,9 @@ class Session:
                 source=source,
                 embedder=opened.embedder,
                 store=opened.store,
-                dead_letters=DeadLetterProducer(contract.kafka),
+                dead_letters=DeadLetterProducer(
+                    contract.kafka, {t.topic: t.generation for t in contract.tables}
+                ),
                 receipts=_Discard(),
                 retry=RetryPolicy(
                     contract.milvus.retry_for_s,

@@ -65,8 +65,14 @@ def donor_of_entities(entities: Sequence[Entity]) -> Donor:
 
 
 def may_give(donor: Donor, partial: PartialRow) -> bool:
-    """Whether the donor is the version that the partial row follows."""
-    return partial.after is None or partial.after == donor.version
+    """Whether the donor is the version that the partial row follows.
+
+    It may also be a later one, up to the row itself: after a crash the store is ahead of what is
+    known, by changes that the row has superseded in its window and that left the columns out too.
+    """
+    if partial.after is None:
+        return True
+    return partial.after != "" and partial.after <= donor.version <= partial.version
 
 
 def joined(chunks: Iterable[tuple[int, str]]) -> str:

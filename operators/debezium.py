@@ -22,6 +22,7 @@ from operators.events import (
     Tombstone,
     Truncate,
     Upsert,
+    Version,
     make_version,
 )
 from operators.keys import KeyMaker, kind_of, names_of
@@ -83,41 +84,47 @@ class Decoder:
         Raises:
             RecordError: No key, not readable, a key column missing or null, or too long a key.
         """
-        if not self._by_row and raw_key is not None:
+        if self._by_row:
+            return () if raw_value is None else self._rows_in(raw_value)
+        if raw_key is not None:
             try:
                 return (self._row_key(raw_key),)
             except RecordError:
-                # A heartbeat, say, has a key that is no row's.
+                # A logical message, say, has a key that is no row's.
                 if raw_value is not None and self._about_no_row(raw_value):
                     return ()
                 raise
-        if raw_value is None:
-            if self._by_row:
-                return ()
+        if raw_value is None or not self._about_no_row(raw_value):
             raise self._no_key()
-        if self._about_no_row(raw_value):
+        return ()
+
+    def _rows_in(self, raw: bytes) -> tuple[RowKey, ...]:
+        """Row keys from the row itself: two if an update changed them."""
+        message, schema = self._parsed(raw)
+        if _is_about_no_row(message):
             return ()
-        if not self._by_row:
-            raise self._no_key()
-        message, schema = self._parsed(raw_value)
-        before, after = message.get("before"), message.get("after")
-        if "op" not in message:
-            after = message
-        types = columns_of(schema)
-        keys = [self._key(row, types) for row in (before, after) if isinstance(row, dict)]
+        images = (
+            (message.get("before"), message.get("after")) if _is_envelope(message) else (message,)
+        )
+        types = self._types(schema)
+        keys = [self._key(row, types) for row in images if isinstance(row, dict)]
         if not keys:
             raise _no_row(message)
         return tuple(dict.fromkeys(keys))
 
     def truncates(self, raw_value: bytes | None) -> bool:
-        """Whether a record without a row is about all of them."""
+        """Whether a record without a row is about all of them, and can be applied."""
         if raw_value is None or (b'"t"' not in raw_value and self.header_needles is not None):
             return False
         try:
             message, _ = self._parsed(raw_value)
+            return (
+                _is_envelope(message)
+                and message["op"] == "t"
+                and position_of(message["source"]) is not None
+            )
         except RecordError:
             return False
-        return message.get("op") == "t"
 
     def event(
         self,
@@ -140,17 +147,16 @@ class Decoder:
         if raw is None:
             return Tombstone(row_key, position) if row_key else Ignored("tombstone")
         message, schema = self._parsed(raw)
-        op = message.get("op")
-        source = message.get("source")
+        op, source = message.get("op"), message.get("source")
         if not isinstance(op, str) or not isinstance(source, dict):
             return self._without_envelope(row_key, message, schema, raw, position, other_key)
         if op in ("c", "u", "r"):
             after = message.get("after")
-            if isinstance(after, str):  # MongoDB's
+            if isinstance(after, str):
                 after = _document(after)
             if not isinstance(after, dict):
                 raise _no_row(message)
-            if self._by_row and self._key(after, columns_of(schema)) != row_key:
+            if self._by_row and self._key(after, self._types(schema)) != row_key:
                 # The row that it was before its key changed.
                 return self._delete(row_key, source, position, moved=True)
             return self._upsert(row_key, op, after, source, schema, raw, position, other_key)
@@ -177,45 +183,39 @@ class Decoder:
         position: KafkaPosition,
         other_key: bytes | None,
     ) -> Upsert:
-        place = position_of(source)
-        ts_ms = source.get("ts_ms")
-        old_key = None
-        if other_key is not None:
-            try:
-                old_key = self._row_key(other_key)
-            except RecordError:
-                old_key = None  # only a help: a left-out value is looked for elsewhere then
+        version, lone = self._version(source, position)
         return Upsert(
             row_key,
-            make_version(
-                self.table.generation, NO_POSITION if place is None else place, position.offset
-            ),
+            version,
             position,
-            ts_ms if type(ts_ms) is int else 0,
+            _moment(source),
             op,
             row,
             raw,
             schema,
             source,
-            place is None,
-            old_key,
+            lone,
+            None if other_key is None else self._old_key(other_key),
         )
+
+    def _old_key(self, raw: bytes) -> RowKey | None:
+        try:
+            return self._row_key(raw)
+        except RecordError:
+            return None  # only a help: a left-out value is looked for elsewhere then
 
     def _delete(
         self, row_key: RowKey, source: dict[str, Any], position: KafkaPosition, *, moved: bool
     ) -> Delete:
+        version, lone = self._version(source, position)
+        return Delete(row_key, version, position, _moment(source), lone, moved)
+
+    def _version(self, source: dict[str, Any], position: KafkaPosition) -> tuple[Version, bool]:
+        """The version of a change, and whether only its offset orders it."""
         place = position_of(source)
-        ts_ms = source.get("ts_ms")
-        return Delete(
-            row_key,
-            make_version(
-                self.table.generation, NO_POSITION if place is None else place, position.offset
-            ),
-            position,
-            ts_ms if type(ts_ms) is int else 0,
-            place is None,
-            moved,
-        )
+        lone = place is None
+        place = NO_POSITION if place is None else place
+        return make_version(self.table.generation, place, position.offset), lone
 
     def _truncate(self, source: dict[str, Any], position: KafkaPosition) -> Truncate:
         place = position_of(source)
@@ -225,13 +225,8 @@ class Decoder:
                 cause="its source tells no position, so which rows it removed cannot be told",
                 hint="delete the rows with DELETE, or empty the collection and replay the topic",
             )
-        ts_ms = source.get("ts_ms")
-        return Truncate(
-            self.table.name,
-            make_version(self.table.generation, place, position.offset),
-            position,
-            ts_ms if type(ts_ms) is int else 0,
-        )
+        version = make_version(self.table.generation, place, position.offset)
+        return Truncate(self.table.name, version, position, _moment(source))
 
     def _without_envelope(
         self,
@@ -263,52 +258,77 @@ class Decoder:
         if op == "r" and source.get("sequence") is None and "lsn" in source:
             # A snapshot's LSN alone does not order it against transactions that were open.
             source = {name: value for name, value in source.items() if name != "lsn"}
-        if self._by_row and self._key(row, columns_of(schema)) != row_key:
-            return self._delete(row_key, source, position, moved=True)
+        elif op == "r" and "snapshot" not in source:
+            source["snapshot"] = "true"
         kind = op if isinstance(op, str) and op in ("c", "u", "r") else "u"
         return self._upsert(row_key, kind, row, source, schema, raw, position, other_key)
 
     def _row_key(self, raw: bytes) -> RowKey:
-        if raw[:1] == b"\0" and self._framed is not None:
-            fields, types = self._framed.decode(raw, self.table.topic, key=True)
-            if not isinstance(fields, dict):
-                raise _not_an_object(self._key.subject, fields)
-            return self._key(fields, types)
-        fields, schema = _object(raw, self._key.subject)
-        return self._key(fields, None if schema is None else columns_of(schema.get("fields")))
+        fields, schema = self._parsed(raw, True)
+        return self._key(fields, None if schema is None else self._types(schema))
 
-    def _parsed(self, raw: bytes) -> tuple[dict[str, Any], Any]:
+    def _types(self, schema: Any) -> Mapping[str, Logical] | None:
+        """What a schema says of the columns; None if there is none."""
+        if schema is None:
+            return None
+        try:
+            return columns_of(schema)
+        except ValueError as error:
+            raise RecordError(
+                subject=f"schema in a message of {self.table.topic}",
+                cause=str(error),
+                hint=_JSON_FIX,
+            ) from None
+
+    def _parsed(self, raw: bytes, key: bool = False) -> tuple[dict[str, Any], Any]:
         """The message, and what it says of the types of the row's columns."""
         if raw[:1] == b"\0" and self.table.format != "json":
-            if self._framed is None:
-                raise RecordError(
-                    subject="value",
-                    cause="it is framed by a schema registry (Avro or Protobuf)",
-                    hint="name the registry in the contract: url in [schema_registry]",
-                )
-            message, types = self._framed.decode(raw, self.table.topic, key=False)
-            if not isinstance(message, dict):
-                raise _not_an_object("value", message)
-            return message, types
-        message, schema = _object(raw, "value")
-        if schema is None:
-            return message, None
-        fields = schema.get("fields")
-        if isinstance(fields, list):
-            for field in fields:
-                if isinstance(field, dict) and field.get("field") == "after":
-                    fields = field.get("fields")
-                    break
-        return message, fields if isinstance(fields, list) else None
+            return self._unframed(raw, key=key)
+        try:
+            message = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RecordError(
+                subject=self._subject(key),
+                cause=f"it is no JSON ({error.msg} at character {error.pos})",
+                hint=_JSON_FIX,
+            ) from None
+        if not isinstance(message, dict):
+            raise self._not_an_object(message, key)
+        if "payload" in message and message.keys() <= {"schema", "payload"}:
+            # What is wrapped is an object; a key column may be called `payload`, and holds none.
+            payload = message["payload"]
+            if isinstance(payload, dict):
+                return payload, _fields_of(message.get("schema"))
+        return message, None
+
+    def _unframed(self, raw: bytes, *, key: bool) -> tuple[dict[str, Any], Any]:
+        if self._framed is None:
+            raise RecordError(
+                subject=self._subject(key),
+                cause="it is framed by a schema registry (Avro or Protobuf)",
+                hint="name the registry in the contract: url in [schema_registry]",
+            )
+        message, types = self._framed.decode(raw, self.table.topic, key=key)
+        if not isinstance(message, dict):
+            raise self._not_an_object(message, key)
+        return message, types
+
+    def _subject(self, key: bool) -> str:
+        return self._key.subject if key else "value"
+
+    def _not_an_object(self, value: Any, key: bool) -> RecordError:
+        return RecordError(
+            subject=self._subject(key),
+            cause=f"it is {kind_of(value)}, not a JSON object",
+            hint=_JSON_FIX,
+        )
 
     def _about_no_row(self, raw: bytes) -> bool:
         try:
             message, _ = self._parsed(raw)
         except RecordError:
             return False
-        if "op" in message and "source" in message:
-            return message["op"] in ("t", "m")
-        return _ignored(message) is not None
+        return _is_about_no_row(message)
 
     def _no_key(self) -> RecordError:
         return RecordError(
@@ -319,32 +339,16 @@ class Decoder:
         )
 
 
-def _object(raw: bytes, subject: str) -> tuple[dict[str, Any], dict[str, Any] | None]:
-    """A JSON object, and its schema if it is wrapped with one."""
-    try:
-        value = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise RecordError(
-            subject=subject,
-            cause=f"it is no JSON ({error.msg} at character {error.pos})",
-            hint=_JSON_FIX,
-        ) from None
-    schema = None
-    if isinstance(value, dict) and "payload" in value and value.keys() <= {"schema", "payload"}:
-        # What is wrapped is an object; a key column may be called `payload`, and holds none.
-        payload = value.get("payload")
-        if isinstance(payload, dict):
-            schema = value.get("schema")
-            value = payload
-    if not isinstance(value, dict):
-        raise _not_an_object(subject, value)
-    return value, schema if isinstance(schema, dict) else None
-
-
-def _not_an_object(subject: str, value: Any) -> RecordError:
-    return RecordError(
-        subject=subject, cause=f"it is {kind_of(value)}, not a JSON object", hint=_JSON_FIX
-    )
+def _fields_of(schema: Any) -> list[Any] | None:
+    """The fields of a row's schema, which is that of `after` in an envelope's; None if it has none."""
+    fields = schema.get("fields") if isinstance(schema, dict) else None
+    if not isinstance(fields, list):
+        return None
+    for field in fields:
+        if isinstance(field, dict) and field.get("field") == "after":
+            inner = field.get("fields")
+            return inner if isinstance(inner, list) else None
+    return fields
 
 
 def _no_row(message: dict[str, Any]) -> RecordError:
@@ -352,22 +356,42 @@ def _no_row(message: dict[str, Any]) -> RecordError:
     mongodb = isinstance(source, dict) and source.get("connector") == "mongodb"
     return RecordError(
         subject="value",
-        cause=f"op '{str(op)[:20]}' needs the row in `after`, which is {kind_of(message.get('after'))}",
-        hint="set the connector's capture.mode to change_streams_update_full"
+        cause=f"op '{op[:20] if isinstance(op, str) else ''}' needs the row in `after`, "
+        f"which is {kind_of(message.get('after'))}",
+        hint="set the connector's capture.mode to change_streams_update_full; or, if that is what it "
+        "is, the document was deleted before it could be looked up, and nothing is lost"
         if mongodb
         else "send it with the connector's defaults for before and after",
     )
+
+
+def _is_envelope(message: dict[str, Any]) -> bool:
+    return isinstance(message.get("op"), str) and isinstance(message.get("source"), dict)
+
+
+def _is_about_no_row(message: dict[str, Any]) -> bool:
+    """Whether a message is about no row, or about all of them."""
+    if _is_envelope(message):
+        return message["op"] in ("t", "m")
+    return _ignored(message) is not None
 
 
 def _ignored(message: dict[str, Any]) -> Ignored | None:
     """What a message is that is about no row; None for any other."""
     if message.keys() <= {"ts_ms", "ts_us", "ts_ns"} and message:
         return Ignored("heartbeat")
-    if "status" in message and "id" in message and message.get("status") in ("BEGIN", "END"):
+    # All four: a table may well have an id, and a status that says END.
+    if message.keys() >= {"id", "status", "event_count", "data_collections"}:
         return Ignored("transaction")
     if "ddl" in message and "tableChanges" in message:
         return Ignored("ddl")
     return None
+
+
+def _moment(source: dict[str, Any]) -> int:
+    """When the change was made, in milliseconds since 1970; 0 if that is not told."""
+    ts_ms = source.get("ts_ms")
+    return ts_ms if type(ts_ms) is int and 0 <= ts_ms < 2**63 else 0
 
 
 def _source_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -384,8 +408,12 @@ def _document(text: str) -> Any:
     """MongoDB's document: extended JSON as text, its typed values made plain."""
     try:
         return _plain(orjson.loads(text))
-    except orjson.JSONDecodeError:
-        return None
+    except (orjson.JSONDecodeError, RecursionError):
+        raise RecordError(
+            subject="value",
+            cause="`after` is a text that is no JSON, or nested too deep",
+            hint="leave out the field that is (field.exclude.list)",
+        ) from None
 
 
 def _plain(value: Any) -> Any:
@@ -399,7 +427,8 @@ def _plain(value: Any) -> Any:
             case "$oid" | "$numberDecimal" | "$symbol" | "$uuid":
                 return inner
             case "$numberLong" | "$numberInt" if isinstance(inner, str):
-                return int(inner) if inner.lstrip("-").isdecimal() and len(inner) < 21 else inner
+                digits = inner.removeprefix("-")
+                return int(inner) if digits.isdecimal() and len(digits) < 20 else inner
             case "$numberDouble" if isinstance(inner, str):
                 try:
                     return float(inner)
@@ -409,4 +438,6 @@ def _plain(value: Any) -> Any:
                 return _plain(inner)
             case "$binary" if isinstance(inner, dict):
                 return inner.get("base64")
+    if value.keys() == {"$binary", "$type"}:
+        return value["$binary"]
     return {name: _plain(each) for name, each in value.items()}

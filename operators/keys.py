@@ -45,11 +45,15 @@ class KeyMaker:
 
         Args:
             fields: At least the key's columns.
-            types: What the message says of their types.
+            types: What the message says of their types; None if it says nothing, and the contract's
+                encodings do.
 
         Raises:
             RecordError: A key column is missing, null, or no scalar; or the key is too long.
         """
+        if types is None:
+            types = self._types
+        plain = not types and not self._masks
         parts: list[str] = []
         for column in self._columns:
             try:
@@ -60,11 +64,10 @@ class KeyMaker:
                     cause=f"it has no column '{column}' but {names_of(fields)}",
                     hint="make `key` of the table in the contract name the primary key's columns",
                 ) from None
+            if not plain:
+                value = self._converted(column, value, types)
             # By exact type: True is an int too, and must not become 1.
             kind = type(value)
-            if types or self._types or self._masks:
-                value = self._converted(column, value, types)
-                kind = type(value)
             if kind is int:
                 parts.append(str(value))
             elif kind is str:
@@ -89,22 +92,23 @@ class KeyMaker:
         return key
 
     def _converted(
-        self, column: str, value: Any, types: Mapping[str, logical_types.Logical] | None
+        self, column: str, value: Any, types: Mapping[str, logical_types.Logical]
     ) -> Any:
-        if value is None or isinstance(value, list | dict):
-            return value
-        logical = (types or self._types).get(column)
-        if logical is not None:
+        if value is None:
+            return None
+        logical = types.get(column)
+        # Oracle's NUMBER is an object, but a scalar all the same; arrays and maps are none.
+        if logical is not None and logical.kind not in ("array", "map", "struct"):
             try:
                 value = logical_types.as_text(logical_types.logical_value(logical, value))
-            except ValueError as error:
+            except (ValueError, TypeError, OverflowError) as error:
                 raise RecordError(
                     subject=self.subject,
                     cause=f"column '{column}' is not what its schema says: {error}",
                     hint="correct `encodings` of the table in the contract",
                 ) from None
         mask = self._masks.get(column)
-        return value if mask is None else mask(value)
+        return value if mask is None or isinstance(value, list | dict) else mask(value)
 
 
 def key_prefix(table: str) -> str:
@@ -135,7 +139,7 @@ def encoded(text: str) -> str:
 
 def names_of(fields: Mapping[str, Any] | Sequence[str]) -> str:
     """The first names of a message, for an error."""
-    names = sorted(fields)[:12]
+    names = sorted(map(str, fields))[:12]
     return ", ".join(f"'{name[:60]}'" for name in names) if names else "no fields"
 
 

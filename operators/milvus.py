@@ -5,7 +5,7 @@ in and how it comes out in `milvus_rows`, what an error means in `milvus_errors`
 """
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -164,14 +164,20 @@ class MilvusStore:
         """See `VectorStore.delete`."""
         self._client.delete(collection, ids)
 
-    def delete_older(self, collection: str, table: str, version: Version) -> None:
+    def delete_older(
+        self,
+        collection: str,
+        table: str,
+        version: Version,
+        shards: Collection[int] | None = None,
+    ) -> None:
         """See `VectorStore.delete_older`.
 
         The ids are read and then deleted, page by page: every request is small and has its deadline,
         and what is read is Strong. A delete by expression would be as long as the table, and each
         server has its own idea of what that sees. A call that fails half way may be made again.
         """
-        older = older_filter(table, version)
+        older = older_filter(table, version, shards)
         before: set[str] = set()
         while rows := self._client.query(collection, older, ["id"], window=True):
             ids = [row["id"] for row in rows]

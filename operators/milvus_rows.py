@@ -16,6 +16,7 @@ import orjson
 from operators.errors import FatalError, RecordError
 from operators.events import KafkaPosition, RowKey, Spans, Version
 from operators.milvus_schema import MAX_SPANS_BYTES, PROVENANCE, Field, Shape, check_ids, mirrored
+from operators.shards import NUMBER_OF_SHARD, shard_of
 from operators.store import Entity
 from operators.table import RESERVED_FIELDS
 
@@ -123,6 +124,7 @@ def _to_row(entity: Entity, shape: Shape, json_arrays: bool) -> tuple[dict[str, 
         "rv_chunks": entity.chunks,
         "rv_start": entity.start,
         "rv_spans": _spans_text(entity.spans) if entity.spans else "",
+        "rv_shard": NUMBER_OF_SHARD[shard_of(entity.row_key)],
     }
     if row.keys() != shape.fields.keys():
         _complete(row, entity, shape)

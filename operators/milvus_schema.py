@@ -4,13 +4,14 @@ Values only: no client, no network. What may go into the fields is in `operators
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
 from operators.errors import FatalError
 from operators.events import Version
 from operators.keys import key_prefix
+from operators.shards import SHARDS
 from operators.store import CollectionSpec
 from operators.table import (
     MAX_VARCHAR_BYTES,
@@ -39,6 +40,7 @@ PROVENANCE: Mapping[str, tuple[ColumnType, int]] = {
     "rv_chunks": ("int64", 0),
     "rv_start": ("int64", 0),
     "rv_spans": ("varchar", MAX_SPANS_BYTES),
+    "rv_shard": ("int64", 0),
 }
 """Fields of every collection that say where an entity came from: type, and bytes of a varchar."""
 
@@ -245,20 +247,38 @@ def check_version(version: Version) -> None:
         )
 
 
-def older_filter(table: str, version: Version) -> str:
-    """The expression that matches the entities of a table that are below a version.
+def check_shards(shards: Collection[int]) -> None:
+    """Refuse what is no number of a shard.
+
+    Raises:
+        FatalError: One is not: a mistake in Rowvec.
+    """
+    if not all(type(shard) is int and 0 <= shard < SHARDS for shard in shards):
+        raise FatalError(
+            subject="shards",
+            cause=f"hold one that is no number from 0 to {SHARDS - 1}",
+            hint="This is a bug in Rowvec: shards are made by `shard_of` alone",
+        )
+
+
+def older_filter(table: str, version: Version, shards: Collection[int] | None) -> str:
+    """The expression that matches the entities of a table, or of some shards, below a version.
 
     A table's name may hold any character, and no server takes every one of them in a literal. Its
     ids do not: they begin with the name percent-encoded and a colon, and no other table's do. So
     they lie between that and the same with a semicolon, the character after the colon.
 
     Raises:
-        FatalError: See `check_version`.
+        FatalError: See `check_version` and `check_shards`.
     """
     check_version(version)
     first = key_prefix(table)
     check_ids([first])
-    return f"id >= '{first}' and id < '{first[:-1]};' and rv_version < '{version}'"
+    older = f"id >= '{first}' and id < '{first[:-1]};' and rv_version < '{version}'"
+    if shards is None:
+        return older
+    check_shards(shards)
+    return f"{older} and rv_shard in [{','.join(map(str, sorted(shards)))}]"
 
 
 def _holds(has: Field, want: Field) -> bool:

@@ -1,15 +1,21 @@
 """The order of changes: an envelope's `source` block → a position in the database's own log.
 
-A position is text of fixed width that sorts as the changes of a row happened. Every connector has
-its own; where none can be had, the Kafka offset is all there is.
+A position is text of fixed width that sorts as the changes of a row happened. Changes at the same
+position are ordered by their Kafka offset. So a position may be coarse, but it must never fall from
+one change of a row to the next: the newer one would be dropped as stale. That is why some fields of
+`source` are left out, though they look like an order.
 
-| connector | position | of a snapshot's read |
+| connector | position | left out, because it can fall |
 |---|---|---|
-| postgresql | end of the last commit and own LSN (`sequence`, `lsn`) | see `_postgresql` |
-| mysql, mariadb | binlog file, position, row | where the snapshot was taken |
-| sqlserver, db2 | `commit_lsn`, `change_lsn`, `event_serial_no` | commit LSN, 0 |
-| oracle | `commit_scn`, `scn`, `ssn` | SCN of the snapshot, 0 |
-| mongodb | `ts_ms` of the oplog entry, `ord` | where the snapshot was taken |
+| postgresql | end of the last commit and own LSN (`sequence`, `lsn`), see `_postgresql` | |
+| mysql, mariadb | binlog file and `pos` | `row`, see `_mysql` |
+| sqlserver, db2 | `commit_lsn` | `change_lsn`, see `_by_commit` |
+| oracle | `commit_scn` and `scn`; of a snapshot's read its SCN, 0 | `ssn`, see `_oracle` |
+| mongodb | none | `ts_ms`, a server's clock (`wallTime`), and with it `ord` |
+
+Where no order can be had, the Kafka offset is all there is. What a coarse position costs: if the
+connector dies and sends a stretch of the log again, changes that share a position, as two of one row
+in one transaction may, can show the older version for a moment before the newer one returns.
 
 Positions of one table are comparable as long as it is one log: after a failover to a server with a
 log of its own (MySQL's binlog files, a PostgreSQL restored from a dump), raise the table's
@@ -33,8 +39,10 @@ SNAPSHOT_READS = frozenset(
 """What `source.snapshot` says of a row that an initial or blocking snapshot read."""
 
 _LIMIT = 2**64
-_BINLOG_NUMBER = re.compile(r"\.(\d+)$")
-_SQLSERVER_LSN = re.compile(r"([0-9a-fA-F]{8}):([0-9a-fA-F]{8}):([0-9a-fA-F]{4})$")
+_BINLOG_NUMBER = re.compile(r"\.([0-9]{1,15})\Z")
+# SQL Server's has 10 bytes, Db2's 10 or 16.
+_LSN = re.compile(r"([0-9a-fA-F]{8}):([0-9a-fA-F]{8}):([0-9a-fA-F]{4,16})\Z")
+_LSN_DIGITS = 32
 
 
 def position_of(source: Source) -> str | None:
@@ -43,24 +51,30 @@ def position_of(source: Source) -> str | None:
     Raises:
         RecordError: The block has the fields of an order, but not what belongs into them.
     """
-    order = _ORDERS.get(source.get("connector"))  # type: ignore[arg-type]
-    if order is None:
-        order = next((o for field, o in _BY_FIELD.items() if field in source), None)
+    connector = source.get("connector")
+    order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
     return None if order is None else order(source)
 
 
 def described(source: Source) -> str:
-    """How the changes of this source are ordered, for people."""
-    if position_of(source) is None:
+    """How the changes of this source are ordered, for people.
+
+    Raises:
+        RecordError: See `position_of`.
+    """
+    connector = source.get("connector")
+    order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
+    if order is None or order(source) is None:
         return (
             "ordered by Kafka offset alone: changes that the connector sends again show an older "
             "version for a moment"
         )
-    order = _ORDERS.get(source.get("connector"))  # type: ignore[arg-type]
-    if order is None:
-        order = next(o for field, o in _BY_FIELD.items() if field in source)
     gtid = ", with GTIDs" if source.get("gtid") else ""
     return f"ordered by {_NAMES[order]}{gtid}"
+
+
+def _order_by_field(source: Source) -> Callable[[Source], str | None] | None:
+    return next((order for field, order in _BY_FIELD.items() if field in source), None)
 
 
 def _postgresql(source: Source) -> str | None:
@@ -77,15 +91,18 @@ def _postgresql(source: Source) -> str | None:
     - The first transaction after that knows no commit either; its own LSN stands in.
     """
     own = source.get("lsn")
-    commit, last = _sequence(source.get("sequence"))
+    sequence = source.get("sequence")
+    commit, last = (None, None) if sequence is None else _sequence(sequence)
     if own is None:
         own = last
     if own is None:
         return None
-    if isinstance(own, bool) or not isinstance(own, int) or not 0 <= own < _LIMIT:
+    if type(own) is not int or not 0 <= own < _LIMIT:
         raise _unusable("lsn")
     if commit is None:
         commit = own
+    elif not 0 <= commit < _LIMIT:
+        raise _unusable("sequence")
     snapshot = source.get("snapshot")
     if isinstance(snapshot, str) and snapshot in SNAPSHOT_READS:
         own = 0
@@ -94,69 +111,64 @@ def _postgresql(source: Source) -> str | None:
 
 def _sequence(sequence: Any) -> tuple[int | None, int | None]:
     """The two numbers of `source.sequence`, a string that holds JSON; the first may be null."""
-    if not isinstance(sequence, str):
-        return None, None
     try:
-        commit, own = (None if n is None else int(n) for n in orjson.loads(sequence))
+        commit, own = orjson.loads(sequence)
+        return None if commit is None else int(commit), None if own is None else int(own)
     except (orjson.JSONDecodeError, TypeError, ValueError, OverflowError):
-        return None, None
-    if not all(n is None or 0 <= n < _LIMIT for n in (commit, own)):
-        return None, None
-    return commit, own
+        raise _unusable("sequence") from None
 
 
 def _mysql(source: Source) -> str | None:
+    """Binlog file and position of the event, without its `row`.
+
+    Rows are counted within one event, and several events of a transaction can have one position: the
+    servers leave it out of what goes through the transaction's cache, MariaDB since 11.4 and MySQL
+    with binlog_transaction_compression, and Debezium then repeats the last that it saw. A later
+    statement's row 0 would come before an earlier one's row 5.
+
+    A snapshot's read has the place where the snapshot was taken: the end of the last transaction
+    that is in it, at or before the first that is not.
+    """
     file = source.get("file")
     if file is None:
         return None
     number = _BINLOG_NUMBER.search(file) if isinstance(file, str) else None
-    if number is None or len(number[1]) > 15:
+    if number is None:
         raise _unusable("file")
-    position = _number(source, "pos", 2**40)
-    row = _number(source, "row", 2**24, default=0)
-    return f"{int(number[1]):016x}.{position << 24 | row:016x}"
+    return f"{int(number[1]):016x}.{_number(source, 'pos', _LIMIT):016x}"
 
 
-def _sqlserver(source: Source) -> str | None:
-    if source.get("commit_lsn") is None:
+def _by_commit(source: Source) -> str | None:
+    """The LSN of the commit, of which a row's changes in one transaction share one.
+
+    `change_lsn` is SQL Server's `__$seqval`, which rises within a command only; Debezium reads the
+    changes in the order of the commands (`data.query.mode=direct`, its default).
+    """
+    lsn = source.get("commit_lsn")
+    if lsn is None:
         return None
-    commit = _lsn(source, "commit_lsn")
-    change = _lsn(source, "change_lsn")
-    serial = _number(source, "event_serial_no", 2**32, default=0)
-    return f"{commit}.{change}.{serial:08x}"
-
-
-def _lsn(source: Source, field: str) -> str:
-    value = source.get(field)
-    if value is None:  # of a snapshot's read
-        return "0" * 20
-    match = _SQLSERVER_LSN.match(value) if isinstance(value, str) else None
+    match = _LSN.match(lsn) if isinstance(lsn, str) else None
     if match is None:
-        raise _unusable(field)
-    return "".join(match.groups()).lower()
+        raise _unusable("commit_lsn")
+    return "".join(match.groups()).lower().zfill(_LSN_DIGITS)
 
 
 def _oracle(source: Source) -> str | None:
+    """The SCNs of the commit and of the change.
+
+    `ssn` counts within one `rs_id` only. A snapshot's read has no commit; its SCN stands in. A change
+    that was made before that SCN, and committed after it, is newer.
+    """
     own = source.get("scn")
     commit = source.get("commit_scn")
     if own is None and commit is None:
         return None
-    read = commit is None or source.get("snapshot") in SNAPSHOT_READS
-    first = _number(source, "scn" if commit is None else "commit_scn", _LIMIT)
+    if commit is None:
+        return f"{_number(source, 'scn', _LIMIT):016x}.{0:016x}"
+    snapshot = source.get("snapshot")
+    read = isinstance(snapshot, str) and snapshot in SNAPSHOT_READS
     second = 0 if read else _number(source, "scn", _LIMIT, default=0)
-    third = _number(source, "ssn", 2**32, default=0)
-    return f"{first:016x}.{second:016x}.{third:08x}"
-
-
-def _mongodb(source: Source) -> str | None:
-    if source.get("ts_ms") is None or "ord" not in source:
-        return None
-    order = source.get("ord")
-    if isinstance(order, int) and order < 0:  # before the first event of its second
-        order = 0
-    return (
-        f"{_number(source, 'ts_ms', _LIMIT):016x}.{_number({'ord': order}, 'ord', _LIMIT, 0):016x}"
-    )
+    return f"{_number(source, 'commit_scn', _LIMIT):016x}.{second:016x}"
 
 
 def _number(source: Source, field: str, limit: int, default: int | None = None) -> int:
@@ -184,26 +196,23 @@ _ORDERS: Mapping[str, Callable[[Source], str | None]] = {
     "postgresql": _postgresql,
     "mysql": _mysql,
     "mariadb": _mysql,
-    "sqlserver": _sqlserver,
-    "db2": _sqlserver,
+    "sqlserver": _by_commit,
+    "db2": _by_commit,
     "oracle": _oracle,
-    "mongodb": _mongodb,
 }
 
 _BY_FIELD: Mapping[str, Callable[[Source], str | None]] = {
     "lsn": _postgresql,
     "sequence": _postgresql,
     "file": _mysql,
-    "commit_lsn": _sqlserver,
+    "commit_lsn": _by_commit,
     "commit_scn": _oracle,
-    "ord": _mongodb,
 }
 """For rows that ExtractNewRecordState made, which name no connector."""
 
 _NAMES: Mapping[Callable[[Source], str | None], str] = {
     _postgresql: "PostgreSQL's LSN",
-    _mysql: "binlog file, position and row",
-    _sqlserver: "commit and change LSN",
+    _mysql: "binlog file and position",
+    _by_commit: "commit LSN",
     _oracle: "commit SCN and SCN",
-    _mongodb: "the oplog's time and ordinal",
 }

@@ -73,14 +73,14 @@ class Renderer:
                 text is too long to be stored.
             FatalError: The table's columns changed, and the contract says to halt.
         """
-        types = self._encodings if event.schema is None else _types(event)
+        types = self._encodings if event.schema is None else _types(event, self._encodings)
         read = _Reader(self, event.columns, types)
         if (self._keep or self.table.soft_delete) and not self._is_there(read):
             return _gone(event)
         texts: dict[str, str | None] = {}
         missing: dict[str, None] = {}
         mirrored = self._fields
-        if self._added is not None or event.columns.keys() != self._seen:  # type: ignore[comparison-overlap]
+        if self._added is not None or event.columns.keys() != self._seen:
             mirrored = [*mirrored, *self._drifted(read)]
         for column in self._template:
             value = read.value(column)
@@ -110,7 +110,7 @@ class Renderer:
                 fields,
                 tuple(missing),
                 event.old_key,
-                _origin(event),
+                origin_of(event),
                 event.lone,
                 None if event.old_key is None else event.version,
             )
@@ -371,9 +371,11 @@ def cut(text: str, spans: Spans) -> dict[str, str | None]:
     return {name: None if start < 0 else text[start:end] for name, start, end in spans}
 
 
-def _types(event: Upsert) -> Mapping[str, Logical]:
+def _types(event: Upsert, encodings: Mapping[str, Logical]) -> Mapping[str, Logical]:
+    """What the message says of its columns, and the contract of those that it is silent about."""
     try:
-        return columns_of(event.schema)
+        types = columns_of(event.schema)
+        return {**encodings, **types} if encodings else types
     except (ValueError, TypeError) as error:
         raise RecordError(
             subject=f"schema of {event.position.topic}",
@@ -386,7 +388,8 @@ def _gone(event: Upsert | PartialRow) -> Delete:
     return Delete(event.row_key, event.version, event.position, event.source_ts_ms, event.lone)
 
 
-def _origin(event: Upsert) -> tuple[str, str]:
+def origin_of(event: Upsert) -> tuple[str, str]:
+    """Schema and name of the table in the database."""
     source = event.source or {}
     schema, table = source.get("schema"), source.get("table")
     parts = event.position.topic.split(".")

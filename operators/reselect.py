@@ -149,8 +149,9 @@ class Reselector:
     """Reads columns of single rows over one connection of its own, which it opens when it is needed.
 
     Safe to share between threads, which then take turns. Nothing is ever written: the session is
-    read only. What it reads is as new as the row is now, which may be newer than the event that
-    asks; the change in between then follows as an event of its own.
+    read only. It is one with the primary, unless the DSN's `target_session_attrs` says otherwise.
+    What it reads is as new as the row is now, which may be newer than the event that asks; the
+    change in between then follows as an event of its own.
 
     Raises:
         FatalError: psycopg is not installed.
@@ -321,6 +322,8 @@ def _parameters(section: SourceSection) -> dict[str, Any]:
     options = (given.get("options"), timeout, "-c default_transaction_read_only=on", *_SETTINGS)
     return {
         "application_name": "rowvec",
+        # A standby may lack the change that is asked about, and its row seem gone.
+        "target_session_attrs": "primary",
         "connect_timeout": max(2, math.ceil(section.statement_timeout_s)),
         **given,
         "client_encoding": "utf8",
@@ -355,13 +358,15 @@ def _connect(parameters: Mapping[str, Any]) -> "Connection":
         # A prepared statement would not survive a pooler between us and the server.
         connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
     except (psycopg.Error, UnicodeError) as error:
-        message = " ".join(str(error).split())[:300]
+        message = " ".join(str(error).split())
         secrets = (parameters.get("password"), parameters.get("sslpassword"))
         if any(secret and str(secret) in message for secret in secrets):
             message = "it refuses the connection"
         kind = FatalError if _REFUSES_FOR_GOOD.search(message) else RetriableError
         raise kind(
-            subject=_SUBJECT, cause=message, hint="check dsn in [source] and that it is up"
+            subject=_SUBJECT,
+            cause=message[:200].rstrip(" .:-"),
+            hint="check dsn in [source] and that it is up",
         ) from None
     for known in psycopg.postgres.types:
         if known.name not in _AS_PYTHON:

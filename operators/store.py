@@ -1,6 +1,6 @@
 """The vector store as the flow needs it: a protocol, its values, and the ids of its entities."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -154,19 +154,26 @@ class VectorStore(Protocol):
         """Remove those of `ids` that exist."""
         ...
 
-    def delete_older(self, collection: str, table: str, version: Version) -> None:
+    def delete_older(
+        self,
+        collection: str,
+        table: str,
+        version: Version,
+        shards: Collection[int] | None = None,
+    ) -> None:
         """Remove every entity of a table whose version is below this one: its TRUNCATE.
 
-        Nobody may be writing rows of that table meanwhile, in no lane and no process: a row that is
-        written anew after it was found to be older, and before it is removed, would be lost.
+        Nobody may be writing rows of those shards meanwhile, in no lane and no process: a row that
+        is written anew after it was found to be older, and before it is removed, would be lost.
 
         Args:
             collection: Where the rows are.
             table: `Entity.table`.
             version: Compared as a string with `Entity.version`.
+            shards: Numbers of the shards whose rows to remove; None for all.
 
         Raises:
-            FatalError: `version` holds more than hex digits and dots.
+            FatalError: `version` holds more than hex digits and dots, or there is no such shard.
         """
         ...
 

@@ -1,8 +1,9 @@
 """What Debezium sends in place of a large value that an update left alone (TOAST)."""
 
+import contextlib
 import hashlib
 import uuid
-from base64 import b64encode
+from base64 import b64encode, urlsafe_b64encode
 from typing import Any
 
 
@@ -13,24 +14,36 @@ class Unavailable:
     for hstore.
 
     Args:
-        placeholder: The connector's `unavailable.value.placeholder`.
+        placeholder: The connector's `unavailable.value.placeholder`, which may begin with `hex:`.
     """
 
     def __init__(self, placeholder: str) -> None:
-        raw = placeholder.encode()
+        raw = _octets(placeholder)
+        placeholder = raw.decode(errors="replace")
         base64 = b64encode(raw).decode()
+        url_safe = urlsafe_b64encode(raw).decode()
         # As Java's UUID.nameUUIDFromBytes.
         digest = hashlib.md5(raw, usedforsecurity=False).digest()
-        self._texts = (placeholder, base64, raw.hex(), f'{{"{placeholder}":"{placeholder}"}}')
+        self._texts = (
+            placeholder,
+            base64,
+            url_safe,
+            raw.hex(),
+            f'{{"{placeholder}":"{placeholder}"}}',
+        )
         self._lengths = frozenset(map(len, self._texts))
         self._nested: tuple[object, ...] = (
             [placeholder],
             [base64],
-            [*raw],
+            [url_safe],
+            # Java's bytes have a sign.
+            [byte - 256 if byte > 127 else byte for byte in raw],
             [str(uuid.UUID(bytes=digest, version=3))],
             {placeholder: placeholder},
         )
-        self.needles: tuple[bytes, ...] = (raw, base64.encode(), raw.hex().encode())
+        self.needles: tuple[bytes, ...] = tuple(
+            text.encode() for text in dict.fromkeys(self._texts[:4])
+        )
         """One of these is in the bytes of nearly every JSON message that holds a placeholder."""
 
     def __call__(self, value: Any) -> bool:
@@ -38,3 +51,11 @@ class Unavailable:
         if isinstance(value, str):
             return len(value) in self._lengths and value in self._texts
         return isinstance(value, list | dict) and value in self._nested
+
+
+def _octets(placeholder: str) -> bytes:
+    if placeholder.startswith("hex:"):
+        # What is no hexadecimal, Debezium does not start with.
+        with contextlib.suppress(ValueError):
+            return bytes.fromhex(placeholder[4:]) or placeholder.encode()
+    return placeholder.encode()

@@ -4,10 +4,11 @@ import ast
 import hashlib
 import json
 import operator
+import re
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +16,28 @@ import numpy.typing as npt
 
 from operators.errors import FatalError
 from operators.events import RowKey, Version
-from operators.milvus_schema import Shape, check_ids, check_shape, mirrored, shape_of, to_rows
+from operators.milvus_rows import to_entity, to_rows
+from operators.milvus_schema import (
+    Shape,
+    cannot_add,
+    check_ids,
+    check_shape,
+    check_shards,
+    check_version,
+    column_specs,
+    mirrored,
+    missing_field,
+    shape_of,
+)
+from operators.shards import shard_of
 from operators.store import CollectionSpec, Entity, Hit, Stored, Vector
+from operators.table import ColumnSpec
 
 
 class HashEmbedder:
     """An `Embedder` whose vectors are unit vectors drawn from the SHA-256 of the text.
+
+    Its tokens are words.
 
     Attributes:
         calls: The number of distinct texts of each call of `embed`, in order.
@@ -41,6 +58,12 @@ class HashEmbedder:
         self.tokens_total += sum(len(text.split()) for text in vectors)
         self.padded_tokens_total = self.tokens_total
         return np.array([vectors[text] for text in texts], np.float32).reshape(-1, self.dim)
+
+    def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
+        words = [match.start() for match in re.finditer(r"\S+", text)]
+        words[:1] = [0]
+        firsts = range(0, max(1, len(words) - overlap_tokens), max_tokens - overlap_tokens)
+        return [(words[i], [*words, len(text)][min(i + max_tokens, len(words))]) for i in firsts]
 
     def _vector(self, text: str) -> npt.NDArray[np.float32]:
         # A lone surrogate has no UTF-8 form, yet a property test may draw one.
@@ -73,8 +96,9 @@ class MemoryStore:
 
     nullable = True
 
-    def __init__(self, max_writers: int | None = None) -> None:
+    def __init__(self, max_writers: int | None = None, *, can_add_fields: bool = True) -> None:
         self.max_writers = max_writers
+        self.can_add_fields = can_add_fields
         self.history: list[Applied] = []
         self._collections: dict[str, _Collection] = {}
         self._ensured: set[str] = set()
@@ -94,16 +118,34 @@ class MemoryStore:
         with self._operation("ensure"):
             wanted = shape_of(spec)
             kept = self._collections.setdefault(spec.name, _Collection(wanted))
-            check_shape(spec.name, wanted, kept.shape)
+            kept.shape = check_shape(spec.name, wanted, kept.shape)
             self._ensured.add(spec.name)
             return not kept.rows
+
+    def fields(self, collection: str) -> dict[str, ColumnSpec]:
+        with self._operation("fields"):
+            return column_specs(self._get(collection).shape)
+
+    def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
+        with self._operation("add_field"):
+            kept = self._get_ensured(collection)
+            field = missing_field(collection, kept.shape, name, spec)
+            if field is None:
+                return
+            if not self.can_add_fields:
+                raise cannot_add(collection, name, "this store")
+            kept.shape = replace(kept.shape, fields={**kept.shape.fields, name: field})
+            for row in kept.rows.values():
+                row[name] = None
 
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
         with self._operation("stored"):
             check_ids(ids)
             rows = self._get(collection).rows
             return {
-                i: Stored(Version(rows[i]["rv_version"]), rows[i]["rv_text_hash"])
+                i: Stored(
+                    Version(rows[i]["rv_version"]), rows[i]["rv_text_hash"], rows[i]["rv_chunks"]
+                )
                 for i in ids
                 if i in rows
             }
@@ -116,11 +158,15 @@ class MemoryStore:
                 i: (rows[i]["rv_text_hash"], rows[i]["vector"].copy()) for i in ids if i in rows
             }
 
+    def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
+        with self._operation("entities"):
+            check_ids(ids)
+            kept = self._get(collection)
+            return {i: to_entity(self._read(kept, kept.rows[i])) for i in ids if i in kept.rows}
+
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
         with self._operation("upsert"):
-            if collection not in self._ensured:
-                raise FatalError(subject=f"collection '{collection}'", cause="was not checked")
-            kept = self._get(collection)
+            kept = self._get_ensured(collection)
             for row, _ in to_rows(entities, kept.shape, json_arrays=True):
                 kept.rows[row["id"]] = {**row, "vector": row["vector"].copy()}
                 self.history.append(Applied(collection, "upsert", row["id"], row["rv_version"]))
@@ -132,6 +178,24 @@ class MemoryStore:
             for one in ids:
                 rows.pop(one, None)
                 self.history.append(Applied(collection, "delete", one, ""))
+
+    def delete_older(
+        self,
+        collection: str,
+        table: str,
+        version: Version,
+        shards: Collection[int] | None = None,
+    ) -> None:
+        with self._operation("delete_older"):
+            check_version(version)
+            check_shards(shards or ())
+            rows = self._get(collection).rows
+            for one, row in list(rows.items()):
+                shard = int(shard_of(row["rv_row_key"]))
+                mine = shards is None or shard in shards
+                if mine and row["rv_table"] == table and row["rv_version"] < version:
+                    del rows[one]
+                    self.history.append(Applied(collection, "delete", one, ""))
 
     def count(self, collection: str) -> int:
         with self._operation("count"):
@@ -202,6 +266,11 @@ class MemoryStore:
             return self._collections[collection]
         except KeyError:
             raise FatalError(subject=f"collection '{collection}'", cause="does not exist") from None
+
+    def _get_ensured(self, collection: str) -> _Collection:
+        if collection not in self._ensured:
+            raise FatalError(subject=f"collection '{collection}'", cause="was not checked")
+        return self._get(collection)
 
     @staticmethod
     def _read(kept: _Collection, row: dict[str, Any]) -> dict[str, Any]:

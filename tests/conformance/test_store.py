@@ -21,10 +21,13 @@ from pymilvus import MilvusClient
 from operators.contract import MilvusSection
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.events import KafkaPosition, RowKey, Version
+from operators.keys import KeyMaker
 from operators.milvus import MilvusStore
+from operators.shards import SHARDS, shard_of
 from operators.store import CollectionSpec, Entity, Stored, entity_id
-from operators.table import ColumnSpec
+from operators.table import ColumnSpec, TableSection
 from tests.conformance.conftest import Backend, free_port, lite_server
+from tests.fakes import MemoryStore
 
 DIM = 8
 COLUMNS = {
@@ -71,6 +74,24 @@ HOSTILE = [
     "a/b#1,c:d",
     "",
 ]
+TABLES = [
+    "items",
+    "item",
+    "items2",
+    "Items",
+    "it_ms",
+    "it%ms",
+    "items:",
+    "items;",
+    "items%3A",
+    "a' or id > '",
+    'a" or id > "',
+    "back\\slash",
+    "漢字 🦁",
+    "\x00",
+    "%",
+]
+SPANS = (("name", 0, 3), ('"quoted" \\ 漢字', 4, 10), ("gone", -1, -1))
 _names = (f"c{number}" for number in itertools.count())
 
 
@@ -100,6 +121,20 @@ def entity(key: str, version: int = 1, **changes) -> Entity:
         model="hash@1",
     )
     return replace(made, **changes)
+
+
+def row_of(table: str, key: int, version: int, chunk: int = 0) -> Entity:
+    """An entity under the key that the flow would give it."""
+    section = TableSection(topic="t", name=table, collection="c", key=("id",), text="{id}")
+    row_key = KeyMaker(section)({"id": key})
+    made = entity("", version, table=table, row_key=row_key, chunk=chunk)
+    return replace(made, id=entity_id(row_key, chunk))
+
+
+def assert_same(found: Entity, wanted: Entity) -> None:
+    assert found.vector.dtype == np.float32
+    assert found.vector.tobytes() == wanted.vector.tobytes()
+    assert replace(found, vector=None) == replace(wanted, vector=None)
 
 
 def contents(backend: Backend, collection: str) -> dict[str, dict]:
@@ -133,7 +168,7 @@ def fresh(backend: Backend, shared: str) -> str:
 
 
 def test_an_entity_comes_back_with_every_field(backend: Backend, fresh: str):
-    one = entity("1", 7)
+    one = entity("1", 7, chunk=2, chunks=5, start=900, spans=(("title", 0, 4), ("doc", -1, -1)))
     backend.store.upsert(fresh, [one])
     assert contents(backend, fresh) == {
         one.id: {
@@ -150,6 +185,11 @@ def test_an_entity_comes_back_with_every_field(backend: Backend, fresh: str):
             "rv_offset": 7,
             "rv_model": "hash@1",
             "rv_text_hash": "hash7",
+            "rv_chunk": 2,
+            "rv_chunks": 5,
+            "rv_start": 900,
+            "rv_spans": '[["title",0,4],["doc",-1,-1]]',
+            "rv_shard": int(shard_of("items:1")),
         }
     }
 
@@ -207,13 +247,57 @@ def test_vectors_come_back_exactly(backend: Backend, shared: str):
         assert vector.tobytes() == one.vector.tobytes()
 
 
+def test_stored_tells_how_many_chunks_there_are(backend: Backend, shared: str):
+    one = entity("in chunks", 3, chunks=4)
+    backend.store.upsert(shared, [one])
+    assert backend.store.stored(shared, [one.id]) == {one.id: Stored(one.version, "hash3", 4)}
+
+
+def test_entities_come_back_whole_and_written_again_change_nothing(backend: Backend, fresh: str):
+    store = backend.store
+    batch = [
+        entity("full", 1, chunk=1, chunks=3, start=17, spans=SPANS),
+        entity("nulls", 2, columns=NULLS, op="r", model="other@2"),
+        entity("zeros", 3, columns=ZEROS, text=""),
+        entity("json-text", 4, columns={**FULL, "extra": '{"b": [1.5, "ö"], "c": ""}'}),
+        entity("inexact", 5, columns={**FULL, "weight": 0.1, "price": 1 / 3}),
+        entity("hostile\\ 'key' \"1\"", 6, vector=np.array([1e-45, -0.0] * 4, np.float32)),
+    ]
+    if store.nullable:
+        batch.append(entity("json-array", 7, columns={**FULL, "extra": [1, None, {"a": "b"}]}))
+    store.upsert(fresh, batch)
+    once = contents(backend, fresh)
+    found = store.entities(fresh, [one.id for one in batch])
+    assert found.keys() == {one.id for one in batch}
+    assert_same(found[batch[0].id], batch[0])
+    nulls = replace(batch[1], columns=NULLS if store.nullable else ZEROS)
+    assert_same(found[batch[1].id], nulls)
+    assert_same(found[batch[5].id], batch[5])
+    store.upsert(fresh, list(found.values()))
+    assert contents(backend, fresh) == once
+    again = store.entities(fresh, list(found))
+    for id_, one in found.items():
+        assert_same(again[id_], one)
+
+
+def test_spans_that_do_not_fit_cost_only_themselves(backend: Backend, shared: str):
+    longest = "x" * (16_384 - len('[["",0,1]]'))
+    for name, kept in [(longest, True), (longest + "x", False), ("ä" * 8_190, False)]:
+        one = entity("spans", 2, spans=((name, 0, 1),))
+        backend.store.upsert(shared, [one])
+        found = backend.store.entities(shared, [one.id])[one.id]
+        assert_same(found, one if kept else replace(one, spans=()))
+
+
 def test_only_ids_that_exist_are_found(backend: Backend, shared: str):
     here, gone = entity("here"), entity("gone")
     backend.store.upsert(shared, [here])
     assert backend.store.stored(shared, [here.id, gone.id]).keys() == {here.id}
     assert backend.store.vectors(shared, [gone.id, here.id]).keys() == {here.id}
+    assert backend.store.entities(shared, [gone.id, here.id]).keys() == {here.id}
     assert backend.store.stored(shared, []) == {}
     assert backend.store.vectors(shared, []) == {}
+    assert backend.store.entities(shared, []) == {}
     backend.store.upsert(shared, [])
     backend.store.delete(shared, [])
 
@@ -248,7 +332,8 @@ def test_an_id_that_is_not_encoded_reaches_no_filter(backend: Backend, shared: s
     kept = entity("kept")
     backend.store.upsert(shared, [kept])
     for key in ["zz'] or id not in ['zz", 'a"b', "a\\", "a b", "ä", ""]:
-        for call in (backend.store.delete, backend.store.stored, backend.store.vectors):
+        store = backend.store
+        for call in (store.delete, store.stored, store.vectors, store.entities):
             with pytest.raises(FatalError, match="not percent-encoded"):
                 call(shared, [kept.id, key])
         with pytest.raises(FatalError, match="not percent-encoded"):
@@ -287,6 +372,87 @@ def test_long_texts_fill_more_than_one_request(backend: Backend, fresh: str):
     backend.store.upsert(fresh, batch)
     found = {row["id"]: row["text"] for row in backend.store.scan(fresh, ["text"])}
     assert found == {one.id: one.text for one in batch}
+
+
+# TRUNCATE: the older rows of one table
+
+
+def test_delete_older_leaves_newer_rows_and_other_tables(backend: Backend, fresh: str):
+    store = backend.store
+    left = {one.id for table in TABLES for n in range(1, 6) for one in [row_of(table, n, n)]}
+    store.upsert(fresh, [row_of(table, n, n) for table in TABLES for n in range(1, 6)])
+    store.delete_older(fresh, "no such table", Version("f" * 16))
+    assert contents(backend, fresh).keys() == left
+    for number, table in enumerate(TABLES):
+        version = number % 4 + 2  # the rows below it go, the one that has it stays
+        store.delete_older(fresh, table, Version(f"{version:016x}"))
+        left -= {row_of(table, n, n).id for n in range(1, version)}
+        assert contents(backend, fresh).keys() == left, table
+
+
+def test_delete_older_removes_every_chunk(backend: Backend, fresh: str):
+    store = backend.store
+    store.upsert(fresh, [row_of("items", 1, 1, chunk) for chunk in range(12)])
+    store.upsert(fresh, [row_of("items", 2, 3, chunk) for chunk in range(12)])
+    store.delete_older(fresh, "items", Version(f"{2:016x}"))
+    assert contents(backend, fresh).keys() == {f"items:2#{chunk}" for chunk in range(12)}
+    store.delete_older(fresh, "items", Version(f"{4:016x}"))
+    store.delete_older(fresh, "items", Version(f"{4:016x}"))
+    assert store.count(fresh) == 0
+
+
+def test_delete_older_leaves_other_shards(backend: Backend, fresh: str):
+    store = backend.store
+    rows = [row_of(table, n, 1) for table in ("items", "other") for n in range(1_000)]
+    shards = {one.id: int(shard_of(one.row_key)) for one in rows}
+    assert {*shards.values()} == {*range(SHARDS)}
+    store.upsert(fresh, rows)
+    left = {*shards}
+    for some in ([], [0], [7, 255, 3], {*range(100, 200)}, {*range(SHARDS)}):
+        store.delete_older(fresh, "items", Version("f"), some)
+        left -= {id_ for id_ in left if id_.startswith("items:") and shards[id_] in some}
+        assert contents(backend, fresh).keys() == left
+    assert len(left) == 1_000
+
+
+@pytest.mark.parametrize("shards", [[256], [-1], [1.0], ["0] or id in ['"]])
+def test_what_is_no_shard_reaches_no_filter(backend: Backend, shared: str, shards: list):
+    with pytest.raises(FatalError, match="no number from 0 to 255"):
+        backend.store.delete_older(shared, "items", Version("f"), shards)
+
+
+def test_delete_older_compares_as_strings_do(backend: Backend, fresh: str):
+    versions = ["0000.0f.09", "0000.10.00", "0000.1", "0001.0", "0000.10.0", "000a", "0000.10.0f"]
+    rows = [
+        replace(row_of("items", n, n), version=Version(version))
+        for n, version in enumerate(versions)
+    ]
+    backend.store.upsert(fresh, rows)
+    bound = Version("0000.10.00")
+    backend.store.delete_older(fresh, "items", bound)
+    kept = {row["rv_version"] for row in backend.store.scan(fresh, ["rv_version"])}
+    assert kept == {version for version in versions if version >= bound}
+
+
+def test_delete_older_of_more_rows_than_one_answer_holds(backend: Backend, fresh: str):
+    store = backend.store
+    columns = {**NULLS, "title": "many"}
+    for start in range(0, 20_000, 5_000):
+        numbers = range(start, start + 5_000)
+        store.upsert(fresh, [replace(row_of("big", n, n), columns=columns) for n in numbers])
+    store.upsert(fresh, [row_of("bigger", n, 1) for n in range(10)])
+    store.delete_older(fresh, "big", Version(f"{19_990:016x}"))
+    left = {row_of("big", n, n).id for n in range(19_990, 20_000)}
+    assert contents(backend, fresh).keys() == left | {row_of("bigger", n, 1).id for n in range(10)}
+
+
+@pytest.mark.parametrize("version", ["", "0' or id > '", "0 ", "0\n", "g", "0000.A", "٣"])
+def test_what_is_no_version_reaches_no_filter(backend: Backend, shared: str, version: str):
+    kept = row_of("kept", 1, 1)
+    backend.store.upsert(shared, [kept])
+    with pytest.raises(FatalError, match="more than hex digits and dots"):
+        backend.store.delete_older(shared, "kept", Version(version))
+    assert backend.store.stored(shared, [kept.id])
 
 
 # What cannot be stored is refused before anything is sent
@@ -436,6 +602,51 @@ def test_every_difference_is_told_at_once_and_nothing_is_altered(backend: Backen
     assert backend.store.stored(spec.name, [one.id])
 
 
+def test_fields_tells_what_is_mirrored(backend: Backend, shared: str):
+    found = backend.store.fields(shared)
+    assert found.keys() == COLUMNS.keys()
+    assert {name: spec.type for name, spec in found.items()} == {
+        name: spec.type for name, spec in COLUMNS.items()
+    }
+    assert found["title"].max_length == 64
+
+
+def test_extra_fields_are_accepted_where_the_contract_says_so(backend: Backend):
+    store, spec = backend.store, spec_of(next(_names))
+    store.ensure(spec)
+    store.upsert(spec.name, [entity("1")])
+    fewer = {name: column for name, column in COLUMNS.items() if name != "price"}
+    columns = {name: value for name, value in FULL.items() if name != "price"}
+    if not store.nullable:
+        with pytest.raises(FatalError, match="'price' that the contract does not name and that"):
+            store.ensure(replace(spec, fields=fewer, extra_fields=True))
+        return
+    assert not store.ensure(replace(spec, fields=fewer, extra_fields=True))
+    assert store.fields(spec.name).keys() == COLUMNS.keys()
+    store.upsert(spec.name, [entity("2", columns=columns), entity("3")])
+    prices = {row["id"]: row["price"] for row in store.scan(spec.name, ["price"])}
+    assert prices == {"items:1#0": 0.1, "items:2#0": None, "items:3#0": 0.1}
+    for wrong in ({**columns, "more": 1}, {n: v for n, v in columns.items() if n != "stock"}):
+        with pytest.raises(FatalError, match="differ in: "):
+            store.upsert(spec.name, [entity("4", columns=wrong)])
+    store.ensure(spec)
+    with pytest.raises(FatalError, match="differ in: price"):
+        store.upsert(spec.name, [entity("4", columns=columns)])
+
+
+def test_a_store_that_cannot_add_fields_says_what_to_do(backend: Backend):
+    store = MemoryStore(can_add_fields=False) if backend.kind == "memory" else backend.store
+    spec = spec_of(next(_names), extra_fields=True)
+    assert not store.can_add_fields
+    store.ensure(spec)
+    store.add_field(spec.name, "stock", ColumnSpec(type="int64"))  # It is there: nothing to do.
+    with pytest.raises(FatalError, match=r"Milvus 2\.6") as refused:
+        store.add_field(spec.name, "colour", ColumnSpec(type="varchar"))
+    assert "`columns`" in refused.value.hint
+    store.upsert(spec.name, [entity("1")])
+    assert store.fields(spec.name).keys() == COLUMNS.keys()
+
+
 @pytest.mark.parametrize("metric", ["IP", "L2"])
 def test_other_metrics(backend: Backend, metric: str):
     spec = spec_of(next(_names), metric=metric, fields={})
@@ -458,7 +669,11 @@ def test_a_collection_that_is_not_there(backend: Backend):
     calls = [
         lambda: backend.store.stored("nowhere", [one.id]),
         lambda: backend.store.vectors("nowhere", [one.id]),
+        lambda: backend.store.entities("nowhere", [one.id]),
         lambda: backend.store.delete("nowhere", [one.id]),
+        lambda: backend.store.delete_older("nowhere", "items", one.version),
+        lambda: backend.store.fields("nowhere"),
+        lambda: backend.store.add_field("nowhere", "more", ColumnSpec(type="int64")),
         lambda: backend.store.count("nowhere"),
         lambda: backend.store.search("nowhere", one.vector, 3),
         lambda: list(backend.store.scan("nowhere")),
@@ -543,6 +758,22 @@ def test_another_connection_finds_all_of_it(backend: Backend, fresh: str):
     assert backend.store.count(fresh) == 2
 
 
+@pytest.mark.parametrize(
+    "backend",
+    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
+    indirect=True,
+    scope="module",
+)
+def test_delete_older_sees_what_another_connection_just_wrote(backend: Backend, fresh: str):
+    assert backend.section is not None
+    with closing(MilvusStore(backend.section)) as other:
+        for version in range(1, 6):
+            rows = [row_of("items", n, version) for n in range(50)]
+            backend.store.upsert(fresh, rows)
+            other.delete_older(fresh, "items", Version(f"{version + 1:016x}"))
+            assert backend.store.count(fresh) == 0
+
+
 def test_lanes_may_write_at_once(backend: Backend, fresh: str):
     errors: list[BaseException] = []
 
@@ -612,6 +843,8 @@ def test_a_server_that_dies_is_told_quickly_and_never_blamed_on_a_record(tmp_pat
             lambda: store.upsert("mortal", [entity("2")]),
             lambda: store.delete("mortal", [entity("1").id]),
             lambda: store.stored("mortal", [entity("1").id]),
+            lambda: store.entities("mortal", [entity("1").id]),
+            lambda: store.delete_older("mortal", "items", Version("f")),
             lambda: store.search("mortal", vector_of(1), 3),
             lambda: list(store.scan("mortal")),
             lambda: store.ensure(spec_of("mortal")),
@@ -642,6 +875,14 @@ def test_a_server_that_hangs_ends_the_call_at_its_deadline(tmp_path):
     finally:
         os.kill(pid, signal.SIGCONT)
         server.__exit__(None, None, None)
+
+
+def test_delete_older_ends_when_what_it_deletes_stays(mortal, monkeypatch: pytest.MonkeyPatch):
+    store, _ = mortal
+    store.upsert("mortal", [entity("1")])
+    monkeypatch.setattr(store._client, "delete", lambda collection, ids: None)
+    with pytest.raises(RetriableError, match="there again after they were deleted"):
+        store.delete_older("mortal", "items", Version("f"))
 
 
 def test_a_collection_made_anew_under_the_writer_is_not_blamed_on_a_record(mortal):

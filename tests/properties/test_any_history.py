@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, event, given, settings
 from operators import source
 from operators.events import offset_of
 from operators.shards import shard_of
-from tests.changes import Log, gone, put, tombstone
+from operators.table import UNAVAILABLE
+from tests.changes import Log, doc, envelope, gone, key, tombstone
 from tests.properties.simulation import Simulation, id_of
 
 EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "300"))
@@ -18,46 +19,68 @@ EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "300"))
 
 @dataclass(frozen=True)
 class Change:
+    """What one row is from an LSN on; its text is None where it is not there.
+
+    Attributes:
+        partial: Debezium leaves the text out, which the change left alone.
+        emptied: It is gone with the whole table.
+    """
+
     row: int
     lsn: int
     text: str | None
+    name: str = ""
+    partial: bool = False
+    emptied: bool = False
 
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Change]:
     """Changes of a few rows, with LSNs that rise over all of them."""
     changes: list[Change] = []
-    alive: set[int] = set()
+    alive: dict[int, str] = {}
     for lsn, row in enumerate(draw(st.lists(st.integers(0, 4), min_size=1, max_size=25)), 1):
-        if row in alive and draw(st.integers(0, 3)) == 0:
-            alive.discard(row)
+        kind = draw(st.integers(0, 15))
+        if kind == 0:
+            changes += [Change(each, lsn, None, emptied=True) for each in range(5)]
+            alive.clear()
+        elif row in alive and kind <= 4:
+            del alive[row]
             changes.append(Change(row, lsn, None))
+        elif row in alive and kind <= 8:
+            changes.append(Change(row, lsn, alive[row], f"name {lsn}", partial=True))
         else:
-            alive.add(row)
             # Few texts, so that updates that leave the text alone are among them.
-            changes.append(Change(row, lsn, draw(st.sampled_from("ab"))))
+            alive[row] = draw(st.sampled_from("ab"))
+            changes.append(Change(row, lsn, alive[row], f"doc {row}"))
     return changes
 
 
 @st.composite
 def logs(draw: st.DrawFn, history: list[Change], partitions: int, *, resend: bool) -> list[Log]:
     """The history as Debezium sends it: by key to partitions, with ranges sent again."""
-    order = list(range(len(history)))
+    # A TRUNCATE is one message.
+    once = [c for c in history if not c.emptied or c.row == 0]
     sent: list[Change] = []
-    for index in order:
-        sent.append(history[index])
+    for index, change in enumerate(once):
+        sent.append(change)
         if resend and draw(st.integers(0, 6)) == 0:
             back = draw(st.integers(1, 8))
-            sent += history[max(0, index + 1 - back) : index + 1]
+            sent += once[max(0, index + 1 - back) : index + 1]
     result = [Log(written=0, per_read=2) for _ in range(partitions)]
     for change in sent:
         log = result[change.row % partitions]
-        if change.text is None:
+        if change.emptied:
+            anywhere = draw(st.integers(0, partitions - 1))
+            result[anywhere].records.append((None, envelope("t", change.lsn, None)))
+        elif change.text is None:
             log.records.append(gone(change.row, change.lsn))
             if draw(st.integers(0, 4)):
                 log.records.append(tombstone(change.row))
         else:
-            log.records.append(put(change.row, change.lsn, change.text))
+            text = UNAVAILABLE if change.partial else change.text
+            row = doc(change.row, text, name=change.name)
+            log.records.append((key(id=change.row), envelope("u", change.lsn, row)))
     return result
 
 
@@ -92,7 +115,7 @@ class Oracle:
 
     def final(self) -> dict[str, str]:
         last = {id_: changes[-1] for id_, changes in self._history.items()}
-        return {id_: f"doc {c.row}\n{c.text}" for id_, c in last.items() if c.text is not None}
+        return {id_: f"{c.name}\n{c.text}" for id_, c in last.items() if c.text is not None}
 
 
 @given(data=st.data())

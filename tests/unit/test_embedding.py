@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.embedding import BATCHES_PER_BUDGET, Embedder, token_batches
+from operators.embedding import BATCHES_PER_BUDGET, Embedder, text_hash, token_batches
 from tests.fakes import HashEmbedder
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
@@ -73,3 +73,20 @@ def test_the_fake_keeps_the_protocol():
     assert np.array_equal(vectors, HashEmbedder(dim=16).embed(["a", "b", "a"]))
     assert embedder.embed([]).shape == (0, 16)
     assert fake.calls == [2, 0]
+
+
+@given(st.text("ab \n\t🦆", max_size=60), st.integers(1, 9), st.integers(0, 4))
+def test_the_fake_cuts_as_the_protocol_says(text, max_tokens, overlap):
+    overlap = min(overlap, max_tokens // 2)
+    ranges = HashEmbedder().chunks(text, max_tokens, overlap)
+    starts, ends = zip(*ranges, strict=True)
+    assert (starts[0], ends[-1]) == (0, len(text))
+    assert all(len(text[start:end].split()) <= max_tokens for start, end in ranges)
+    for (first, end), (second, behind) in itertools.pairwise(ranges):
+        assert first < second <= end < behind
+        assert len(text[second:end].split()) == overlap
+
+
+def test_a_digest_stands_for_its_text():
+    assert text_hash("Grüße") == "c483baa27a9abd2202924662a88aaf32"
+    assert len({text_hash(text) for text in ("", "a", "a ", "\ud800", "\udfff", "\ufffd")}) == 6

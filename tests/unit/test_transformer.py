@@ -9,6 +9,7 @@ import enum
 import fractions
 import hashlib
 import inspect
+import itertools
 import json
 import logging
 import pathlib
@@ -20,6 +21,7 @@ import string
 import subprocess
 import textwrap
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from inspect import isclass
 from pathlib import Path
 
@@ -28,6 +30,8 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import (
     Dense,
@@ -284,7 +288,7 @@ OUT_OF_MEMORY = [
 def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
     """Let the encoder fail above `rows` rows; returns the rows of each call."""
     calls: list[int] = []
-    forward = embedder._encoder.forward
+    forward = embedder._encoder._model.forward
 
     def limited(input_ids, attention_mask):
         calls.append(len(input_ids))
@@ -292,7 +296,7 @@ def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
             raise error
         return forward(input_ids=input_ids, attention_mask=attention_mask)
 
-    monkeypatch.setattr(embedder._encoder, "forward", limited)
+    monkeypatch.setattr(embedder._encoder._model, "forward", limited)
     return calls
 
 
@@ -332,9 +336,134 @@ def test_any_other_failure_is_not_retried(tmp_path, monkeypatch):
 
 def test_vectors_that_are_not_finite_are_refused(tmp_path):
     embedder = load(build(tmp_path / "model"))
-    next(embedder._encoder.parameters()).data.fill_(float("nan"))
+    next(embedder._encoder._model.parameters()).data.fill_(float("nan"))
     with pytest.raises(FatalError, match=r"embedding model 'model': made a vector that is not fin"):
         embedder.embed(["text"])
+
+
+# --- the chunks ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def cutters(tmp_path_factory, minilm) -> dict[str, TransformerEmbedder]:
+    """Models whose tokens are pieces of words, bytes, and letters of what a text is normalised to."""
+    bytewise = build(tmp_path_factory.mktemp("bytewise") / "model")
+    lengthening = build(tmp_path_factory.mktemp("lengthening") / "model", special=False)
+    edit(lengthening / "tokenizer.json", normalizer={"type": "NFKC"})
+    return {"words": minilm, "bytes": load(bytewise), "letters": load(lengthening)}
+
+
+def tokens_of(embedder: TransformerEmbedder, text: str) -> int:
+    """Without the special ones."""
+    core = embedder._tokens._tokenizer
+    return len(core(text.replace("\ud800", "\ufffd"), add_special_tokens=False)["input_ids"])
+
+
+PARTS = [
+    "the quick brown fox. ",
+    "Jumps over!\n\n",
+    "東京都に住む。",
+    "🦆",
+    "👩‍👩‍👧‍👦",
+    "e\u0301\u0323",
+    "\ufdfa",  # 18 letters when normalised
+    "\r\n",
+    "\x00\x1b",
+    "\u200b\u2028",
+    "[SEP]",
+    "\ud800",
+    "İß",
+]
+NASTY = st.lists(
+    st.one_of(
+        st.text(max_size=12),
+        st.sampled_from(PARTS),
+        st.tuples(st.sampled_from("ax 🦆\n\u0301字.\t\ufdfa"), st.integers(1, 150)).map(
+            lambda both: both[0] * both[1]
+        ),
+    ),
+    max_size=10,
+).map("".join)
+
+
+@pytest.mark.parametrize("kind", ["words", "bytes", "letters"])
+@given(text=NASTY, max_tokens=st.integers(8, 60), overlap=st.integers(0, 30))
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_chunks_cover_the_text_and_keep_to_their_tokens(cutters, kind, text, max_tokens, overlap):
+    embedder = cutters[kind]
+    overlap = min(overlap, max_tokens // 2)
+    ranges = embedder.chunks(text, max_tokens, overlap)
+    assert (ranges[0][0], ranges[-1][1]) == (0, len(text))
+    for start, end in ranges:
+        assert end - start == 1 or tokens_of(embedder, text[start:end]) <= max_tokens
+    for (first, end), (second, behind) in itertools.pairwise(ranges):
+        assert first < second <= end < behind
+        assert tokens_of(embedder, text[second:end]) <= overlap
+    assert len(ranges) == 1 or tokens_of(embedder, text) > min(max_tokens, embedder.max_length - 2)
+    assert embedder.chunks(text, max_tokens, overlap) == ranges
+
+
+def test_chunks_end_where_sentences_do(minilm):
+    text = "The fox jumps. It is quick and brown. " * 3 + "\n\nThe dog is lazy. It sleeps."
+    cut = [text[start:end] for start, end in minilm.chunks(text, 16, 0)]
+    assert "".join(cut) == text
+    assert all(part.rstrip().endswith(".") for part in cut)
+    assert cut[-1] == "The dog is lazy. It sleeps."
+    # The last sentence of one chunk opens the next, where it is short enough for that.
+    overlapping = minilm.chunks(text, 16, 8)
+    shared = [text[b:a] for (_, a), (b, _) in itertools.pairwise(overlapping) if b < a]
+    assert "The fox jumps. " in shared
+
+
+def test_a_text_that_fits_is_one_chunk(minilm):
+    # Its beginning has more tokens than the whole, which is one unknown word.
+    text = "x" * 60 + "🦆"
+    assert minilm.count_tokens(["x" * 60, text]) == [32, 3]
+    assert minilm.chunks(text, 8, 0) == [(0, 61)]
+
+
+@pytest.mark.parametrize("special", [True, False])
+def test_no_chunk_is_longer_than_what_the_model_reads(tmp_path, special):
+    plain = build(tmp_path / "plain", special=special)
+    prompts = {"document": "title: "}
+    folder = sentence(tmp_path / "model", Pooling(32, "mean"), plain=plain, prompts=prompts)
+    embedder = load(folder)
+    text = "the quick brown fox jumps over the lazy dog. " * 20
+    parts = [text[start:end] for start, end in embedder.chunks(text, 10_000, 5_000)]
+    assert max(embedder.count_tokens(parts)) <= embedder.max_length == 48
+    # …and no chunk is shorter than it has to be.
+    assert max(embedder.count_tokens(parts)) > 40
+    # A model may leave next to nothing.
+    narrow = load(folder, max_length=8)
+    assert "".join(text[a:b] for a, b in narrow.chunks(text, 8, 0)) == text
+
+
+def test_what_a_model_has_read_before_does_not_change_the_chunks(tmp_path):
+    folder = build(tmp_path / "model")
+    fresh, used = load(folder), load(folder)
+    text = "the quick brown fox. " * 50
+    used.embed(["short", text])
+    used.chunks("another text " * 90, 20, 4)
+    assert used.chunks(text, 30, 10) == fresh.chunks(text, 30, 10)
+    assert used.chunks("", 30, 10) == [(0, 0)]
+
+
+def test_chunks_are_cut_by_several_threads_while_another_embeds(tmp_path):
+    embedder = load(build(tmp_path / "model"))
+    text = "the quick brown fox. " * 50
+    want = embedder.chunks(text, 20, 4)
+    with ThreadPoolExecutor(4) as pool:
+        vectors = pool.submit(embedder.embed, [text[n:] for n in range(200)])
+        cut = [pool.submit(embedder.chunks, text, 20, n % 5) for n in range(50)]
+        assert all(each.result()[-1][1] == len(text) for each in cut)
+        assert cut[4].result() == want
+        assert np.isfinite(vectors.result()).all()
+
+
+def test_a_lone_surrogate_is_read_as_the_replacement_character(cutters):
+    for embedder in cutters.values():
+        assert np.array_equal(embedder.embed(["a\ud800b"]), embedder.embed(["a\ufffdb"]))
+        assert embedder.count_tokens(["\udfff"]) == embedder.count_tokens(["\ufffd"])
 
 
 # --- the identity ----------------------------------------------------------------------------

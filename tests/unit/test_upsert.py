@@ -16,7 +16,7 @@ from operators.errors import FatalError, RecordError, RetriableError
 from operators.events import DeadLetter, Delete, KafkaPosition, Row, RowKey, make_version
 from operators.requests import Requests
 from operators.retry import RetryPolicy
-from operators.shards import ALL_SHARDS, Window
+from operators.shards import ALL_SHARDS, Window, shard_of
 from operators.store import CollectionSpec, entity_id
 from operators.telemetry import Telemetry
 from operators.texts import Texts
@@ -142,6 +142,7 @@ def test_rows_are_written_with_every_field():
         "rv_chunks": 1,
         "rv_start": 0,
         "rv_spans": "",
+            "rv_shard": int(shard_of("docs:1")),
     }
     ((_, vector),) = bench.store.vectors("docs", ["docs:1#0"]).values()
     assert np.array_equal(vector, HashEmbedder().embed(["a"])[0])

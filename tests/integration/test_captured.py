@@ -1,0 +1,314 @@
+"""Every captured case, in every configuration, gives the collections that its SQL gives.
+
+The messages of `tests/data/debezium` go through the flow's own stages, case after case; after each of
+them every collection is compared with what the database says of its table, in four ways of delivery.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from pydantic import SecretStr
+
+from flows.embedded.postgres import Postgres
+from operators.carrying import Database
+from operators.contract import SourceSection
+from operators.reselect import Reselector
+from tests import captured
+from tests.capture.capture import capture
+from tests.capture.cases import CASES as CAPTURED
+from tests.capture.compare import differences
+from tests.captured import Case, Message, Variant
+from tests.integration.captured_flow import CapturedFlow
+from tests.integration.captured_limits import LIMITS, Limit, as_told
+from tests.integration.captured_sql import (
+    PostgresHistory,
+    State,
+    Stored,
+    mysql_states,
+    postgres_states,
+    stored,
+)
+from tests.integration.captured_tables import (
+    collection_of,
+    contract_of,
+    flavour_of,
+    tables_of,
+    topic_of,
+)
+
+pytestmark = pytest.mark.integration
+
+CASES = [
+    pytest.param(variant, case.name, id=f"{variant}-{case.name}")
+    for variant in captured.variants()
+    for case in captured.cases(variant)
+]
+
+TOO_LONG = {"32_large_value": 1, "17_large_text": 2}
+"""Rows with a text that no collection holds: dead letters, unless a later change overtakes them."""
+
+
+# Ways of delivery: all that Kafka and Debezium leave open.
+
+
+def _in_order(flow: CapturedFlow, messages: Sequence[Message]) -> None:
+    flow.feed(messages)
+
+
+def _partitions_reversed(flow: CapturedFlow, messages: Sequence[Message]) -> None:
+    """The last partition is read first; within each the order stays."""
+    for _, part in reversed([(p, list(part)) for p, part in groupby(messages, _partition)]):
+        flow.feed(part)
+        flow.close_windows()
+
+
+def _one_by_one(flow: CapturedFlow, messages: Sequence[Message]) -> None:
+    """As they were written, a window for each."""
+    for message in sorted(messages, key=lambda m: m.timestamp):
+        flow.feed([message])
+        flow.close_windows()
+
+
+def _sent_again(flow: CapturedFlow, messages: Sequence[Message]) -> None:
+    """After a crash, Debezium sends a range again."""
+    flow.feed(messages)
+    flow.drain()
+    flow.feed(messages)
+
+
+def _partition(message: Message) -> tuple[str, int]:
+    return message.topic, message.partition
+
+
+DELIVERIES: Mapping[str, Callable[[CapturedFlow, Sequence[Message]], None]] = {
+    "in order": _in_order,
+    "partitions reversed": _partitions_reversed,
+    "one by one": _one_by_one,
+    "sent again": _sent_again,
+}
+
+
+class After(NamedTuple):
+    """What was there after a case, by table, and the dead letters that came of it."""
+
+    rows: Mapping[str, list[Stored]]
+    letters: list[str]
+
+
+class Replay:
+    """A variant's history in one way of delivery, as far as it was asked for."""
+
+    def __init__(self, variant: Variant, delivery: str, database: Database | None = None) -> None:
+        self._variant = variant
+        self._deliver = DELIVERIES[delivery]
+        messages = [message for case in variant.cases for message in case.messages]
+        self._flow = CapturedFlow(contract_of(variant), messages, database)
+        self._tables = tables_of(variant)
+        self._after: dict[str, After] = {}
+
+    def after(self, case: str) -> After:
+        """Goes on to the end of the case."""
+        for each in self._variant.cases[len(self._after) :]:
+            if case in self._after:
+                break
+            self._after[each.name] = self._run(each)
+        return self._after[case]
+
+    def close(self) -> None:
+        self._flow.close()
+
+    def _run(self, case: Case) -> After:
+        letters = len(self._flow.letters)
+        self._deliver(self._flow, case.messages)
+        self._flow.drain()
+        return After(
+            {table: self._flow.rows(collection_of(table)) for table in self._tables},
+            [f"{x.subject}: {x.cause}" for x in self._flow.letters[letters:]],
+        )
+
+
+@pytest.fixture(scope="module")
+def replay() -> Iterator[Callable[[str, str], Replay]]:
+    """Replays by variant and delivery; each is gone through once."""
+    replays: dict[tuple[str, str], Replay] = {}
+
+    def get(variant: str, delivery: str) -> Replay:
+        if (variant, delivery) not in replays:
+            replays[variant, delivery] = Replay(captured.load(variant), delivery)
+        return replays[variant, delivery]
+
+    yield get
+    for each in replays.values():
+        each.close()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+    server = Postgres(tmp_path_factory.mktemp("captured") / "postgres")
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def states(server: Postgres) -> Callable[[Variant], Mapping[str, State]]:
+    """What the databases held after each case of a variant."""
+    known: dict[str, Mapping[str, State]] = {}
+
+    def get(variant: Variant) -> Mapping[str, State]:
+        # Most variants have the same SQL.
+        sql = json.dumps([variant.database, variant.ddl, [(c.name, c.sql) for c in variant.cases]])
+        if sql not in known:
+            mysql = variant.database == "mysql"
+            known[sql] = mysql_states(variant) if mysql else postgres_states(variant, server)
+        return known[sql]
+
+    return get
+
+
+class Expected(NamedTuple):
+    """What collections must hold, by table, why that is not what SQL says, and the dead letters."""
+
+    rows: Mapping[str, list[Stored]]
+    limits: set[str]
+    letters: int
+
+
+def expected(
+    variant: Variant, case: str, delivery: str, now: State, first: State, *, asking: bool = False
+) -> Expected:
+    flavour = flavour_of(variant)
+    told = {
+        table: as_told(
+            variant,
+            flavour,
+            table,
+            case,
+            stored(flavour, table, now.get(table, ())),
+            stored(flavour, table, first.get(table, ())),
+            delivery=delivery,
+            asking=asking,
+        )
+        for table in tables_of(variant)
+    }
+    letters = sum(each.letters for each in told.values())
+    letters *= 2 if delivery == "sent again" else 1  # each time it comes
+    if delivery == "one by one":
+        letters += TOO_LONG.get(case, 0)
+    return Expected(
+        {table: each.rows for table, each in told.items()},
+        {name for each in told.values() for name in each.limits},
+        letters,
+    )
+
+
+def _compare(after: After, wanted: Expected, delivery: str) -> None:
+    for table, rows in wanted.rows.items():
+        assert _sorted(after.rows[table]) == _sorted(rows), f"{table}, {delivery}"
+    assert len(after.letters) == wanted.letters, (delivery, after.letters)
+
+
+@pytest.mark.parametrize(("name", "case"), CASES)
+def test_a_case_gives_what_its_sql_gives(
+    name: str,
+    case: str,
+    replay: Callable[[str, str], Replay],
+    states: Callable[[Variant], Mapping[str, State]],
+) -> None:
+    variant = captured.load(name)
+    known = states(variant)
+    first = known[variant.cases[0].name]
+    for delivery in DELIVERIES:
+        wanted = expected(variant, case, delivery, known[case], first)
+        _compare(replay(name, delivery).after(case), wanted, delivery)
+
+
+@pytest.mark.parametrize("name", ["pg_connect_schemas_on", "pg_connect_unwrap"])
+def test_with_the_database_at_hand_nothing_is_left_out(name: str, server: Postgres) -> None:
+    """The flow asks the very database, as it is after each case."""
+    variant = captured.load(name)
+    with ExitStack() as stack:
+        history = stack.enter_context(closing(PostgresHistory(variant, server)))
+        section = SourceSection(dsn=SecretStr(history.dsn))
+        database = stack.enter_context(closing(Reselector(section)))
+        replay = stack.enter_context(closing(Replay(variant, "one by one", database)))
+        first: State = {}
+        for case in variant.cases:
+            now = history.after(case)
+            first = first or now
+            wanted = expected(variant, case.name, "one by one", now, first, asking=True)
+            _compare(replay.after(case.name), wanted, case.name)
+
+
+@pytest.mark.parametrize("limit", LIMITS, ids=lambda limit: limit.name)
+def test_a_limit_shows_somewhere(
+    limit: Limit, states: Callable[[Variant], Mapping[str, State]]
+) -> None:
+    """A limit that no variant shows any more is one that Debezium, or Rowvec, has overcome."""
+    delivery = next(iter(limit.deliveries), "in order")
+    for variant in map(captured.load, captured.variants()):
+        known = states(variant)
+        first = known[variant.cases[0].name]
+        # It shows in the last case, or in the one that it begins with.
+        for case in known.keys() & {variant.cases[-1].name, limit.since.get(variant.database)}:
+            if limit.name in expected(variant, case, delivery, known[case], first).limits:
+                return
+    pytest.fail("it makes no difference")
+
+
+@pytest.mark.parametrize("name", captured.variants())
+def test_messages_about_no_row_change_nothing(name: str) -> None:
+    """Heartbeats, transactions' ends, logical messages and DDL, on the topic of a table."""
+    variant = captured.load(name)
+    topics = {table.topic for table in contract_of(variant).tables}
+    topic = topic_of(variant.database, "inc")
+    strangers = [
+        message._replace(topic=topic)
+        for case in variant.cases
+        for message in case.messages
+        if message.topic not in topics and not message.topic.endswith(".debezium_signal")
+    ]
+    assert strangers
+    rows = list(variant.cases[0].messages)
+    flow = CapturedFlow(contract_of(variant), [*rows, *strangers])
+    try:
+        flow.feed(rows)
+        flow.drain()
+        before = flow.rows("inc")
+        flow.feed(strangers)
+        flow.drain()
+        assert flow.rows("inc") == before != []
+        assert list(flow.letters) == []
+    finally:
+        flow.close()
+
+
+@pytest.mark.parametrize("name", captured.variants())
+def test_a_variant_is_the_same_once_saved(name: str, tmp_path: Path) -> None:
+    variant = captured.load(name)
+    captured.save(variant, tmp_path)
+    assert captured.load(name, tmp_path) == variant
+
+
+def test_a_new_capture_says_what_the_corpus_says() -> None:
+    """The first cases, by the script that makes the corpus; all of them take a minute."""
+    name = "pg_connect_schemas_off"
+    corpus = captured.load(name)
+    fresh = capture(name, CAPTURED[:12])
+    assert [case.name for case in fresh.cases] == [case.name for case in corpus.cases[:13]]
+    assert fresh.connector == corpus.connector
+    assert fresh.ddl == corpus.ddl
+    assert differences(corpus, fresh) == []
+    # It can tell: the same cases as another configuration sends them.
+    assert differences(captured.load("pg_connect_unwrap"), fresh)
+
+
+def _sorted(rows: Iterable[Stored]) -> list[Stored]:
+    return sorted(rows, key=lambda row: json.dumps(row, sort_keys=True))
