@@ -10,9 +10,9 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
-from operators.events import OFFSET_DIGITS, Delete, PartialRow, Row, RowKey, Version
+from operators.events import OFFSET_DIGITS, Delete, Move, PartialRow, Row, RowKey, Version
 from operators.rendering import Rendered, Rules, cut, texts_of
 from operators.retry import RetryPolicy
 from operators.store import Entity
@@ -75,6 +75,14 @@ def may_give(donor: Donor, partial: PartialRow) -> bool:
     return partial.after != "" and partial.after <= donor.version <= partial.version
 
 
+def _donor_of(entities: Sequence[Entity] | None, partial: PartialRow) -> Donor | None:
+    """The stored version of a row, if it is whole and the one that the partial row follows."""
+    if not entities or len(entities) != entities[0].chunks:
+        return None
+    donor = donor_of_entities(entities)
+    return donor if may_give(donor, partial) else None
+
+
 def joined(chunks: Iterable[tuple[int, str]]) -> str:
     """The text that chunks were cut from, which may overlap: (start, text), in order."""
     text = ""
@@ -83,49 +91,57 @@ def joined(chunks: Iterable[tuple[int, str]]) -> str:
     return text
 
 
+Held: TypeAlias = Row | PartialRow | Donor | None
+"""What a row held whose key changed. A partial one waits itself for what its own old key held."""
+
+
 class Moves:
     """What rows held whose primary key changed, for the rows that they became.
 
     The delete of the old key and the new key's row lie in different shards, and in different lanes.
-    The delete's lane puts what it removes here, the other one takes it. It is a memory of this
+    The old key's side puts here what the row held, the other one takes it. It is a memory of this
     process: after a crash in between, or in a flow of several processes, the value has to come from
     the database, or the new row becomes a dead letter.
     """
 
     def __init__(self) -> None:
-        self._changed = threading.Condition()
-        self._kept: OrderedDict[tuple[RowKey, str], Donor | None] = OrderedDict()
-        self._announced: set[tuple[RowKey, str]] = set()
+        self._changed = threading.Condition(threading.RLock())
+        self._kept: OrderedDict[tuple[RowKey, str], Held] = OrderedDict()
+        self._announced: OrderedDict[tuple[RowKey, str], None] = OrderedDict()
 
     def announce(self, old_key: RowKey, version: Version) -> None:
-        """Say that the delete of a key that changed is on its way to its lane."""
+        """Say that the lane of a key that changed is about to read what it held."""
         with self._changed:
-            if len(self._announced) >= MAX_MOVES:
-                self._announced.clear()
-            self._announced.add((old_key, _position(version)))
+            self._announced[old_key, _position(version)] = None
+            while len(self._announced) > MAX_MOVES:
+                self._announced.popitem(last=False)
 
-    def is_announced(self, old_key: RowKey, version: Version) -> bool:
-        """Whether `put` follows, or was there, for this change of the key."""
+    def is_announced(self, old_key: RowKey, version: str) -> bool:
+        """Whether `put` follows, or was there, for this change of the key, and all that it rests on."""
+        with self._changed:
+            move = (old_key, _position(version))
+            held = self._kept.get(move)
+            if isinstance(held, PartialRow) and held.old_key is not None:
+                return self.is_announced(held.old_key, held.after or "")
+            return move in self._announced or move in self._kept
+
+    def is_known(self, old_key: RowKey, version: Version) -> bool:
+        """Whether the old key's side has spoken of this change of the key."""
         with self._changed:
             move = (old_key, _position(version))
             return move in self._announced or move in self._kept
 
-    def put(self, old_key: RowKey, version: Version, donor: Donor | None) -> None:
-        """Keep what the old key held; None if it held nothing."""
+    def put(self, old_key: RowKey, version: Version, held: Held) -> None:
+        """Keep what the old key held; None if that is not known."""
         with self._changed:
             move = (old_key, _position(version))
-            self._announced.discard(move)
-            self._kept[move] = donor
+            self._announced.pop(move, None)
+            self._kept[move] = held
             while len(self._kept) > MAX_MOVES:
                 self._kept.popitem(last=False)
             self._changed.notify_all()
 
-    def wants(self, old_key: RowKey, version: Version) -> bool:
-        """Whether `put` is still to come for this change of the key."""
-        with self._changed:
-            return (old_key, _position(version)) in self._announced
-
-    def take(self, old_key: RowKey, version: str) -> Donor | None:
+    def take(self, old_key: RowKey, version: str) -> Held:
         """What the old key held, waiting for its lane if that is about to tell."""
         move = (old_key, _position(version))
         with self._changed:
@@ -171,7 +187,7 @@ class Completer:
         row = renderer.complete(partial, texts, before.columns)
         if isinstance(row, PartialRow) and isinstance(before, PartialRow):
             # What is still missing, the version before this one lacks as well: ask where it would.
-            row = row._replace(old_key=before.old_key, after=before.after)
+            row = row._replace(old_key=before.old_key, after=before.after, reborn=before.reborn)
         return row
 
     def complete(self, partial: PartialRow, entities: Sequence[Entity] | None) -> Row | Delete:
@@ -187,14 +203,11 @@ class Completer:
         rule = self._rules[partial.position.topic]
         row: Rendered = partial
         if partial.old_key is not None:
-            donor = self._moves.take(partial.old_key, partial.after or "")
+            donor = self._from_old_key(partial)
             why = "what the row held under its old key is not known"
         else:
-            there = entities and len(entities) == entities[0].chunks
-            donor = donor_of_entities(entities) if entities and there else None
+            donor = _donor_of(entities, partial)
             why = "the collection does not hold the version before this one"
-            if donor is not None and not may_give(donor, partial):
-                donor = None
         if donor is not None:
             row = rule.renderer.complete(partial, donor.texts, donor.columns)
             why = "the version before this one does not hold it either"
@@ -205,18 +218,42 @@ class Completer:
             raise rule.renderer.left_out(row, why)
         return row
 
-    def wants(self, delete: Delete) -> bool:
-        """Whether a row waits for what this delete's held."""
-        return self._moves.wants(delete.row_key, delete.version)
+    def hand_over(
+        self, move: Move, before: Row | PartialRow | None, entities: Sequence[Entity] | None
+    ) -> None:
+        """Keep what a row held whose key changed.
 
-    def hand_over(self, delete: Delete, held: Row | PartialRow | Sequence[Entity] | None) -> None:
-        """Keep what a row held whose key changed."""
-        donor = None
-        if isinstance(held, Row):
-            donor = donor_of_row(held)
-        elif held is not None and not isinstance(held, PartialRow):
-            donor = donor_of_entities(held)
-        self._moves.put(delete.row_key, delete.version, donor)
+        Args:
+            move: The change of the key.
+            before: The row as it is on its way to the store; looked at first.
+            entities: The row as the store has it.
+        """
+        held: Held = before
+        if move.held is not None:
+            held = move.held if before is None else self.from_row(move.held, before)  # type: ignore[assignment]
+        if isinstance(held, PartialRow) and held.old_key is None:
+            donor = _donor_of(entities, held)
+            rule = self._rules[held.position.topic]
+            if donor is not None:
+                held = rule.renderer.complete(held, donor.texts, donor.columns)  # type: ignore[assignment]
+            if not isinstance(held, Row):
+                held = None
+        elif held is None and entities:
+            held = donor_of_entities(entities)
+        self._moves.put(move.delete.row_key, move.delete.version, held)
+
+    def _from_old_key(self, partial: PartialRow) -> Donor | None:
+        """What the row held before its key changed; perhaps it had changed before that as well."""
+        assert partial.old_key is not None
+        held = self._moves.take(partial.old_key, partial.after or "")
+        if isinstance(held, PartialRow):
+            donor = None if held.old_key is None else self._from_old_key(held)
+            if donor is None:
+                return None
+            renderer = self._rules[held.position.topic].renderer
+            row = renderer.complete(held, donor.texts, donor.columns)
+            return donor_of_row(row) if isinstance(row, Row) else None
+        return donor_of_row(held) if isinstance(held, Row) else held
 
     def _from_database(self, database: Database, partial: PartialRow) -> Rendered:
         rule = self._rules[partial.position.topic]

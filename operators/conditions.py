@@ -22,7 +22,9 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 from uuid import UUID
 
-from operators.logical_types import Logical, Moment, as_text, logical_value
+from operators.fields import as_text
+from operators.logical_types import Logical, logical_value
+from operators.moments import Moment
 from operators.table import Condition, Scalar
 
 Test: TypeAlias = Callable[[Any], bool]

@@ -239,7 +239,7 @@ class Decoder:
     ) -> ChangeEvent:
         """A row that ExtractNewRecordState made, or a message that is about no row."""
         ignored = _ignored(message)
-        if ignored is not None and not row_key:
+        if ignored is not None:
             return ignored
         if self.table.shape == "envelope" or not (
             self._any_row or not _UNWRAPPED_MARKS.isdisjoint(message)

@@ -9,7 +9,7 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
-from operators.carrying import MOVE_WAIT_S, Moves, donor_of_row
+from operators.carrying import MOVE_WAIT_S, Moves
 from operators.dedup_state import (
     STATE_FORMAT,
     DedupState,
@@ -29,6 +29,7 @@ from operators.events import (
     Delete,
     Ignored,
     KafkaPosition,
+    Move,
     PartialRow,
     Row,
     RowKey,
@@ -89,6 +90,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         # What pending rows have superseded in this window, should they turn out to be bad or partial.
         self._superseded: dict[RowKey, list[Pending]] = {}
         self._truncates: dict[str, Truncate] = {}
+        self._moves: list[Move] = []
         self._dead: list[DeadLetter] = []
         self._held = set(shared.partitions)
         # Until when rows wait that need what their old key held.
@@ -285,6 +287,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         for table, truncate in list(self._truncates.items()):
             if truncate.position.topic not in topics:
                 window.truncates.append(self._truncates.pop(table))
+        moves, self._moves = self._moves, []
+        for move in moves:
+            held_back = move.delete.position.topic in topics
+            (self._moves if held_back else window.moves).append(move)
         for key, winner in self._pending.items():
             if (topics and winner.position.topic in topics) or self._must_wait(winner):
                 held[key] = winner
@@ -338,16 +344,18 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 # uncommitted epoch before a crash wrote is in no map.
                 window.deletes[key] = winner
                 if winner.moved:
-                    self._announce(winner)
+                    self._announce(window.moves, winner, None)
                 self._versions.put(key, winner.version, None)
 
-    def _announce(self, delete: Delete) -> None:
-        if self._shared.moves.is_announced(delete.row_key, delete.version):
+    def _announce(self, moves: list[Move], delete: Delete, held: PartialRow | None) -> None:
+        """Let the lane read what a row held whose key changed, and keep it."""
+        if self._shared.moves.is_known(delete.row_key, delete.version):
             return
         if self._versions.is_tainted(delete.row_key):
             self._shared.moves.put(delete.row_key, delete.version, None)
         else:
             self._shared.moves.announce(delete.row_key, delete.version)
+            moves.append(Move(delete, held))
 
     def _render(self) -> None:
         """Turn pending upserts into rows; those that cannot be rendered become dead letters.
@@ -358,6 +366,12 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         waiting = len(self._pending)
         for key, winner in list(self._pending.items()):
             earlier = self._superseded.get(key, [])
+            chain = [*earlier, winner]
+            for index, each in enumerate(chain):
+                if index and isinstance(each, Delete) and each.moved:
+                    self._hand_over(each, chain[:index])
+                elif isinstance(each, Delete) and each.moved and len(chain) > 1:
+                    self._announce(self._moves, each, None)
             while isinstance(winner, Upsert):
                 rendered = self._rendered(winner)
                 if rendered is not None:
@@ -370,8 +384,6 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             else:
                 if isinstance(winner, PartialRow):
                     winner = self._completed(winner, earlier)
-                elif isinstance(winner, Delete) and winner.moved and earlier:
-                    self._hand_over(winner, earlier)
                 self._pending[key] = winner
         self._superseded.clear()
         self._clock.waiting_rows += len(self._pending) - waiting
@@ -398,25 +410,37 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                     # It was superseded, so no letter; but what came before it is not its like.
                     self._versions.taint(row.row_key, row.version)
                     break
+                if isinstance(donor, Delete):
+                    continue  # it was only kept out; the store still holds what it was
             if isinstance(donor, Delete):
                 # What the store holds is from before the delete.
                 self._versions.taint(row.row_key, row.version)
+                row = row._replace(reborn=True)
                 break
             texts = donor.texts if isinstance(donor, PartialRow) else texts_of(donor)
             row = renderer.complete(row, texts, donor.columns)
             if isinstance(row, PartialRow) and isinstance(donor, PartialRow):
-                row = row._replace(old_key=donor.old_key, after=donor.after)
+                row = row._replace(old_key=donor.old_key, after=donor.after, reborn=donor.reborn)
         return row
 
     def _hand_over(self, delete: Delete, earlier: list[Pending]) -> None:
-        """Keep what a row held that was never written: its key changed within the window."""
-        row: Pending | None = earlier[-1]
+        """Keep what a row held whose key changed, as far as this window knows it."""
+        row = earlier[-1]
         if isinstance(row, Upsert):
-            row = self._rendered(row)
+            try:
+                row = self._shared.rules[row.position.topic].renderer.render(row)
+            except RecordError:
+                self._shared.moves.put(delete.row_key, delete.version, None)
+                return
         if isinstance(row, PartialRow):
             row = self._completed(row, earlier[:-1])
-        donor = donor_of_row(row) if isinstance(row, Row) else None
-        self._shared.moves.put(delete.row_key, delete.version, donor)
+        if isinstance(row, PartialRow) and row.old_key is None:
+            known = self._versions.get(row.row_key)
+            after = row.after if known is None else known[0]
+            self._announce(self._moves, delete, row._replace(after=after))
+        else:
+            held = None if isinstance(row, Delete) else row
+            self._shared.moves.put(delete.row_key, delete.version, held)
 
     def _bury(
         self,

@@ -169,6 +169,7 @@ class PartialRow(NamedTuple):
         after: The version that it follows, from which alone it may be completed; None if that is not
             known here, and "" if that version was refused. With `old_key`, the version of the change
             of the key.
+        reborn: Its key was deleted in between: what the store holds under it is another row.
     """
 
     row_key: RowKey
@@ -184,10 +185,23 @@ class PartialRow(NamedTuple):
     origin: tuple[str, str] = ("", "")
     lone: bool = False
     after: str | None = None
+    reborn: bool = False
 
 
 Winner: TypeAlias = Row | PartialRow | Delete
 """What is left of a row's changes when its window closes."""
+
+
+class Move(NamedTuple):
+    """What a row held is wanted under another key.
+
+    Attributes:
+        delete: Of the old key.
+        held: What is known of the row as it was last; None for what the store holds.
+    """
+
+    delete: Delete
+    held: PartialRow | None
 
 
 class DeadLetter(NamedTuple):

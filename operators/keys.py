@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from operators import logical_types
 from operators.errors import RecordError
 from operators.events import RowKey
+from operators.fields import as_text
 from operators.table import TableSection
 
 MAX_ROW_KEY_BYTES = 900
@@ -100,7 +101,7 @@ class KeyMaker:
         # Oracle's NUMBER is an object, but a scalar all the same; arrays and maps are none.
         if logical is not None and logical.kind not in ("array", "map", "struct"):
             try:
-                value = logical_types.as_text(logical_types.logical_value(logical, value))
+                value = as_text(logical_types.logical_value(logical, value))
             except (ValueError, TypeError, OverflowError) as error:
                 raise RecordError(
                     subject=self.subject,

@@ -25,7 +25,8 @@ import regex
 
 from operators.contract import MaskingSection
 from operators.errors import ContractError, RecordError
-from operators.logical_types import Moment, as_text
+from operators.fields import as_text
+from operators.moments import Moment
 from operators.table import Mask, TableSection
 
 DIGEST_HEX_DIGITS = 32

@@ -156,18 +156,17 @@ def _by_commit(source: Source) -> str | None:
 def _oracle(source: Source) -> str | None:
     """The SCNs of the commit and of the change.
 
-    `ssn` counts within one `rs_id` only. A snapshot's read has no commit; its SCN stands in. A change
-    that was made before that SCN, and committed after it, is newer.
+    `ssn` counts within one `rs_id` only. A snapshot's read has the SCN as of which it was read, and
+    no commit of its own. A change that was made before that SCN, and committed after it, is newer.
     """
     own = source.get("scn")
     commit = source.get("commit_scn")
     if own is None and commit is None:
         return None
-    if commit is None:
-        return f"{_number(source, 'scn', _LIMIT):016x}.{0:016x}"
     snapshot = source.get("snapshot")
-    read = isinstance(snapshot, str) and snapshot in SNAPSHOT_READS
-    second = 0 if read else _number(source, "scn", _LIMIT, default=0)
+    if commit is None or (isinstance(snapshot, str) and snapshot in SNAPSHOT_READS):
+        return f"{_number(source, 'scn', _LIMIT):016x}.{0:016x}"
+    second = _number(source, "scn", _LIMIT, default=0)
     return f"{_number(source, 'commit_scn', _LIMIT):016x}.{second:016x}"
 
 

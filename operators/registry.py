@@ -1,25 +1,20 @@
 """Avro and Protobuf messages with a schema registry → the values that JSON would have given.
 
-The only module that knows `confluent_kafka.schema_registry`, whose deserialisers read the messages.
-They never ask the registry themselves: what they need is fetched before, once per schema, tried again
-while the registry is down. So a message whose schema is known waits for nothing.
+The deserialisers of `confluent_kafka.schema_registry` read the messages. They never ask the registry
+themselves: what they need is fetched before, once per schema, tried again while the registry is down.
+So a message whose schema is known waits for nothing.
 """
 
 import io
-import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
-from functools import cached_property, partial
-from typing import Any, TypeAlias, TypeVar
-from urllib.parse import urlsplit, urlunsplit
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from confluent_kafka.schema_registry import (
     RegisteredSchema,
     Schema,
     SchemaReference,
     SchemaRegistryClient,
-    SchemaRegistryError,
     prefix_schema_id_deserializer,
 )
 from confluent_kafka.schema_registry.avro import AvroDeserializer
@@ -30,18 +25,13 @@ from google.protobuf.message import DecodeError
 
 from operators import registry_avro, registry_protobuf
 from operators.contract import SchemaRegistrySection
-from operators.errors import ContractError, FatalError, RecordError, RetriableError
+from operators.errors import FatalError, RecordError, RetriableError
 from operators.logical_types import Logical
+from operators.registry_client import RegistryClient
 from operators.retry import RetryPolicy
 
 _FRAME_BYTES = 5
 
-_UNKNOWN = frozenset({40401, 40402, 40403})
-"""The registry's own codes for a subject, a version and a schema that it does not have."""
-
-_TRANSIENT = frozenset({408, 425, 429})
-
-_SERIALIZED = "serialized"
 _FROM_PREFIX = prefix_schema_id_deserializer
 
 _CONVERTERS = (
@@ -49,7 +39,6 @@ _CONVERTERS = (
 )
 
 Columns: TypeAlias = Mapping[str, Logical] | None
-T = TypeVar("T")
 
 _Reader: TypeAlias = Callable[[bytes], tuple[Any, Columns]]
 """Reads the messages of one schema."""
@@ -72,7 +61,7 @@ class RegistryDecoder:
     """
 
     def __init__(self, section: SchemaRegistrySection, retry: RetryPolicy) -> None:
-        self._registry = _Registry(section)
+        self._registry = RegistryClient(section)
         self._retry = retry
         self._readers: dict[int, _Reader] = {}
         self._loading = threading.Lock()
@@ -129,180 +118,67 @@ class RegistryDecoder:
             reader = self._readers.get(schema_id)
             if reader is None:
                 # An id that is not known is asked for again: its schema may come later.
-                reader = self._retry.call(lambda: self._registry.reader(schema_id))
+                reader = self._retry.call(lambda: _reader(self._registry, schema_id))
                 self._readers[schema_id] = reader
             return reader
 
 
-class _Registry:
-    """Asks the registry, and makes its errors ours."""
+def _reader(registry: RegistryClient, schema_id: int) -> _Reader:
+    """What reads the messages of a schema.
 
-    def __init__(self, section: SchemaRegistrySection) -> None:
-        self._section = section
-        self._open = ExitStack()
-        try:
-            self._subject = f"schema registry {_without_credentials(section.url)}"
-            self._client = self._open.enter_context(SchemaRegistryClient(_options(section)))
-        except OSError as error:
-            raise ContractError(
-                subject="ca_file in [schema_registry]",
-                cause=f"it cannot be used ({error.strerror or type(error).__name__})",
-                hint="name a file of PEM certificates that can be read",
-            ) from error
-        except ValueError:
-            raise ContractError(
-                subject="url in [schema_registry]",
-                cause="it cannot be used",
-                hint="write it as http(s)://host:port; what logs in goes into username and password",
-            ) from None  # It may quote the password.
-
-    @cached_property
-    def _serialized(self) -> SchemaRegistryClient:
-        """A client of its own: one remembers a single form of each schema."""
-        client = SchemaRegistryClient(_options(self._section))
-        self._open.enter_context(client)
-        return client
-
-    def close(self) -> None:
-        self._open.close()
-
-    def reader(self, schema_id: int) -> _Reader:
-        """What reads the messages of a schema.
-
-        Raises:
-            RecordError: There is no such schema, or it is of no use.
-            RetriableError, FatalError: See `_told`.
-        """
-        schema = self._asked(schema_id, lambda: self._client.get_schema(schema_id))
-        kind = schema.schema_type or "AVRO"
-        try:
-            if kind == "AVRO":
-                return self._avro(schema_id, schema)
-            if kind == "PROTOBUF":
-                return self._protobuf(schema_id)
-        except (RecordError, RetriableError, FatalError):
-            raise
-        except Exception as error:  # A schema may be anything.
-            raise RecordError(
-                subject=self._subject,
-                cause=f"schema {schema_id} cannot be used ({type(error).__name__})",
-                hint="look at it in the registry",
-            ) from error
+    Raises:
+        RecordError: There is no such schema, or it is of no use.
+        RetriableError, FatalError: As the client does.
+    """
+    schema = registry.schema(schema_id)
+    kind = schema.schema_type or "AVRO"
+    try:
+        if kind == "AVRO":
+            return _avro_reader(registry, schema_id, schema)
+        if kind == "PROTOBUF":
+            return _protobuf_reader(registry, schema_id)
+    except (RecordError, RetriableError, FatalError):
+        raise
+    except Exception as error:  # A schema may be anything.
         raise RecordError(
-            subject=self._subject,
-            cause=f"schema {schema_id} is neither Avro nor Protobuf but '{kind[:20]}'",
-            hint=_CONVERTERS,
-        )
+            subject=registry.subject,
+            cause=f"schema {schema_id} cannot be used ({type(error).__name__})",
+            hint="look at it in the registry",
+        ) from error
+    raise RecordError(
+        subject=registry.subject,
+        cause=f"schema {schema_id} is neither Avro nor Protobuf but '{kind[:20]}'",
+        hint=_CONVERTERS,
+    )
 
-    def _avro(self, schema_id: int, schema: Schema) -> _Reader:
-        text = registry_avro.without_conversions(_text(schema))
-        fetched = _Fetched(Schema(text, "AVRO", schema.references or []))
-        references: list[str] = []
-        for reference, found in self._references(schema_id, self._client, schema, None):
-            references.append(registry_avro.without_conversions(_text(found)))
-            fetched.add(reference, references[-1], found)
-        convert, columns = registry_avro.shape_of(text, references)
-        read = AvroDeserializer(fetched, conf={"schema.id.deserializer": _FROM_PREFIX})
-        if convert is None:
-            return lambda raw: (read(raw), columns)
-        return lambda raw: (convert(read(raw)), columns)
 
-    def _protobuf(self, schema_id: int) -> _Reader:
-        client = self._serialized
-        schema = self._asked(schema_id, lambda: client.get_schema(schema_id, None, _SERIALIZED))
-        references = [
-            self._file(found, str(reference.name))
-            for reference, found in self._references(schema_id, client, schema, _SERIALIZED)
-        ]
-        return _ProtobufReader(self._file(schema, f"rowvec/{schema_id}.proto"), references)
+def _avro_reader(registry: RegistryClient, schema_id: int, schema: Schema) -> _Reader:
+    text = registry_avro.without_conversions(_text(schema))
+    fetched = _Fetched(Schema(text, "AVRO", schema.references or []))
+    references: list[str] = []
+    for reference, found in registry.references(schema_id, schema):
+        references.append(registry_avro.without_conversions(_text(found)))
+        fetched.add(reference, references[-1], found)
+    convert, columns = registry_avro.shape_of(text, references)
+    read = AvroDeserializer(fetched, conf={"schema.id.deserializer": _FROM_PREFIX})
+    if convert is None:
+        return lambda raw: (read(raw), columns)
+    return lambda raw: (convert(read(raw)), columns)
 
-    def _file(self, schema: Schema, name: str) -> FileDescriptorProto:
-        try:
-            return registry_protobuf.file_of(_text(schema), name)
-        except (ValueError, DecodeError):
-            raise FatalError(
-                subject=self._subject,
-                cause="it gives Protobuf schemas as text only, not as `format=serialized`",
-                hint="use a registry that can (Confluent's, Karapace), or AvroConverter",
-            ) from None
 
-    def _references(
-        self, schema_id: int, client: SchemaRegistryClient, schema: Schema, form: str | None
-    ) -> Iterator[tuple[SchemaReference, Schema]]:
-        """What a schema refers to, at any depth; each once, and after what it refers to itself."""
-        seen: set[str] = set()
-
-        def ask(reference: SchemaReference) -> Schema:
-            subject, version = str(reference.subject), reference.version or 0
-            return client.get_version(subject, version, True, form).schema
-
-        def below(schema: Schema) -> Iterator[tuple[SchemaReference, Schema]]:
-            for reference in schema.references or ():
-                if reference.name is not None and reference.name not in seen:
-                    seen.add(reference.name)
-                    found = self._asked(schema_id, partial(ask, reference))
-                    yield from below(found)
-                    yield reference, found
-
-        return below(schema)
-
-    def _asked(self, schema_id: int, ask: Callable[[], T]) -> T:
-        try:
-            return ask()
-        except SchemaRegistryError as error:
-            raise self._told(schema_id, error) from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise self._no_registry("its answer is none of a schema registry") from error
-        except Exception as error:  # Its HTTP library's, which is httpx or httpx2 by version.
-            raise self._unreachable(error) from error
-
-    def _told(self, schema_id: int, error: SchemaRegistryError) -> Exception:
-        """What an answer that is no success means."""
-        status, code = error.http_status_code, error.error_code
-        if status in (401, 403):
-            return FatalError(
-                subject=self._subject,
-                cause=f"it refuses the credentials (HTTP {status})",
-                hint="correct username and password in [schema_registry]; the password best as "
-                "ROWVEC_SCHEMA_REGISTRY__PASSWORD",
-            )
-        if status >= 500 or status in _TRANSIENT:
-            return RetriableError(
-                subject=self._subject,
-                cause=f"it answers HTTP {status}",
-                hint="look into its log",
-            )
-        if status == 404 and code in _UNKNOWN:
-            return RecordError(
-                subject=self._subject,
-                cause=f"the {self._subject} does not have schema {schema_id}, or one that it refers to",
-                hint="make `url` in [schema_registry] that of the connector's converters",
-            )
-        return self._no_registry(f"it answers HTTP {status}")
-
-    def _no_registry(self, cause: str) -> FatalError:
-        return FatalError(
-            subject=self._subject,
-            cause=cause,
-            hint="make `url` in [schema_registry] the root of a registry with Confluent's API",
-        )
-
-    def _unreachable(self, error: Exception) -> Exception:
-        cause: BaseException | None = error
-        while cause is not None:
-            if isinstance(cause, ssl.SSLCertVerificationError):
-                return FatalError(
-                    subject=self._subject,
-                    cause=f"its certificate is not trusted ({cause.verify_message})",
-                    hint="make ca_file in [schema_registry] the certificate of the authority "
-                    "that signed it",
-                )
-            cause = cause.__cause__ or cause.__context__
-        return RetriableError(
-            subject=self._subject,
-            cause=f"it cannot be reached ({type(error).__name__})",
-            hint="start it, or correct `url` in [schema_registry]",
-        )
+def _protobuf_reader(registry: RegistryClient, schema_id: int) -> _Reader:
+    schema = registry.schema(schema_id, serialized=True)
+    found = registry.references(schema_id, schema, serialized=True)
+    try:
+        references = [registry_protobuf.file_of(_text(each), str(ref.name)) for ref, each in found]
+        file = registry_protobuf.file_of(_text(schema), f"rowvec/{schema_id}.proto")
+    except (ValueError, DecodeError):
+        raise FatalError(
+            subject=registry.subject,
+            cause="it gives Protobuf schemas as text only, not as `format=serialized`",
+            hint="use a registry that can (Confluent's, Karapace), or AvroConverter",
+        ) from None
+    return _ProtobufReader(file, references)
 
 
 class _Fetched(SchemaRegistryClient):
@@ -369,26 +245,3 @@ def _text(schema: Schema) -> str:
     if schema.schema_str is None:
         raise ValueError("the registry gave no schema")
     return schema.schema_str
-
-
-def _options(section: SchemaRegistrySection) -> dict[str, Any]:
-    # Trying again is the retry policy's alone: the client's own cannot be ended by a stop.
-    options: dict[str, Any] = {
-        "url": section.url,
-        "timeout": section.request_timeout_s,
-        "max.retries": 0,
-    }
-    if section.username is not None:
-        password = section.password.get_secret_value() if section.password else ""
-        options["basic.auth.user.info"] = f"{section.username}:{password}"
-    if section.ca_file is not None:
-        options["ssl.ca.location"] = str(section.ca_file)
-    return options
-
-
-def _without_credentials(urls: str) -> str:
-    shown = []
-    for url in urls.split(","):
-        parts = urlsplit(url.strip())
-        shown.append(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
-    return ", ".join(shown)

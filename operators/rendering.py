@@ -12,15 +12,10 @@ from operators.embedding import text_hash
 from operators.errors import FatalError, RecordError
 from operators.events import Delete, PartialRow, Row, Spans, Upsert
 from operators.keys import names_of
-from operators.logical_types import (
-    Logical,
-    as_field,
-    as_text,
-    columns_of,
-    from_encoding,
-    logical_value,
-)
+from operators.fields import as_field, as_text
+from operators.logical_types import Logical, columns_of, from_encoding, logical_value
 from operators.masking import Masker
+from operators.sql_names import sql_name
 from operators.table import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
 from operators.unavailable import Unavailable
 
@@ -113,6 +108,7 @@ class Renderer:
                 origin_of(event),
                 event.lone,
                 None if event.old_key is None else event.version,
+                event.old_key is not None,
             )
         return self._row(event, texts, fields)
 
@@ -181,7 +177,7 @@ class Renderer:
         return RecordError(
             subject=f"column {columns} of {self.table.topic}",
             cause=f"Debezium left the unchanged large value out (TOAST), and {why}",
-            hint=f"ALTER TABLE {partial.origin[1] or self.table.name} REPLICA IDENTITY FULL, or give "
+            hint=f"ALTER TABLE {sql_name(partial.origin)} REPLICA IDENTITY FULL, or give "
             "the database's address, dsn in [source], so that it can be asked",
         )
 

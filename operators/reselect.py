@@ -1,44 +1,29 @@
-"""Asks PostgreSQL itself: for large values that Debezium left out, and how a table names its rows.
+"""Asks PostgreSQL itself: for large values that Debezium left out, and how a table names its rows."""
 
-The only module that knows psycopg. No message says what was in a row, nor the connection string.
-"""
-
-import math
-import os
 import re
-import socket
-import threading
+import time
 from base64 import b64decode
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 
 from operators.contract import SourceSection
-from operators.errors import ContractError, FatalError, RecordError, RetriableError, RowvecError
+from operators.errors import FatalError, RecordError, RetriableError
 from operators.events import RowKey
 from operators.keys import key_values
 from operators.logical_types import Logical, logical_value
+from operators.postgres_session import DATABASE, Session
+from operators.replica_identity import IDENTITIES, Identity, identity_problem
+from operators.sql_names import Origin, listed, sql_name
 from operators.table import TableSection
 
 if TYPE_CHECKING:
-    import psycopg
     from psycopg import sql
 
-    Connection: TypeAlias = psycopg.Connection[tuple[Any, ...]]
+    from operators.postgres_session import Connection
 
-T = TypeVar("T")
-
-Origin: TypeAlias = tuple[str, str]
-"""Schema and name of a table."""
-
-_SUBJECT = "the database of [source]"
-_TABLE_KINDS = ("r", "p")
-_AS_PYTHON = frozenset(
-    {"int2", "int4", "int8", "oid", "float4", "float8", "numeric", "bool", "bytea"}
-)
-"""What psycopg may convert; all else stays the text that PostgreSQL writes."""
 _MOMENTS = {
     "date": Logical("date", "iso"),
     "time": Logical("time", "iso"),
@@ -50,18 +35,6 @@ _NO_KEYS = frozenset({"bit", "varbit", "timetz"})
 """Types of which a message does not say all that PostgreSQL compares: the length, the zone."""
 _VECTORS = frozenset({"vector", "halfvec"})
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
-_PLAIN_NAME = re.compile(r"[a-z_][a-z0-9_]*")
-
-# What a server says while it lets nobody in has no SQLSTATE in libpq. An unknown sentence, such as a
-# translated one, counts as transient: retrying is bounded.
-_REFUSES_FOR_GOOD = re.compile(
-    r"authentication failed|no password supplied|does not exist|pg_hba\.conf|permission denied"
-    r"|not permitted to log in|certificate|does not support SSL|unsupported startup parameter"
-    r"|not currently accepting connections|root\.crt|invalid (value|integer|\w+ value)",
-    re.IGNORECASE,
-)
-_NAMES_ONLY = frozenset({"42501", "42703", "42P01", "42883"})
-"""Errors whose message names tables, columns and types, and quotes no value."""
 
 _DESCRIBE = """
 WITH RECURSIVE typed AS (
@@ -83,33 +56,21 @@ LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
 WHERE t.typtype <> 'd'
 """
 
-_IDENTITIES = """
-SELECT n.nspname::text, c.relname::text, c.relkind::text, c.relpersistence::text,
-       c.relreplident::text, coalesce(p.columns, '{}'), coalesce(p.immediate, false),
-       ARRAY(SELECT a.attname::text FROM pg_catalog.pg_attribute a
-             WHERE a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped)
-FROM (
-    SELECT t.oid, 0 AS depth FROM pg_catalog.pg_class t
-    JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace
-    WHERE s.nspname = %(schema)s AND t.relname = %(table)s
-    UNION
-    SELECT l.relid, l.level FROM pg_catalog.pg_class t
-    JOIN pg_catalog.pg_namespace s ON s.oid = t.relnamespace,
-    pg_catalog.pg_partition_tree(t.oid) l
-    WHERE s.nspname = %(schema)s AND t.relname = %(table)s AND t.relkind = 'p' AND l.isleaf
-) r
-JOIN pg_catalog.pg_class c ON c.oid = r.oid
-JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-LEFT JOIN LATERAL (
-    SELECT array_agg(a.attname::text ORDER BY k.place) AS columns,
-           bool_and(i.indimmediate) AS immediate
-    FROM pg_catalog.pg_index i
-    CROSS JOIN LATERAL unnest(i.indkey) WITH ORDINALITY k (attnum, place)
-    JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = k.attnum
-    WHERE i.indrelid = c.oid AND i.indisprimary AND k.place <= i.indnkeyatts
-) p ON true
-ORDER BY r.depth, n.nspname, c.relname
+# Locks on a table are given back after the commit can be seen.
+_WRITERS = """
+SELECT l.virtualtransaction
+FROM pg_catalog.pg_locks l
+JOIN pg_catalog.pg_database d ON d.oid = l.database AND d.datname = pg_catalog.current_database()
+WHERE l.mode = 'RowExclusiveLock' AND l.granted AND l.relation IN (
+    SELECT coalesce(p.relid, c.oid)
+    FROM pg_catalog.pg_class c
+    JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+    LEFT JOIN LATERAL pg_catalog.pg_partition_tree(c.oid) p ON true
+    WHERE n.nspname = %s AND c.relname = %s
+)
 """
+_PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
+"""Less than a second together; a commit that nothing holds up takes milliseconds."""
 
 
 class _Type(NamedTuple):
@@ -132,37 +93,27 @@ class _Relation(NamedTuple):
     types: Mapping[str, _Type]
 
 
-class _Identity(NamedTuple):
-    """How a table, or a partition of it, names its rows in the log."""
-
-    schema: str
-    table: str
-    kind: str
-    persistence: str
-    identity: str
-    primary_key: list[str]
-    immediate: bool
-    columns: list[str]
-
-
 class Reselector:
-    """Reads columns of single rows over one connection of its own, which it opens when it is needed.
+    """Reads columns of single rows, over a session of its own.
 
-    Safe to share between threads, which then take turns. Nothing is ever written: the session is
-    read only. It is one with the primary, unless the DSN's `target_session_attrs` says otherwise.
-    What it reads is as new as the row is now, which may be newer than the event that asks; the
-    change in between then follows as an event of its own.
+    Safe to share between threads. What it reads is as new as the row is now, which may be newer than
+    the event that asks; the change in between then follows as an event of its own.
+
+    Args:
+        section: Where the database is.
+        wait: Pauses, for a number of seconds.
 
     Raises:
         FatalError: psycopg is not installed.
         ContractError: `dsn` is no connection string.
     """
 
-    def __init__(self, section: SourceSection) -> None:
-        self._timeout_s = section.statement_timeout_s
-        self._parameters = _parameters(section)
-        self._lock = threading.Lock()
-        self._connection: Connection | None = None
+    def __init__(
+        self, section: SourceSection, wait: Callable[[float], object] = time.sleep
+    ) -> None:
+        self._session = Session(section)
+        self._wait = wait
+        self._connection: Connection | None = None  # The one that `_relations` is known by.
         self._relations: dict[Origin, _Relation] = {}
 
     def select(
@@ -181,7 +132,8 @@ class Reselector:
             columns: As the database calls them.
 
         Returns:
-            None if there is no such row any more.
+            None if there is no such row any more. That is certain once everybody who wrote to the
+            table when it was missed has ended; who takes longer than a second is not waited for.
 
         Raises:
             RetriableError: The database cannot be reached, or takes too long.
@@ -189,71 +141,55 @@ class Reselector:
             RecordError: The key cannot be looked up: it is masked, is no value of its column's type,
                 or names several rows.
         """
+        name = sql_name(origin)
         masked = [column for column in table.key if column in table.masks]
         if masked:
             raise RecordError(
-                subject=f"the row in {_shown(origin)}",
+                subject=f"the row in {name}",
                 cause=f"its key column '{masked[0]}' is masked, so that it cannot be asked for",
-                hint=f"ALTER TABLE {_shown(origin)} REPLICA IDENTITY FULL, so that nothing is left out",
+                hint=f"ALTER TABLE {name} REPLICA IDENTITY FULL, so that nothing is left out",
             )
         key = key_values(table, row_key)
-        return self._run(origin, lambda connection: self._row(connection, origin, key, columns))
+
+        def look(connection: "Connection") -> dict[str, Any] | None:
+            return self._row(connection, origin, key, columns)
+
+        found = self._session.run(name, look)
+        if found is None:
+            # It may not be visible yet: Debezium reads a commit in the log, and that is written before
+            # the commit ends, with synchronous replication as long as a standby takes to confirm it.
+            self._wait_for_writers(origin)
+            found = self._session.run(name, look)
+        return found
 
     def identity_problem(self, table: TableSection, origin: Origin) -> str | None:
         """Why the changes of this table cannot be told apart by row, with the fix; None if they can.
 
-        Of a partitioned table every partition is looked at, since PostgreSQL takes the identity of
-        the partition that a row lies in.
-
         Raises:
             RetriableError, FatalError: As `select` does.
         """
-        schema, name = origin
-
-        def read(connection: "Connection") -> list[_Identity]:
-            found = connection.execute(_IDENTITIES, {"schema": schema, "table": name})
-            return [_Identity(*row) for row in found]
-
-        identities = self._run(origin, read)
-        if not identities:
-            return (
-                f"{_shown(origin)} is not in the database of [source]; make dsn name the database "
-                "that Debezium reads"
-            )
-        return next(filter(None, (_problem(table, each) for each in identities)), None)
+        identities = self._session.run(
+            sql_name(origin), lambda connection: connection.execute(IDENTITIES, origin).fetchall()
+        )
+        return identity_problem(table, origin, [Identity(*row) for row in identities])
 
     def close(self) -> None:
         """End the session; the next question opens another."""
-        with self._lock:
-            self._drop()
+        self._session.close()
 
-    def _run(self, origin: Origin, ask: "Callable[[Connection], T]") -> T:
-        import psycopg
+    def _wait_for_writers(self, origin: Origin) -> None:
+        """Let those finish who are writing to a table; not for long, they may be at it for hours."""
 
-        with self._lock:
-            try:
-                if self._connection is None:
-                    self._connection = _connect(self._parameters)
-                with _deadline(self._connection, 2 * self._timeout_s + 1):
-                    return ask(self._connection)
-            except RowvecError:
-                raise
-            except psycopg.Error as error:
-                meant = _meaning(error, origin)
-                if not isinstance(meant, RecordError):
-                    self._drop()
-                # Not `from error`: PostgreSQL's messages quote values.
-                raise meant from None
-            except BaseException:
-                self._drop()
-                raise
+        def ask(connection: "Connection") -> set[str]:
+            return {writer for (writer,) in connection.execute(_WRITERS, origin)}
 
-    def _drop(self) -> None:
-        connection, self._connection = self._connection, None
-        self._relations.clear()
-        if connection is not None:
-            with suppress(Exception):
-                connection.close()
+        name = sql_name(origin)
+        writers = self._session.run(name, ask)
+        for pause in _PAUSES_S:
+            if not writers:
+                break
+            self._wait(pause)
+            writers &= self._session.run(name, ask)
 
     def _row(
         self, connection: "Connection", origin: Origin, key: dict[str, str], columns: Sequence[str]
@@ -264,13 +200,13 @@ class Reselector:
         found = connection.execute(_statement(origin, relation, names, key))
         if [c.type_code for c in found.description or ()] != [_selected_as(t) for t in types]:
             del self._relations[origin]
-            raise RetriableError(subject=_shown(origin), cause="its columns are being altered")
+            raise RetriableError(subject=sql_name(origin), cause="its columns are being altered")
         rows = found.fetchall()
         if len(rows) > 1:
             raise RecordError(
-                subject=f"the row in {_shown(origin)}",
+                subject=f"the row in {sql_name(origin)}",
                 cause="several rows have its key, so that it cannot be told which one is meant",
-                hint=f"make {_listed(key)} unique, or let `key` name the columns that are",
+                hint=f"make {listed(key)} unique, or let `key` name the columns that are",
             )
         if not rows:
             return None
@@ -283,148 +219,19 @@ class Reselector:
         self, connection: "Connection", origin: Origin, names: Sequence[str]
     ) -> _Relation:
         """The table's types; asked for once per connection, and again for a column that is new."""
+        if connection is not self._connection:
+            self._connection, self._relations = connection, {}
         relation = self._relations.get(origin)
         if relation is None or not relation.types.keys() >= set(names):
             relation = self._relations[origin] = _described(connection, origin)
         missing = [name for name in names if name not in relation.types]
         if missing:
             raise FatalError(
-                subject=f"{_shown(origin)} in {_SUBJECT}",
-                cause=f"it has no column {_listed(missing)}",
+                subject=f"{sql_name(origin)} in {DATABASE}",
+                cause=f"it has no column {listed(missing)}",
                 hint="if it was dropped or renamed, correct the contract's `key`, `text` and `columns`",
             )
         return relation
-
-
-def _parameters(section: SourceSection) -> dict[str, Any]:
-    """What to connect with: the DSN, and what makes a session safe and its text always the same."""
-    try:
-        from psycopg import ProgrammingError
-        from psycopg.conninfo import conninfo_to_dict
-    except ImportError as error:
-        raise FatalError(
-            subject="[source] in the contract",
-            cause=f"reading from PostgreSQL needs psycopg, which cannot be imported ({error})",
-            hint='install it: pip install "rowvec[postgres]"',
-        ) from None
-    try:
-        given = conninfo_to_dict(section.dsn.get_secret_value())
-    except ProgrammingError:
-        given = None  # its message quotes what stands in the place of a keyword
-    if given is None or _is_misread(given):
-        raise ContractError(
-            subject="dsn in [source]",
-            cause="it is no connection string of PostgreSQL",
-            hint="write postgresql://user:password@host:5432/database, with whatever is no letter or "
-            "digit in the password percent-encoded, or host=… port=… user=… password=… dbname=…",
-        )
-    timeout = f"-c statement_timeout={max(1, round(section.statement_timeout_s * 1000))}"
-    options = (given.get("options"), timeout, "-c default_transaction_read_only=on", *_SETTINGS)
-    return {
-        "application_name": "rowvec",
-        # A standby may lack the change that is asked about, and its row seem gone.
-        "target_session_attrs": "primary",
-        "connect_timeout": max(2, math.ceil(section.statement_timeout_s)),
-        **given,
-        "client_encoding": "utf8",
-        "options": " ".join(str(option) for option in options if option),
-    }
-
-
-_SETTINGS = (
-    "-c datestyle=ISO",
-    "-c intervalstyle=iso_8601",
-    "-c timezone=UTC",
-    "-c bytea_output=hex",
-)
-
-
-def _is_misread(given: Mapping[str, Any]) -> bool:
-    """Whether a part of a password that is not percent-encoded was taken for a host, port or name."""
-    host, database = str(given.get("host") or ""), str(given.get("dbname") or "")
-    ports = str(given.get("port") or "").split(",")
-    return (
-        "@" in host.removeprefix("@")  # one may begin the name of an abstract socket
-        or "@" in database
-        or any(port and not port.isdecimal() for port in ports)
-    )
-
-
-def _connect(parameters: Mapping[str, Any]) -> "Connection":
-    import psycopg
-    from psycopg.types.string import TextLoader
-
-    try:
-        # A prepared statement would not survive a pooler between us and the server.
-        connection = psycopg.connect(**parameters, autocommit=True, prepare_threshold=None)
-    except (psycopg.Error, UnicodeError) as error:
-        message = " ".join(str(error).split())
-        secrets = (parameters.get("password"), parameters.get("sslpassword"))
-        if any(secret and str(secret) in message for secret in secrets):
-            message = "it refuses the connection"
-        kind = FatalError if _REFUSES_FOR_GOOD.search(message) else RetriableError
-        raise kind(
-            subject=_SUBJECT,
-            cause=message[:200].rstrip(" .:-"),
-            hint="check dsn in [source] and that it is up",
-        ) from None
-    for known in psycopg.postgres.types:
-        if known.name not in _AS_PYTHON:
-            connection.adapters.register_loader(known.oid, TextLoader)
-    return connection
-
-
-@contextmanager
-def _deadline(connection: "Connection", seconds: float) -> Iterator[None]:
-    """Ends the connection if the server says nothing at all: frozen, it keeps no time limit either."""
-    # A descriptor of its own: the connection's may be closed, and its number be another's by then.
-    peer = socket.socket(fileno=os.dup(connection.fileno()))
-    timer = threading.Timer(seconds, _shut, [peer])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        peer.close()
-
-
-def _shut(peer: socket.socket) -> None:
-    with suppress(OSError):
-        peer.shutdown(socket.SHUT_RDWR)
-
-
-def _meaning(error: "psycopg.Error", origin: Origin) -> RowvecError:
-    """What to do about an error of a query; what is not known is transient, as retrying is bounded."""
-    import psycopg
-
-    state = error.sqlstate or ""
-    # Without a state, it is psycopg that cannot write the key: PostgreSQL's text holds no NUL.
-    if state.startswith("22") or (not state and isinstance(error, psycopg.DataError)):
-        return RecordError(
-            subject=f"the row in {_shown(origin)}",
-            cause=f"its key is no value of the column's type ({state or 'NUL'})",
-            hint="say in the table's `encodings` how the key is written",
-        )
-    if state == "57014":
-        return RetriableError(
-            subject=_SUBJECT,
-            cause=f"it was asked for a row of {_shown(origin)} and ran into its time limit",
-            hint="index the key's columns, or raise statement_timeout_s in [source]",
-        )
-    cause = f"it refuses a query of {_shown(origin)} ({state})"
-    if state in _NAMES_ONLY and error.diag.message_primary:
-        cause = error.diag.message_primary
-    if state[:2] in ("0A", "25", "28", "3D", "3F", "42"):
-        return FatalError(
-            subject=_SUBJECT, cause=cause, hint="grant the user of dsn SELECT on the table"
-        )
-    return RetriableError(
-        subject=_SUBJECT,
-        cause=cause if state else "the connection broke",
-        hint="check that it is up and not overloaded",
-    )
 
 
 def _described(connection: "Connection", origin: Origin) -> _Relation:
@@ -441,7 +248,7 @@ def _described(connection: "Connection", origin: Origin) -> _Relation:
             )
     if not found:
         raise FatalError(
-            subject=f"{_shown(origin)} in {_SUBJECT}",
+            subject=f"{sql_name(origin)} in {DATABASE}",
             cause="there is no such table",
             hint="make dsn in [source] name the database that Debezium reads",
         )
@@ -480,14 +287,14 @@ def _key_text(type_: str, part: str, column: str, origin: Origin) -> str:
     """
     hint = "say in the table's `encodings` how the column is written"
     if type_ in _NO_KEYS:
-        hint = f"ALTER TABLE {_shown(origin)} REPLICA IDENTITY FULL, so that nothing is left out"
+        hint = f"ALTER TABLE {sql_name(origin)} REPLICA IDENTITY FULL, so that nothing is left out"
     elif type_ == "bytea":
         with suppress(ValueError):
             return "\\x" + b64decode(part, validate=True).hex()
     elif type_ not in _COUNTED or not _NUMBER.fullmatch(part):
         return part
     raise RecordError(
-        subject=f"the row in {_shown(origin)}",
+        subject=f"the row in {sql_name(origin)}",
         cause=f"its key column '{column}' is of type {type_}, and how it is written does not say "
         "which value is meant",
         hint=hint,
@@ -508,67 +315,3 @@ def _value(value: Any, type_: _Type) -> Any:
         with suppress(ValueError):
             return logical_value(_MOMENTS[type_.item], value)
     return value
-
-
-def _problem(table: TableSection, found: _Identity) -> str | None:
-    """What is wrong with the identity of one table or partition."""
-    name = _shown((found.schema, found.table))
-    if found.kind not in _TABLE_KINDS:
-        return f"{name} is no table; PostgreSQL's log has the changes of tables only"
-    if found.persistence != "p":
-        return f"{name} is not in PostgreSQL's log; ALTER TABLE {name} SET LOGGED"
-    absent = [column for column in table.key if column not in found.columns]
-    if absent:
-        return f"{name} has no column {_listed(absent)}; let `key` name columns that it has"
-    if found.identity == "i":
-        return (
-            f"{name} has REPLICA IDENTITY USING INDEX, with which Debezium sends broken keys; "
-            f"ALTER TABLE {name} REPLICA IDENTITY {'FULL' if _needs_full(table, found) else 'DEFAULT'}"
-        )
-    if _needs_full(table, found) and found.identity != "f":
-        if table.key_from == "row":
-            why = 'key_from = "row" needs the old values of every row'
-        elif found.primary_key:
-            why = "its primary key is deferrable, and then identifies nothing"
-        else:
-            return (
-                f'{name} has no primary key; add one, or set key_from = "row" and '
-                f"ALTER TABLE {name} REPLICA IDENTITY FULL"
-            )
-        return f"{name}: {why}; ALTER TABLE {name} REPLICA IDENTITY FULL"
-    if found.identity == "n":
-        return (
-            f"{name} has REPLICA IDENTITY NOTHING, so that updates and deletes name no row; "
-            f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT"
-        )
-    if table.key_from == "row":
-        return None
-    if not found.primary_key:
-        return (
-            f'{name} has no primary key, so that its records have no key; set key_from = "row", '
-            "or add one"
-        )
-    if set(found.primary_key) != set(table.key):
-        return (
-            f"{name} has the primary key {_listed(found.primary_key)}, but `key` names "
-            f"{_listed(table.key)}; make them the same"
-        )
-    return None
-
-
-def _needs_full(table: TableSection, found: _Identity) -> bool:
-    """Whether nothing less than whole old rows identifies them."""
-    return table.key_from == "row" or not found.primary_key or not found.immediate
-
-
-def _listed(names: Sequence[str] | Mapping[str, str]) -> str:
-    return ", ".join(f"'{name}'" for name in names)
-
-
-def _shown(origin: Origin) -> str:
-    """A table's name as one writes it in SQL."""
-    quoted = (
-        part if _PLAIN_NAME.fullmatch(part) else '"' + part.replace('"', '""') + '"'
-        for part in origin
-    )
-    return ".".join(quoted)

@@ -5,7 +5,7 @@ from typing import TypeAlias
 from zlib import crc32
 
 from operators.embedding import Piece
-from operators.events import DeadLetter, Delete, PartialRow, Row, RowKey, Truncate
+from operators.events import DeadLetter, Delete, Move, PartialRow, Row, RowKey, Truncate
 from operators.telemetry import TraceContext
 from operators.versions import VersionMap
 
@@ -52,6 +52,7 @@ class Window:
     Attributes:
         unchanged: Rows whose text the store holds already, as far as is known.
         truncates: Tables that were emptied; of older versions than the window's rows of that table.
+        moves: Rows whose key changed, to be read before the rest is written.
         vectors: Filled by the embed step, for every whole row that is not in `unchanged`.
         versions: The shard's own map, to be told what the store holds.
         contexts: Spans of the polls that the rows came from.
@@ -66,6 +67,7 @@ class Window:
     versions: VersionMap
     contexts: tuple[TraceContext, ...]
     truncates: list[Truncate] = field(default_factory=list)
+    moves: list[Move] = field(default_factory=list)
     vectors: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     shard: str = ""
     context: TraceContext | None = None

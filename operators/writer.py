@@ -12,6 +12,7 @@ from operators.errors import RecordError
 from operators.events import (
     DeadLetter,
     Delete,
+    Move,
     PartialRow,
     Row,
     RowKey,
@@ -63,12 +64,14 @@ class _Batch:
     Attributes:
         pieces: Of the rows that have their vectors already.
         emptied: By table; before all else.
+        moves: Rows whose key changed, to be read before they are written.
     """
 
     rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)
     pieces: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     deletes: dict[RowKey, Delete] = field(default_factory=dict)
     emptied: dict[str, _Emptied] = field(default_factory=dict)
+    moves: list[Move] = field(default_factory=list)
 
     def put(self, winner: Row | PartialRow | Delete, pieces: tuple[Piece, ...] | None) -> None:
         """Let an operation take the place of the one before."""
@@ -167,6 +170,13 @@ class Writer:
             emptied.version = max(emptied.version, truncate.version)
             emptied.shards.add(NUMBER_OF_SHARD[window.shard])
             batch.forget(key_prefix(truncate.table), truncate.version)
+        for move in window.moves:
+            batch = batches[self._collection(move.delete.position.topic)]
+            before = batch.rows.get(move.delete.row_key)
+            if before is None:
+                batch.moves.append(move)
+            else:
+                self._completer.hand_over(move, before, None)
         for key, row in window.rows.items():
             batch = batches[self._collection(row.position.topic)]
             before = batch.rows.get(key)
@@ -180,24 +190,18 @@ class Writer:
                 batch.put(completed, batch.pieces.get(key) if same else None)
         for delete in window.deletes.values():
             batch = batches[self._collection(delete.position.topic)]
-            before = batch.rows.get(delete.row_key)
-            if delete.moved and before is not None:
-                self._completer.hand_over(delete, before)
             batch.put(delete, None)
 
     def _collection(self, topic: str) -> str:
         return self._rules[topic].table.collection
 
     def _hand_over(self, requests: Requests, collection: str, batch: _Batch) -> None:
-        """Read what goes on under another key, before it is deleted."""
-        moved = {
-            key: delete
-            for key, delete in batch.deletes.items()
-            if delete.moved and self._completer.wants(delete)
-        }
-        stored = requests.rows(collection, list(moved))
-        for key, delete in moved.items():
-            self._completer.hand_over(delete, stored.get(key))
+        """Read what goes on under another key, before it is overwritten or deleted."""
+        if batch.moves:
+            keys = [move.delete.row_key for move in batch.moves]
+            stored = requests.rows(collection, list(dict.fromkeys(keys)))
+            for move in batch.moves:
+                self._completer.hand_over(move, None, stored.get(move.delete.row_key))
 
     def _complete(
         self, requests: Requests, collection: str, batch: _Batch, dead: list[DeadLetter]
@@ -213,8 +217,11 @@ class Writer:
             try:
                 whole = self._completer.complete(row, entities)
             except RecordError as error:
-                del batch.rows[key]
                 dead.append(_dead_letter(row, error))
+                del batch.rows[key]
+                if row.reborn:  # what the store holds was deleted before this
+                    gone = Delete(key, row.version, row.position, row.source_ts_ms, row.lone)
+                    batch.put(gone, None)
                 continue
             same = entities is not None and _same_text(whole, entities[0])
             batch.put(whole, _pieces_of(entities) if same and entities else None)

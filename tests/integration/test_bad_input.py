@@ -92,12 +92,12 @@ class TestBeforeTheFirstMessage:
             (
                 {"table": {"text": "{name} {summary}"}},
                 1,
-                ["column 'summary'", "no such column but doc, id", "correct the table's `text`"],
+                ["column 'summary'", "no such column but 'doc', 'id'", "correct the table's `text`"],
             ),
             (
                 {"table": {"columns": {"summary": "varchar"}}},
                 1,
-                ["column 'summary'", "no such column but doc, id", "`columns` in the contract"],
+                ["column 'summary'", "no such column but 'doc', 'id'", "`columns` in the contract"],
             ),
             (
                 {"table": {"key": ["email"]}},

@@ -7,7 +7,7 @@ them every collection is compared with what the database says of its table, in f
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from itertools import groupby
+from itertools import groupby, zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from flows.embedded.postgres import Postgres
 from operators.carrying import Database
 from operators.contract import SourceSection
+from operators.debezium import NEW_KEY_HEADER
 from operators.reselect import Reselector
 from tests import captured
 from tests.capture.capture import capture
@@ -81,6 +82,31 @@ def _sent_again(flow: CapturedFlow, messages: Sequence[Message]) -> None:
     flow.feed(messages)
 
 
+def _sent_again_slowly(flow: CapturedFlow, messages: Sequence[Message]) -> None:
+    """The same, and nothing of it is seen: no older version, no row that was deleted."""
+    flow.feed(messages)
+    flow.drain()
+    before = {topic: flow.rows_of(topic) for topic in flow.topics}
+    for message in messages:
+        flow.feed([message])
+        flow.close_windows()
+        if message.topic in before:
+            assert _sorted(flow.rows_of(message.topic)) == _sorted(before[message.topic])
+
+
+def _deletes_compacted(flow: CapturedFlow, messages: Sequence[Message]) -> None:
+    """Log compaction has left the tombstones of deleted rows, and nothing else of them."""
+    kept = [
+        message
+        for message, after in zip_longest(messages, messages[1:])
+        if after is None
+        or (after.value, after.key, after.topic) != (None, message.key, message.topic)
+        or message.key is None
+        or any(name == NEW_KEY_HEADER for name, _ in message.headers)
+    ]
+    flow.feed(kept)
+
+
 def _partition(message: Message) -> tuple[str, int]:
     return message.topic, message.partition
 
@@ -90,6 +116,8 @@ DELIVERIES: Mapping[str, Callable[[CapturedFlow, Sequence[Message]], None]] = {
     "partitions reversed": _partitions_reversed,
     "one by one": _one_by_one,
     "sent again": _sent_again,
+    "sent again slowly": _sent_again_slowly,
+    "deletes compacted": _deletes_compacted,
 }
 
 
@@ -199,7 +227,7 @@ def expected(
         for table in tables_of(variant)
     }
     letters = sum(each.letters for each in told.values())
-    letters *= 2 if delivery == "sent again" else 1  # each time it comes
+    letters *= 2 if delivery.startswith("sent again") else 1  # each time it comes
     if delivery == "one by one":
         letters += TOO_LONG.get(case, 0)
     return Expected(

@@ -1,4 +1,4 @@
-"""Large values read back from a real PostgreSQL, and what it says of how tables name their rows."""
+"""Large values read back from a real PostgreSQL."""
 
 import os
 import re
@@ -22,7 +22,8 @@ from flows.embedded.postgres import Postgres
 from operators.contract import SourceSection
 from operators.errors import FatalError, RecordError, RetriableError, RowvecError
 from operators.events import RowKey
-from operators.logical_types import Moment, as_text
+from operators.fields import as_text
+from operators.moments import Moment
 from operators.reselect import Reselector
 from operators.table import TableSection
 
@@ -368,6 +369,79 @@ class TestTables:
             )
 
 
+class TestRowsThatAreNotThereYet:
+    """A commit can be in the log, and with Debezium, before anyone can see what it wrote."""
+
+    ROW = (row_key("1"), ["body"])
+
+    @pytest.fixture(scope="class", autouse=True)
+    @classmethod
+    def _tables(cls, admin: psycopg.Connection) -> None:
+        for name in ("late", "other"):
+            admin.execute(f"create table {name} (id int primary key, body text)")  # type: ignore[arg-type]
+        admin.execute("create table lates (id int primary key, body text) partition by range (id)")
+        admin.execute("create table lates_1 partition of lates for values from (0) to (10)")
+
+    @pytest.fixture
+    def writer(self, postgres: Postgres) -> Iterator[psycopg.Connection]:
+        with postgres.connect() as connection:
+            connection.autocommit = False
+            yield connection
+            connection.rollback()
+
+    @pytest.mark.parametrize(
+        ("written", "asked"),
+        [("late", "late"), ("lates", "lates_1"), ("lates_1", "lates"), ("lates", "lates")],
+    )
+    def test_are_waited_for(
+        self, postgres: Postgres, writer: psycopg.Connection, written: str, asked: str
+    ) -> None:
+        writer.execute(f"delete from {written}")  # type: ignore[arg-type]
+        writer.commit()
+        writer.execute(f"insert into {written} values (1, 'here')")  # type: ignore[arg-type]
+        reselector = Reselector(section(postgres.dsn), wait=lambda _: writer.commit())
+        assert reselector.select(table(), ("public", asked), *self.ROW) == {"body": "here"}
+        reselector.close()
+
+    def test_are_not_waited_for_where_nobody_writes(
+        self, postgres: Postgres, writer: psycopg.Connection
+    ) -> None:
+        writer.execute("delete from late")
+        writer.commit()
+        writer.execute("insert into other values (1, 'in another table')")
+        writer.execute("select * from late for update")
+        pauses: list[float] = []
+        reselector = Reselector(section(postgres.dsn), wait=pauses.append)
+        assert reselector.select(table(), ("public", "late"), *self.ROW) is None
+        assert pauses == []
+        reselector.close()
+
+    def test_are_not_waited_for_long(self, postgres: Postgres, writer: psycopg.Connection) -> None:
+        writer.execute("delete from late")
+        pauses: list[float] = []
+        reselector = Reselector(section(postgres.dsn), wait=pauses.append)
+        writer.execute("insert into late values (1, 'never committed')")
+        assert reselector.select(table(), ("public", "late"), row_key("2"), ["body"]) is None
+        assert 0.5 < sum(pauses) < 1
+        reselector.close()
+
+    def test_hold_up_nobody_who_writes_later(
+        self, postgres: Postgres, writer: psycopg.Connection
+    ) -> None:
+        writer.execute("insert into late values (2, 'x')")
+        pauses: list[float] = []
+
+        def another(pause: float) -> None:
+            pauses.append(pause)
+            writer.commit()
+            writer.execute("insert into late values (%s, 'x')", [len(pauses) + 2])
+
+        reselector = Reselector(section(postgres.dsn), wait=another)
+        assert reselector.select(table(), ("public", "late"), row_key("99"), ["body"]) is None
+        assert len(pauses) == 1
+        reselector.close()
+
+
 class TestConnection:
     @pytest.fixture(scope="class", autouse=True)
     @classmethod
@@ -525,103 +599,3 @@ class TestConnection:
             meant.close()
         finally:
             standby.stop()
-
-
-class TestIdentity:
-    @pytest.mark.parametrize(
-        ("made", "options", "problem"),
-        [
-            (["(id int primary key)"], {}, None),
-            (["(id int primary key)", "replica identity full"], {}, None),
-            (["(id int primary key)", "replica identity full"], {"key_from": "row"}, None),
-            (["(id int)", "replica identity full"], {"key_from": "row"}, None),
-            (["(id int, b int, primary key (b) include (id))"], {}, "primary key 'b', but `key` names 'id'"),
-            (["(b int, id int, primary key (b, id))"], {}, "primary key 'b', 'id', but"),
-            (["(id int)"], {}, "no primary key.*key_from = \"row\".*REPLICA IDENTITY FULL"),
-            (["(id int)", "replica identity full"], {}, "no primary key.*key_from"),
-            (["(id int)"], {"key_from": "row"}, "REPLICA IDENTITY FULL"),
-            (["(id int primary key)"], {"key_from": "row"}, "REPLICA IDENTITY FULL"),
-            (["(id int primary key)", "replica identity nothing"], {}, "NOTHING.*DEFAULT"),
-            (["(id int unique not null)", "replica identity using index t_id_key"], {}, "USING INDEX.*FULL"),
-            (["(id int primary key)", "replica identity using index t_pkey"], {}, "USING INDEX.*DEFAULT"),
-            (["(id int primary key)", "replica identity using index t_pkey"], {"key_from": "row"}, "USING INDEX.*FULL"),
-            (["(id int primary key deferrable)"], {}, "deferrable.*FULL"),
-            (["(id int primary key deferrable)", "replica identity full"], {}, None),
-            (["(b int primary key)"], {}, "no column 'id'"),
-            (["(b int)", "replica identity full"], {"key_from": "row"}, "no column 'id'"),
-        ],
-    )  # fmt: skip
-    def test_of_plain_tables(
-        self,
-        reselector: Reselector,
-        admin: psycopg.Connection,
-        made: list[str],
-        options: dict[str, Any],
-        problem: str | None,
-    ) -> None:
-        admin.execute("drop table if exists t")
-        columns, *alterations = made
-        admin.execute(f"create table t {columns}")  # type: ignore[arg-type]
-        for alteration in alterations:
-            admin.execute(f"alter table t {alteration}")  # type: ignore[arg-type]
-        found = reselector.identity_problem(table(**options), ("public", "t"))
-        if problem is None:
-            assert found is None
-        else:
-            assert found is not None
-            assert re.search(problem, found), found
-            assert "public.t" in found
-
-    def test_the_fix_that_it_names_is_one(
-        self, reselector: Reselector, admin: psycopg.Connection
-    ) -> None:
-        admin.execute('create table "My Log" (id int)')
-        asked = (table(key_from="row"), ("public", "My Log"))
-        found = reselector.identity_problem(*asked)
-        assert found is not None
-        admin.execute(found.partition("; ")[2])  # type: ignore[arg-type]
-        assert reselector.identity_problem(*asked) is None
-
-    def test_the_order_of_the_key_is_the_contracts(
-        self, reselector: Reselector, admin: psycopg.Connection
-    ) -> None:
-        admin.execute("create table ordered (a int, b int, c int, primary key (c, a))")
-        assert reselector.identity_problem(table("a", "c"), ("public", "ordered")) is None
-
-    def test_every_partition_counts(
-        self, reselector: Reselector, admin: psycopg.Connection
-    ) -> None:
-        admin.execute("create table pt (id int primary key, body text) partition by range (id)")
-        admin.execute("create table pt_1 partition of pt for values from (0) to (10)")
-        admin.execute(
-            "create table pt_2 partition of pt for values from (10) to (20) partition by range (id)"
-        )
-        admin.execute("create table pt_2_a partition of pt_2 for values from (10) to (20)")
-        asked = (table(), ("public", "pt"))
-        assert reselector.identity_problem(*asked) is None
-        assert reselector.identity_problem(table(), ("public", "pt_1")) is None
-        admin.execute("alter table pt_2_a replica identity using index pt_2_a_pkey")
-        found = reselector.identity_problem(*asked)
-        assert found is not None
-        assert found.startswith("public.pt_2_a has REPLICA IDENTITY USING INDEX")
-        assert reselector.identity_problem(table(), ("public", "pt_1")) is None
-        # FULL on the parent alone says nothing of its partitions.
-        admin.execute("alter table pt_2_a replica identity default")
-        admin.execute("alter table pt replica identity full")
-        found = reselector.identity_problem(table(key_from="row"), ("public", "pt"))
-        assert found is not None
-        assert "public.pt_1" in found
-
-    def test_what_is_no_logged_table(
-        self, reselector: Reselector, admin: psycopg.Connection
-    ) -> None:
-        admin.execute("create unlogged table fast (id int primary key)")
-        admin.execute("create view seen as select 1 as id")
-        for name, problem in (
-            ("fast", "SET LOGGED"),
-            ("seen", "no table"),
-            ("nowhere", "is not in"),
-        ):
-            found = reselector.identity_problem(table(), ("public", name))
-            assert found is not None
-            assert problem in found

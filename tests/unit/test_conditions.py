@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.conditions import compile_filter, is_soft_deleted
-from operators.logical_types import Moment
+from operators.moments import Moment
 from operators.table import Condition
 
 DAY = 86_400 * 10**9

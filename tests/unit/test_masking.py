@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from operators.contract import MaskingSection
 from operators.errors import ContractError, RecordError, RowvecError
-from operators.logical_types import Moment
 from operators.masking import Masker
+from operators.moments import Moment
 from operators.table import TableSection
 
 KEY = "0123456789abcdef-key"

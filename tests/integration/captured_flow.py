@@ -1,0 +1,197 @@
+"""The flow's own stages and lanes over captured messages, in one process, with time injected."""
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+
+from flows.sync import ensure_collections, rules_of
+from operators import kafka
+from operators.carrying import Completer, Database, Moves
+from operators.contract import Contract
+from operators.dedup import DedupContext, DedupLogic
+from operators.embed import EmbedStep
+from operators.events import DeadLetter
+from operators.requests import Requests
+from operators.resolve import Resolver
+from operators.retry import RetryPolicy
+from operators.route import Router
+from operators.shards import Window
+from operators.source import Record, SourceBatch
+from operators.telemetry import Telemetry
+from operators.texts import Texts
+from operators.upsert import Lanes
+from operators.windows import WindowClock
+from operators.writer import Writer
+from tests.captured import Message
+from tests.changes import LetterBox
+from tests.fakes import HashEmbedder, MemoryStore
+
+WINDOW_S = 0.2
+LANES = 4
+_PATIENCE_S = 60.0
+
+
+class CapturedFlow:
+    """Everything between Kafka and Milvus, from empty collections on.
+
+    Messages of topics that the contract does not name are not read, as by the real source. Offsets are
+    its own: what is fed later lies later in its partition.
+
+    Args:
+        contract: Its tables are those that are kept.
+        messages: All that will be fed, for their partitions.
+        database: To be asked for what Debezium left out.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        messages: Iterable[Message],
+        database: Database | None = None,
+    ) -> None:
+        tables = {table.topic: table for table in contract.tables}
+        partitions = {(m.topic, m.partition) for m in messages if m.topic in tables}
+        telemetry, retry = Telemetry(), RetryPolicy(0.0, Telemetry())
+        rules = rules_of(contract)
+        moves = Moves()
+        self._embedder = HashEmbedder()
+        self._store = MemoryStore()
+        self._letters = LetterBox()
+        self._topics = tables.keys()
+        self._rules = rules
+        self._now = datetime(2026, 1, 1, tzinfo=UTC)
+        self._offsets: defaultdict[tuple[str, int], int] = defaultdict(int)
+        self._router = Router({topic: rule.decoder for topic, rule in rules.items()})
+        self._shared = DedupContext(
+            rules=rules,
+            clock=WindowClock(WINDOW_S, 10_000, lambda: self._now),
+            telemetry=telemetry,
+            horizon_s=3600.0,
+            whole=ensure_collections(contract, self._embedder, self._store),
+            partitions=frozenset(partitions),
+            moves=moves,
+        )
+        self._shards: dict[str, DedupLogic] = {}
+        self._resolver = Resolver(tables, self._store, retry, telemetry)
+        texts = Texts(self._embedder, telemetry, {t.name: t.chunks for t in tables.values()}, 64)
+        self._embed = EmbedStep(self._embedder, texts, telemetry)
+        writer = Writer(
+            rules,
+            Requests(self._store, retry, telemetry, batch_rows=5),
+            Completer(rules, moves, retry, database),
+            texts,
+            self._embedder.model,
+            self._letters,
+            telemetry,
+        )
+        self._lanes = Lanes(writer, LANES)
+        # A start from nothing: what there is to gather of each partition is gathered at once.
+        self._route(
+            [SourceBatch(topic, number, True, (), None) for topic, number in sorted(partitions)]
+        )
+
+    def close(self) -> None:
+        self._lanes.close()
+
+    @property
+    def letters(self) -> Sequence[DeadLetter]:
+        """The dead letters so far."""
+        return self._letters.letters
+
+    def feed(self, messages: Iterable[Message]) -> None:
+        """Let the source emit these, each partition's in one batch, in the order of their first."""
+        batches: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
+        for message in messages:
+            if message.topic in self._topics:
+                batches[message.topic, message.partition].append(self._record(message))
+        self._route(
+            [
+                SourceBatch(topic, partition, False, tuple(records), None)
+                for (topic, partition), records in batches.items()
+            ]
+        )
+
+    def close_windows(self) -> None:
+        """Let one window's time pass, and what is due reach the store."""
+        self._now += timedelta(seconds=WINDOW_S)
+        items: list[tuple[str, Window]] = []
+        for shard, logic in self._shards.items():
+            due = logic.notify_at()
+            if due is not None and due <= self._now:
+                windows, _ = logic.on_notify()
+                items += [(shard, window) for window in windows]
+        tickets = []
+        for shard, window in self._embed(self._resolver(items)):
+            lane = self._lanes.of(shard)
+            tickets.append((lane, lane.submit(window)))
+        for lane, ticket in tickets:
+            lane.wait(ticket)
+
+    def drain(self) -> None:
+        """Let time pass until nothing waits any more."""
+        ends = self._now + timedelta(seconds=_PATIENCE_S)
+        while any(logic.notify_at() is not None for logic in self._shards.values()):
+            assert self._now < ends, "a window never closes"
+            self.close_windows()
+
+    def rows(self, collection: str) -> list[dict[str, Any]]:
+        """Text and mirrored fields of every row; no entity may be there twice, each has its vector."""
+        entities = list(self._store.scan(collection))
+        ids = [entity["id"] for entity in entities]
+        assert len(set(ids)) == len(ids) == self._store.count(collection)
+        vectors = self._store.vectors(collection, ids)
+        for entity in entities:
+            vector = self._embedder.embed([entity["text"]])[0]
+            np.testing.assert_array_equal(vectors[entity["id"]][1], vector)
+        return [
+            {name: value for name, value in entity.items() if _is_of_the_row(name)}
+            for entity in entities
+        ]
+
+    @property
+    def topics(self) -> Collection[str]:
+        """The topics that are read."""
+        return self._topics
+
+    def rows_of(self, topic: str) -> list[dict[str, Any]]:
+        """The same by the topic of the rows."""
+        return self.rows(self._rules[topic].table.collection)
+
+    def _route(self, batches: list[SourceBatch]) -> None:
+        for shard, records in self._router(batches):
+            if shard not in self._shards:
+                self._shards[shard] = DedupLogic(self._shared, None)
+            self._shards[shard].on_batch([records])
+
+    def _record(self, message: Message) -> Record:
+        place = (message.topic, message.partition)
+        fetched = _Fetched(message, self._offsets[place])
+        self._offsets[place] += 1
+        return kafka._record(fetched, self._rules[message.topic].decoder.header_needles)  # type: ignore[arg-type]
+
+
+class _Fetched:
+    """A message as confluent-kafka hands it over."""
+
+    def __init__(self, message: Message, offset: int) -> None:
+        self._message = message
+        self._offset = offset
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> bytes | None:
+        return self._message.key
+
+    def value(self) -> bytes | None:
+        return self._message.value
+
+    def headers(self) -> list[tuple[str, bytes | None]] | None:
+        return list(self._message.headers) or None
+
+
+def _is_of_the_row(field: str) -> bool:
+    return field == "text" or field.startswith("sql_")

@@ -1,0 +1,803 @@
+"""Whatever bytes a topic holds: an event and a row that keep their promises, or a RecordError.
+
+Messages that Debezium really sent are damaged a thousand times per example, byte by byte and value by
+value, and go the way from the router to the row that the store would get. `ROWVEC_TEST_INPUTS` says
+how many inputs there are:
+
+    ROWVEC_TEST_INPUTS=1000000 python -m pytest tests/properties/test_fuzz_decoder.py
+
+A failure shows its input as a call of `Path.feed` that can be pasted into a test.
+"""
+
+import json
+import logging
+import os
+import random
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from functools import cache
+from pathlib import Path as File
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import hypothesis.strategies as st
+import numpy as np
+import orjson
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+
+from operators.contract import MaskingSection
+from operators.debezium import NEW_KEY_HEADER, OLD_KEY_HEADER, Decoder
+from operators.errors import FatalError, RecordError
+from operators.events import (
+    Delete,
+    Ignored,
+    KafkaPosition,
+    PartialRow,
+    Row,
+    RowKey,
+    Tombstone,
+    Truncate,
+    Upsert,
+)
+from operators.keys import MAX_ROW_KEY_BYTES, key_prefix, key_values
+from operators.logical_types import Logical
+from operators.masking import Masker
+from operators.milvus_rows import to_rows
+from operators.milvus_schema import shape_of
+from operators.rendering import Renderer
+from operators.store import CollectionSpec, Entity
+from operators.table import UNAVAILABLE, TableSection
+from tests import captured
+
+INPUTS = int(os.environ.get("ROWVEC_TEST_INPUTS", "50000"))
+PER_EXAMPLE = 1_000
+
+MAX_VALUE_BYTES = 8_000
+"""Longer ones are left out: they take the time of many short ones and show nothing more."""
+
+OLD_DATA = File(__file__).parent.parent / "data" / "debezium"
+AT = KafkaPosition("topic", 0, 7)
+VERSION = re.compile(
+    r"[0-9a-f]{4}(\.[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{16}|\.[0-9a-f]{32})\.0{15}7"
+)
+SAFE_KEY = re.compile(r"[A-Za-z0-9_.~%:,-]*")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _quiet() -> Iterator[None]:
+    """Columns come and go by the thousand, and pytest would keep every word that is logged of it."""
+    logging.disable(logging.WARNING)
+    yield
+    logging.disable(logging.NOTSET)
+
+
+# What there is to damage.
+
+
+class Sample(NamedTuple):
+    topic: str
+    key: bytes | None
+    value: bytes | None
+    other_key: bytes | None = None
+
+
+def hand_made() -> Iterator[Sample]:
+    """Of connectors that no server was there for; by their documentation."""
+    lsn = "00000027:00000758:0003"
+    blocks: list[dict[str, Any]] = [
+        {"connector": "sqlserver", "change_lsn": lsn, "commit_lsn": lsn, "event_serial_no": 1},
+        {"connector": "db2", "change_lsn": None, "commit_lsn": lsn, "snapshot": "true"},
+        {"connector": "oracle", "scn": "1513734", "commit_scn": "1513754", "ssn": 0},
+        {"connector": "oracle", "scn": "1513734", "commit_scn": None, "snapshot": "last"},
+        {"connector": "vitess", "vgtid": "[]"},
+    ]
+    row = {"id": 1, "title": "a", "price": {"scale": 2, "value": "JwY="}, "n": 1.5}
+    for block in blocks:
+        source = {"ts_ms": 1_700_000_000_000, "schema": "public", "table": "t", **block}
+        for op, before, after in (
+            ("c", None, row),
+            ("u", row, row),
+            ("d", row, None),
+            ("t", None, None),
+        ):
+            value = {"before": before, "after": after, "source": source, "op": op, "ts_ms": 1}
+            yield Sample("made.public.t", b'{"id":1}', orjson.dumps(value))
+    document = '{"_id":{"$oid":"59"},"a":{"$numberLong":"5"},"d":{"$date":5},"l":[{"$binary":"","$type":"0"}]}'
+    source = {"connector": "mongodb", "ts_ms": 1_700_000_000_000, "ord": 1, "collection": "c"}
+    for op, text in (("c", document), ("u", document), ("u", None), ("d", None)):
+        value = {"after": text, "updateDescription": None, "op": op, "source": source}
+        yield Sample("mongo.db.c", b'{"id":"{\\"$oid\\":\\"59\\"}"}', orjson.dumps(value))
+    nothing = {"event_count": 1, "data_collections": []}
+    for key, about_no_row in (
+        ({"serverName": "x"}, {"ts_ms": 1}),
+        ({"id": "1"}, {"status": "END", "id": "1", **nothing}),
+        ({"prefix": "p"}, {"op": "m", "source": source, "message": {"prefix": "p", "content": ""}}),
+        ({"databaseName": "d"}, {"source": source, "ddl": "DROP TABLE t", "tableChanges": []}),
+    ):
+        yield Sample("made.public.t", orjson.dumps(key), orjson.dumps(about_no_row))
+
+
+def single_messages() -> Iterator[Sample]:
+    for path in sorted(OLD_DATA.glob("schemas_*.*.jsonl")):
+        for line in path.read_text("utf-8").splitlines():
+            record = json.loads(line)
+            raw_key, value = (record[n] and record[n].encode() for n in ("key", "value"))
+            yield Sample(record["topic"], raw_key, value)
+
+
+def captured_messages() -> Iterator[Sample]:
+    for variant in captured.variants():
+        for case in captured.cases(variant):
+            for message in case.messages:
+                headers = dict(message.headers)
+                other = headers.get(OLD_KEY_HEADER) or headers.get(NEW_KEY_HEADER)
+                yield Sample(message.topic, message.key, message.value, other)
+
+
+@cache
+def samples() -> tuple[Sample, ...]:
+    """One of each kind: by topic, key and what is left of a value without its numbers and texts."""
+    found: dict[Any, Sample] = {}
+    for sample in (*hand_made(), *single_messages(), *captured_messages()):
+        if len(sample.value or b"") <= MAX_VALUE_BYTES:
+            kind = (sample.topic, re.sub(rb'[-0-9.]+|"[^"]{9,}"', b"", sample.value or b"")[:3_000])
+            found.setdefault((*kind, (sample.key or b"")[:9], sample.other_key is None), sample)
+    return tuple(found.values())
+
+
+@cache
+def topics() -> tuple[tuple[Sample, ...], ...]:
+    """The same by topic; those that no capture has come as often as all others together."""
+    by_topic: dict[str, list[Sample]] = {}
+    for sample in samples():
+        by_topic.setdefault(sample.topic, []).append(sample)
+    made = [tuple(by_topic.pop(topic)) for topic in ("made.public.t", "mongo.db.c")]
+    others = [tuple(each) for each in by_topic.values()]
+    return (*others, *made * (len(others) // 4))
+
+
+def test_there_is_something_to_damage():
+    assert len(samples()) > 500
+    assert len(topics()) > 20
+
+
+# The way of a record.
+
+
+class Registry:
+    """A framed decoder: JSON after the mark, with Python's own types in places, as Avro has them."""
+
+    TYPED: Sequence[Any] = (
+        Decimal("12.30"),
+        Decimal("NaN"),
+        Decimal("-Infinity"),
+        Decimal("1e99999"),
+        date.min,
+        date.max,
+        datetime.min,
+        datetime.max,
+        datetime(2024, 1, 2, 3, 4, 5, 678_901, UTC),
+        time.max,
+        timedelta.max,
+        timedelta.min,
+        b"\xde\xad",
+        UUID(int=5),
+        float("nan"),
+        2**70,
+        "\ud800",
+    )
+
+    def __init__(self, types: dict[str, Logical] | None) -> None:
+        self._types = types
+
+    def decode(self, raw: bytes, topic: str, *, key: bool) -> tuple[Any, dict[str, Logical] | None]:
+        try:
+            value = orjson.loads(raw[1:])
+        except orjson.JSONDecodeError:
+            raise RecordError(subject=topic, cause="no schema") from None
+        if isinstance(value, dict) and isinstance(value.get("payload"), dict):
+            value = value["payload"]
+        return self._typed(value, len(raw)), self._types
+
+    def _typed(self, value: Any, at: int) -> Any:
+        """The value of every seventh name is another."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            name: self.TYPED[(at + n) % len(self.TYPED)]
+            if (at + n) % 7 == 0 and not isinstance(inner, dict)
+            else self._typed(inner, at + n)
+            for n, (name, inner) in enumerate(value.items())
+        }
+
+
+class Path:
+    """From bytes to what the store would get, for one table; checks what every step promises."""
+
+    def __init__(self, table: dict[str, Any], types: dict[str, Logical] | None = None) -> None:
+        self.made_with = (table, types)
+        self.table = TableSection.model_validate(table)
+        masker = Masker(self.table, MaskingSection.model_validate({"hmac_key": "k" * 32}))
+        masks = {
+            column: lambda value, column=column: masker.value(column, value)
+            for column in self.table.key
+            if column in self.table.masks
+        }
+        self.decoder = Decoder(self.table, None if types is None else Registry(types), masks)
+        self.renderer = Renderer(self.table, masker)
+        fields = {spec.field or name: spec for name, spec in self.table.columns.items()}
+        self.shape = shape_of(CollectionSpec(self.table.collection, fields, 2, "COSINE", "m"))
+        self.halts = "halt" in self.table.drift.model_dump().values()
+        self.outcomes: dict[str, int] = {}
+
+    def feed(
+        self, raw_key: bytes | None, raw_value: bytes | None, other_key: bytes | None = None
+    ) -> None:
+        truncates = self.decoder.truncates(raw_value)
+        try:
+            keys = self.decoder.row_keys(raw_key, raw_value)
+        except RecordError as error:
+            self.check_error(error)
+            assert not truncates, "every shard would tell it"
+            return
+        assert len(set(keys)) == len(keys) <= 2
+        for row_key in keys:
+            self.check_key(row_key)
+        for row_key in keys or (RowKey(""),):
+            try:
+                event = self.decoder.event(row_key, raw_value, AT, other_key)
+            except RecordError as error:
+                self.check_error(error)
+                assert keys or not truncates
+                continue
+            self.check_event(row_key, event)
+            if not keys:
+                assert truncates == isinstance(event, Truncate)
+
+    def check_error(self, error: RecordError | FatalError) -> None:
+        self.count("error")
+        assert error.cause
+        assert len(str(error)) < 3_000
+
+    def check_key(self, row_key: str) -> None:
+        assert row_key.startswith(key_prefix(self.table.name))
+        assert SAFE_KEY.fullmatch(row_key)
+        assert len(row_key) <= MAX_ROW_KEY_BYTES
+        assert len(key_values(self.table, RowKey(row_key))) == len(self.table.key)
+
+    def check_event(self, row_key: str, event: Any) -> None:
+        self.count(type(event).__name__)
+        match event:
+            case Ignored():
+                assert row_key == "" or event.reason == "message"
+                return
+            case Tombstone():
+                assert event.row_key == row_key != ""
+                return
+            case Truncate():
+                assert event.table == self.table.name
+            case Upsert() | Delete():
+                assert event.row_key == row_key != ""
+        assert VERSION.fullmatch(event.version)
+        assert 0 <= event.source_ts_ms < 2**63
+        if isinstance(event, Upsert):
+            self.render(event)
+
+    def render(self, event: Upsert) -> None:
+        try:
+            rendered = self.renderer.render(event)
+        except RecordError as error:
+            self.check_error(error)
+            return
+        except FatalError as error:
+            assert self.halts
+            self.check_error(error)
+            return
+        self.count(type(rendered).__name__)
+        assert rendered.version == event.version
+        if isinstance(rendered, PartialRow):
+            assert rendered.missing
+            assert all(text is None or isinstance(text, str) for text in rendered.texts.values())
+        elif isinstance(rendered, Row):
+            self.store(rendered)
+
+    def store(self, row: Row) -> None:
+        entity = Entity(
+            f"{row.row_key}#0",
+            np.zeros(2, np.float32),
+            row.text,
+            row.text_hash,
+            row.columns,
+            row.table,
+            row.row_key,
+            row.version,
+            row.op,
+            row.source_ts_ms,
+            row.position,
+            "m",
+            spans=row.spans,
+        )
+        with suppress(RecordError):
+            ((fields, _),) = to_rows([entity], self.shape, json_arrays=True)
+            # What is sent is text that UTF-8 can hold.
+            assert all(value.encode() or True for value in fields.values() if type(value) is str)
+            self.count("stored")
+
+    def count(self, outcome: str) -> None:
+        self.outcomes[outcome] = self.outcomes.get(outcome, 0) + 1
+
+
+ENCODINGS = "decimal(2) date-days date-iso time-us time-iso timestamp-ms timestamp-us timestamp-ns"
+ENCODINGS += " timestamp-iso bytes-base64 bytes-hex json"
+TYPES = ("varchar", "int64", "int32", "double", "float", "bool", "json")
+LOGICALS = [
+    Logical("decimal", scale=2),
+    Logical("variable decimal"),
+    Logical("date", "days"),
+    Logical("time", "us"),
+    Logical("timestamp", "ms"),
+    Logical("zoned timestamp", "iso"),
+    Logical("interval", "us"),
+    Logical("bytes", "base64"),
+    Logical("bits"),
+    Logical("float"),
+    Logical("array", parts=(("", Logical("float")),)),
+    Logical("map", parts=(("", Logical("date", "days")),)),
+    Logical("struct", parts=(("a", Logical("decimal")),)),
+]
+CONDITIONS = [
+    {"equals": "x"},
+    {"equals": 5},
+    {"equals": True},
+    {"one_of": [1, "1", "2024-01-02"]},
+    {"none_of": ["x", 2.5]},
+    {"null": False},
+    {"at_least": "2020-01-01"},
+    {"at_most": 1e9},
+    {"at_least": 0},
+]
+
+
+def columns_of_sample(sample: Sample) -> tuple[list[str], list[str]]:
+    """Columns of its key and of its row; something if it has none."""
+    found: list[list[str]] = []
+    for raw in (sample.key, sample.value):
+        value = orjson.loads(raw or b"{}")
+        value = value.get("payload") or value
+        row = value.get("after") or value.get("before") or value
+        if isinstance(row, str):
+            row = orjson.loads(row)
+        found.append([name for name in row if not name.startswith("__") and "{" not in name])
+    key, row_columns = found
+    return key or row_columns[:2] or ["id"], row_columns or ["id"]
+
+
+def path_for(sample: Sample, draw: random.Random) -> Path:
+    """A table that this sample's topic could have, with some of everything that a contract has."""
+    key, columns = columns_of_sample(sample)
+    encodings = ENCODINGS.split()
+    some = draw.sample(columns, min(len(columns), draw.randint(1, 6)))
+    typed = columns if draw.random() < 0.2 else [c for c in columns if c not in key]
+    by_field = {f"f{n}": column for n, column in enumerate(some)}
+    table: dict[str, Any] = {
+        "topic": sample.topic,
+        "name": draw.choice(["t", "odd: name"]),
+        "collection": "c",
+        "key": key,
+        "key_from": "row" if draw.random() < (0.9 if sample.key is None else 0.1) else "record",
+        "text": " ".join(f"{{{column}}}" for column in draw.sample(columns, min(len(columns), 2))),
+        "columns": {
+            column: {
+                "type": draw.choice(TYPES),
+                "field": field,
+                "max_length": draw.choice([5, 4_096, 65_535]),
+            }
+            for field, column in by_field.items()
+        },
+        "shape": draw.choice(["auto"] * 8 + ["envelope", "unwrapped"]),
+        "unavailable_value": draw.choice([UNAVAILABLE, UNAVAILABLE, "hex:2d2d"]),
+        "empty_text": draw.choice(["keep", "skip"]),
+        "defaults": {columns[0]: "nothing"},
+        "encodings": {c: draw.choice(encodings) for c in typed if draw.random() < 0.3},
+        "drift": {
+            "added": draw.choice(["ignore"] * 8 + ["dead-letter", "halt"]),
+            "missing": draw.choice(["null"] * 3 + ["dead-letter", "halt"]),
+            "retyped": draw.choice(["null"] * 3 + ["dead-letter", "halt"]),
+        },
+        "masks": {},
+    }
+    if draw.random() < 0.2:
+        table["filter"] = [
+            {"column": draw.choice(columns), **condition}
+            for condition in draw.sample(CONDITIONS, 2)
+        ]
+    if draw.random() < 0.1:
+        table["soft_delete"] = draw.choice(columns)
+    for column in columns:
+        if draw.random() < 0.15:
+            redact = {"redact": [r"\d{2,}", r"[\w.]+@[\w.]+"]}
+            table["masks"][column] = "hmac" if column in key else draw.choice(["hmac", redact])
+    types = {c: draw.choice(LOGICALS) for c in typed if draw.random() < 0.4}
+    return Path(table, types if draw.random() < 0.5 else None)
+
+
+# Damage.
+
+DEEP = "[" * 1_100 + "]" * 1_100
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for level in range(levels):
+        value = [value] if level % 2 else {"a": value}
+    return value
+
+
+ODD: Sequence[Any] = (
+    *(None, True, False, 0, 1, -1, 7.5, -0.0, 1e308, 5e-324, 2**31, 2**53 + 1, 2**63 - 1, 2**63),
+    *(
+        2**64 - 1,
+        -(2**63),
+        "",
+        " ",
+        "0",
+        "-1",
+        "--5",
+        "1e999999",
+        "9" * 30,
+        "9" * 5_000,
+        "٣",
+        "x" * 70_000,
+    ),
+    *(
+        "NaN",
+        "Infinity",
+        "-Infinity",
+        "infinity",
+        "null",
+        "true",
+        "t",
+        "c",
+        "u",
+        "r",
+        "d",
+        "m",
+        "BEGIN",
+    ),
+    *(
+        "\x00",
+        "é" * 400,
+        "🎉",
+        "ß,:%#",
+        "<ÿ>",
+        "{",
+        '{"a":[1,{"b":"@"}]}',
+        '"\\ud800"',
+        "[NaN]",
+        DEEP,
+    ),
+    *(
+        "2024-01-02",
+        "2024-01-02T03:04:05.678901Z",
+        "+999999-12-31",
+        "-0044-03-15",
+        "838:59:59",
+        "24:00",
+    ),
+    *(
+        "AQ==",
+        "A",
+        "/////w==",
+        "00ff",
+        "[1,2]",
+        '["1","2"]',
+        '[null,"5"]',
+        '["1"]',
+        "binlog.000009",
+    ),
+    *("00000027:00000758:0003", "first", "incremental", UNAVAILABLE, "--", "postgresql", "mysql"),
+    *(
+        "oracle",
+        "sqlserver",
+        "db2",
+        "mongodb",
+        "vitess",
+        "struct",
+        "array",
+        "map",
+        "bytes",
+        "int64",
+    ),
+    *([], {}, [None], [[]], {"": {}}, {"a": None}, [UNAVAILABLE], [*UNAVAILABLE.encode()]),
+    *(
+        {"scale": 2, "value": "AQ=="},
+        {"scale": -131_072, "value": "fw=="},
+        {"scale": 10**9, "value": "AQ=="},
+    ),
+    *(
+        {"scale": "x", "value": 5},
+        {"$numberLong": "x"},
+        {"$numberDouble": "-Infinity"},
+        {"$oid": [1]},
+    ),
+    *(
+        {"payload": {}},
+        {"payload": {"id": 1}},
+        {"schema": {}, "payload": None},
+        deep(40),
+        deep(480),
+        deep(1_000),
+    ),
+    *(
+        {"type": "bytes", "field": "id", "name": "org.apache.kafka.connect.data.Decimal"}
+        | {"parameters": {"scale": scale}}
+        for scale in ("2", "-5", "x", None, "9" * 9, "70000")
+    ),
+    *(
+        {"type": "int64", "field": "title", "name": f"io.debezium.time.{name}"}
+        for name in (
+            "Date",
+            "MicroTimestamp",
+            "NanoTime",
+            "ZonedTimestamp",
+            "IsoDate",
+            "MicroDuration",
+        )
+    ),
+)
+NAMES = (
+    *(
+        "op",
+        "source",
+        "after",
+        "before",
+        "lsn",
+        "sequence",
+        "ts_ms",
+        "payload",
+        "schema",
+        "id",
+        "fields",
+    ),
+    *(
+        "type",
+        "name",
+        "field",
+        "items",
+        "keys",
+        "parameters",
+        "scale",
+        "connector",
+        "snapshot",
+        "status",
+    ),
+    *(
+        "file",
+        "pos",
+        "commit_lsn",
+        "scn",
+        "commit_scn",
+        "__op",
+        "__deleted",
+        "__lsn",
+        "__source_sequence",
+    ),
+    *("ddl", "tableChanges", "event_count", "data_collections", "title", "", "\x00", "x" * 300),
+)
+
+
+def dumped(value: Any) -> bytes | None:
+    """JSON, or what passes for it; None if it is nested too deep even for that."""
+    try:
+        return orjson.dumps(value)
+    except TypeError:  # too deep, too large a number, or half a character
+        try:
+            return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
+        except RecursionError:
+            return None
+
+
+class Damage:
+    """Changes messages, by bytes and by values; all of it follows from the seed."""
+
+    def __init__(self, seed: int, by_bytes: float, changes: int) -> None:
+        self.draw = random.Random(seed)
+        self._by_bytes = by_bytes
+        self._changes = changes
+
+    def of(self, raw: bytes | None) -> bytes | None:
+        draw = self.draw
+        if raw is None or draw.random() < 0.02:
+            return draw.choice((None, b"", b"null", b"{}", b"\0", b"7", b"\xff", b"[]"))
+        for _ in range(draw.randint(1, self._changes)):
+            changed = None if draw.random() < self._by_bytes else self._by_value(raw)
+            raw = self._bytes(raw) if changed is None else changed
+        return raw
+
+    def _bytes(self, raw: bytes) -> bytes:
+        draw = self.draw
+        at = draw.randrange(len(raw) + 1)
+        length = draw.choice((1, 1, 2, 8, 60))
+        match draw.randrange(7):
+            case 0:  # flip a bit
+                at = min(at, len(raw) - 1)
+                return (
+                    raw[:at] + bytes([raw[at] ^ 1 << draw.randrange(8)]) + raw[at + 1 :]
+                    if raw
+                    else raw
+                )
+            case 1:  # cut off
+                return raw[:at]
+            case 2:  # cut out
+                return raw[:at] + raw[at + length :]
+            case 3:  # twice
+                return raw[: at + length] + raw[at:]
+            case 4:  # put in
+                return raw[:at] + draw.randbytes(length) + raw[at:]
+            case 5:  # splice with another
+                other = draw.choice(samples()).value or b""
+                return raw[:at] + other[draw.randrange(len(other) + 1) :]
+            case _:  # tokens that JSON has, or has not
+                token = draw.choice(
+                    (b"NaN", b"\\ud800", b'"', b"}", b"1e999", b"9" * 400, b"\xc3\x28", b"\0")
+                )
+                return raw[:at] + token + raw[at + draw.choice((0, len(token))) :]
+
+    def _by_value(self, raw: bytes) -> bytes | None:
+        """The same JSON with one value changed; None if it is no JSON."""
+        mark = raw[:1] == b"\0"
+        try:
+            root = orjson.loads(raw[1:] if mark else raw)
+        except orjson.JSONDecodeError:
+            return None
+        holder = {"": root}
+        self._change(holder)
+        changed = dumped(holder.get(""))
+        return b"\0" + changed if mark and changed is not None else changed
+
+    def _change(self, node: Any) -> None:
+        """Change one value somewhere below, drawn evenly over the levels."""
+        draw = self.draw
+        if draw.random() < 0.95 and isinstance(node.get(""), dict | list) and node[""]:
+            node = node[""]
+        while True:
+            names = list(node) if isinstance(node, dict) else range(len(node))
+            name = draw.choice(names)
+            if isinstance(node, dict) and draw.random() < 0.5:
+                # Most of a message is not the row, and most that is done with it is done with that.
+                name = next((n for n in ("payload", "after") if node.get(n)), name)
+            inner = node[name]
+            if isinstance(inner, dict | list) and inner and draw.random() < 0.85:
+                node = inner
+                continue
+            if isinstance(inner, str) and inner[:1] in ("[", "{") and draw.random() < 0.5:
+                with suppress(orjson.JSONDecodeError):
+                    held = {"": orjson.loads(inner)}
+                    self._change(held)
+                    changed = dumped(held.get(""))
+                    node[name] = inner if changed is None else changed.decode(errors="replace")
+                    return
+            self._replace(node, name)
+            return
+
+    def _replace(self, node: Any, name: Any) -> None:
+        draw = self.draw
+        match draw.randrange(8):
+            case 0 | 1 | 2:
+                node[name] = draw.choice(ODD)
+            case 3:
+                del node[name]
+            case 4 if isinstance(node, dict):
+                node[draw.choice(NAMES)] = node.pop(name)
+            case 5 if isinstance(node, dict):
+                node[draw.choice(NAMES)] = draw.choice(ODD)
+            case 6:
+                node[name] = draw.choice(([node[name]], {"a": node[name]}, str(node[name])[:2_000]))
+            case _:
+                text = str(node[name])[:2_000]
+                at = draw.randrange(len(text) + 1)
+                node[name] = (
+                    text[:at]
+                    + draw.choice(("9", "-", "\udc00", "%", " ", "0" * 40))
+                    + text[at + 1 :]
+                )
+
+
+def run(seed: int, by_bytes: float, changes: int, inputs: int = PER_EXAMPLE) -> dict[str, int]:
+    """Feed damaged messages; an exception that is none of ours becomes a failure that shows the input."""
+    damage = Damage(seed, by_bytes, changes)
+    draw = damage.draw
+    outcomes: dict[str, int] = {}
+    for _ in range(inputs // 50):
+        fed = draw.choice(topics())
+        path = path_for(
+            draw.choice([s for s in fed if b'"after":{' in (s.value or b"")] or fed), draw
+        )
+        for number in range(50):
+            raw_key, value, other = draw.choice(fed)[1:]
+            if path.made_with[1] is not None and draw.random() < 0.7:
+                raw_key = raw_key and b"\0" + raw_key
+                value = value and b"\0" + value
+            if number:  # the first is whole
+                raw_key = damage.of(raw_key) if draw.random() < 0.3 else raw_key
+                value = damage.of(value)
+                other = damage.of(raw_key) if draw.random() < 0.1 else other
+            try:
+                path.feed(raw_key, value, other)
+            except Exception as error:
+                shown = f"Path(*{path.made_with!r}).feed({raw_key!r}, {value!r}, {other!r})"
+                raise AssertionError(f"{type(error).__name__}: {error}\n{shown}") from error
+        for outcome, count in path.outcomes.items():
+            outcomes[outcome] = outcomes.get(outcome, 0) + count
+    return outcomes
+
+
+@given(st.integers(0, 2**64), st.sampled_from([0.0, 0.1, 0.3, 1.0]), st.sampled_from([1, 1, 2, 6]))
+@settings(
+    max_examples=max(1, INPUTS // PER_EXAMPLE),
+    deadline=None,
+    # A smaller seed is no simpler input.
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+    suppress_health_check=list(HealthCheck),
+)
+def test_no_exception_but_a_record_error(seed, by_bytes, changes):
+    run(seed, by_bytes, changes)
+
+
+def test_the_damage_leaves_enough_whole():
+    """A fuzzer whose inputs all fail at the first brace would prove nothing."""
+    outcomes = run(7, by_bytes=0.2, changes=1, inputs=3_000)
+    for outcome in (
+        "error",
+        "Upsert",
+        "Row",
+        "stored",
+        "Delete",
+        "PartialRow",
+        "Tombstone",
+        "Ignored",
+    ):
+        assert outcomes.get(outcome, 0) > 10, outcomes
+    assert outcomes["Row"] > 300
+
+
+# Anything at all.
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+ENVELOPE_LIKE = st.recursive(
+    JSON | st.sampled_from([value for value in ODD if isinstance(value, str) and len(value) < 40]),
+    lambda inner: st.dictionaries(
+        st.sampled_from([n for n in NAMES if len(n) < 40]), inner, max_size=5
+    ),
+    max_leaves=12,
+)
+
+
+def plain_path() -> Path:
+    table = {"topic": "t", "collection": "c", "key": ["id"], "text": "{id}"}
+    return Path({**table, "columns": {"title": "json"}})
+
+
+@given(st.none() | st.binary(max_size=200), st.none() | st.binary(max_size=200))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes(raw_key, raw_value):
+    plain_path().feed(raw_key, raw_value, raw_key)
+
+
+@given(ENVELOPE_LIKE)
+@settings(max_examples=500, deadline=None)
+def test_any_json(value):
+    raw = orjson.dumps(value)
+    plain_path().feed(raw, raw, raw)
