@@ -69,6 +69,8 @@ class Decoder:
         self.table = table
         self._framed = framed
         self._key = KeyMaker(table, key_masks)
+        # Asked for with every record, and slow to get from a model.
+        self._generation = table.generation
         self._by_row = table.key_from == "row"
         self._any_row = table.shape == "unwrapped"
         self.header_needles: tuple[bytes, ...] | None = (
@@ -215,7 +217,7 @@ class Decoder:
         place = position_of(source)
         lone = place is None
         place = NO_POSITION if place is None else place
-        return make_version(self.table.generation, place, position.offset), lone
+        return make_version(self._generation, place, position.offset), lone
 
     def _truncate(self, source: dict[str, Any], position: KafkaPosition) -> Truncate:
         place = position_of(source)
@@ -225,7 +227,7 @@ class Decoder:
                 cause="its source tells no position, so which rows it removed cannot be told",
                 hint="delete the rows with DELETE, or empty the collection and replay the topic",
             )
-        version = make_version(self.table.generation, place, position.offset)
+        version = make_version(self._generation, place, position.offset)
         return Truncate(self.table.name, version, position, _moment(source))
 
     def _without_envelope(

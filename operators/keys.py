@@ -38,6 +38,7 @@ class KeyMaker:
             for column, encoding in table.encodings.items()
             if column in table.key
         }
+        self._plain = not self._types and not self._masks
 
     def __call__(
         self, fields: Mapping[str, Any], types: Mapping[str, logical_types.Logical] | None = None
@@ -53,8 +54,9 @@ class KeyMaker:
             RecordError: A key column is missing, null, or no scalar; or the key is too long.
         """
         if types is None:
-            types = self._types
-        plain = not types and not self._masks
+            types, plain = self._types, self._plain
+        else:
+            plain = not types and not self._masks
         parts: list[str] = []
         for column in self._columns:
             try:

@@ -243,17 +243,16 @@ def _real(id_: str, field: Field, value: float) -> float:
 
 
 def _json(id_: str, field: Field, value: Any, arrays: bool) -> tuple[Any, int]:
-    # Sent as JSON text: the client would take a plain string for JSON text in any case, so a string
-    # is read as such here too (Debezium sends JSON columns as text).
+    # Sent as JSON text, for the client would take a string for JSON text in any case. A string here is
+    # a value, not JSON: what spells JSON was read long before.
     try:
-        parsed = json.loads(value) if isinstance(value, str) else value
-        text = json.dumps(parsed, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     except (TypeError, ValueError, RecursionError):
         raise _refused(
             id_, field.name, "is not JSON", 'Mirror the column as "varchar" to keep it as it is'
         ) from None
     # Lite breaks on scalars (it answers them with what is not JSON), old servers on arrays as well.
-    if not isinstance(parsed, dict | list if arrays else dict):
+    if not isinstance(value, dict | list if arrays else dict):
         raise _refused(
             id_,
             field.name,
