@@ -15,7 +15,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 COPY README.md LICENSE ./
 COPY operators ./operators
 COPY flows ./flows
-RUN --mount=type=cache,target=/root/.cache/pip pip install .
+RUN --mount=type=cache,target=/root/.cache/pip pip install '.[postgres]'
 
 FROM build AS model
 # A Hugging Face name and a commit of it; without a model, mount one at /opt/rowvec/model.

@@ -127,8 +127,7 @@ def run_rowvec(bootstrap_servers: str, history: History, embedded: list[int]) ->
         ended = clocks()
         table = contract.tables[0]
         expected = {
-            entity_id(KeyMaker(table)({"id": id_})): text
-            for id_, text in history.final.items()
+            entity_id(KeyMaker(table)({"id": id_})): text for id_, text in history.final.items()
         }
         with closing(MilvusStore(contract.milvus)) as store:
             found = {row["id"]: row["text"] for row in store.scan(TABLE, ["text"])}

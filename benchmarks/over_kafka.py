@@ -27,9 +27,7 @@ class Topic:
     def reader(self, offset: int) -> KafkaReader:
         """As the flow reads it."""
         needles = Decoder(self.contract.tables[0]).header_needles
-        return KafkaReader(
-            self.contract.kafka, self.name, 0, offset, traced=False, needles=needles
-        )
+        return KafkaReader(self.contract.kafka, self.name, 0, offset, traced=False, needles=needles)
 
     def run_ceiling(self, count: int) -> Rate:
         """Records per second of consuming and parsing alone."""

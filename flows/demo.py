@@ -23,10 +23,10 @@ from flows.embedded.packages import import_path
 from flows.embedded.process import Child
 from flows.embedded.stack import Stack
 from flows.settings import load_contract
-from operators.keys import KeyMaker
-from operators.errors import FatalError
-from operators.milvus import MilvusStore
 from operators.embedding import text_hash
+from operators.errors import FatalError
+from operators.keys import KeyMaker
+from operators.milvus import MilvusStore
 from operators.store import Hit, Stored, entity_id
 
 if TYPE_CHECKING:

@@ -382,6 +382,8 @@ def _ignored(message: dict[str, Any]) -> Ignored | None:
     """What a message is that is about no row; None for any other."""
     if message.keys() <= {"ts_ms", "ts_us", "ts_ns"} and message:
         return Ignored("heartbeat")
+    if not _UNWRAPPED_MARKS.isdisjoint(message):
+        return None
     # All four: a table may well have an id, and a status that says END.
     if message.keys() >= {"id", "status", "event_count", "data_collections"}:
         return Ignored("transaction")

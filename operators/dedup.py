@@ -364,14 +364,11 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         the two met in one window must not decide what is seen.
         """
         waiting = len(self._pending)
+        superseded = self._superseded
         for key, winner in list(self._pending.items()):
-            earlier = self._superseded.get(key, [])
-            chain = [*earlier, winner]
-            for index, each in enumerate(chain):
-                if index and isinstance(each, Delete) and each.moved:
-                    self._hand_over(each, chain[:index])
-                elif isinstance(each, Delete) and each.moved and len(chain) > 1:
-                    self._announce(self._moves, each, None)
+            earlier = superseded.get(key, []) if superseded else []
+            if earlier:
+                self._pass_on(earlier, winner)
             while isinstance(winner, Upsert):
                 rendered = self._rendered(winner)
                 if rendered is not None:
@@ -422,6 +419,16 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             if isinstance(row, PartialRow) and isinstance(donor, PartialRow):
                 row = row._replace(old_key=donor.old_key, after=donor.after, reborn=donor.reborn)
         return row
+
+    def _pass_on(self, earlier: list[Pending], winner: Pending) -> None:
+        """Look for changes of the key among what a row went through in this window."""
+        chain = [*earlier, winner]
+        for index, each in enumerate(chain):
+            if isinstance(each, Delete) and each.moved:
+                if index:
+                    self._hand_over(each, chain[:index])
+                else:
+                    self._announce(self._moves, each, None)
 
     def _hand_over(self, delete: Delete, earlier: list[Pending]) -> None:
         """Keep what a row held whose key changed, as far as this window knows it."""

@@ -11,18 +11,17 @@ from operators.drift import AddedColumns
 from operators.embedding import text_hash
 from operators.errors import FatalError, RecordError
 from operators.events import Delete, PartialRow, Row, Spans, Upsert
-from operators.keys import names_of
 from operators.fields import as_field, as_text
-from operators.logical_types import Logical, columns_of, from_encoding, logical_value
+from operators.keys import names_of
 from operators.masking import Masker
+from operators.reading import MISSING, ColumnReader, Types
 from operators.sql_names import sql_name
 from operators.table import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
-from operators.unavailable import Unavailable
 
 logger = logging.getLogger(__name__)
 
-MISSING = object()
-"""Stands for a value that Debezium left out."""
+MAX_SHAPES_TOLD = 32
+"""Changes of a table's columns that are told; a topic of all kinds of rows would fill the log."""
 
 Rendered: TypeAlias = Row | PartialRow | Delete
 """A row that the filter or a soft delete takes out is a delete of the same version."""
@@ -31,8 +30,8 @@ Rendered: TypeAlias = Row | PartialRow | Delete
 class Renderer:
     """Renders the rows of one table; parses its template once.
 
-    A value is looked at in this order: left out by Debezium, type, mask; then come filter and soft
-    delete, the template, and the mirrored fields.
+    Filter and soft delete come first, then the template and the mirrored fields; all of them see what
+    `ColumnReader` makes of the row's values.
     """
 
     def __init__(
@@ -43,10 +42,7 @@ class Renderer:
     ) -> None:
         self.table = table
         self._added = added
-        self._masker = masker
-        self._masked = frozenset(table.masks if masker is not None else ())
-        self._unavailable = Unavailable(table.unavailable_value)
-        self._encodings = {c: from_encoding(e) for c, e in table.encodings.items()}
+        self._reader = ColumnReader(table, masker)
         self._literals: list[tuple[str, str | None]] = [
             (literal, name) for literal, name, _, _ in string.Formatter().parse(table.text)
         ]
@@ -68,31 +64,32 @@ class Renderer:
                 text is too long to be stored.
             FatalError: The table's columns changed, and the contract says to halt.
         """
-        types = self._encodings if event.schema is None else _types(event, self._encodings)
-        read = _Reader(self, event.columns, types)
-        if (self._keep or self.table.soft_delete) and not self._is_there(read):
+        columns, types, read = event.columns, self._reader.types(event), self._reader.value
+        if (self._keep or self.table.soft_delete) and not self._is_there(columns, types):
             return _gone(event)
         texts: dict[str, str | None] = {}
         missing: dict[str, None] = {}
         mirrored = self._fields
-        if self._added is not None or event.columns.keys() != self._seen:
-            mirrored = [*mirrored, *self._drifted(read)]
+        if self._added is not None or columns.keys() != self._seen:
+            mirrored = [*mirrored, *self._drifted(columns, types)]
         for column in self._template:
-            value = read.value(column)
-            if value is MISSING:
+            value = read(columns, types, column)
+            if type(value) is str:
+                texts[column] = value
+            elif value is MISSING:
                 missing[column] = None
             else:
                 texts[column] = self._text(column, value)
         fields: dict[str, Any] = {}
         for column, field, spec in mirrored:
-            value = read.value(column)
+            value = read(columns, types, column)
             if value is MISSING:
                 missing[column] = None
                 continue
             try:
                 fields[field] = None if value is None else as_field(value, spec)
             except (ValueError, TypeError, OverflowError) as error:
-                fields[field] = self._retyped(event.row_key, column, spec.type, error)
+                fields[field] = self._reader.retyped(event.row_key, column, spec.type, error)
         if missing:
             return PartialRow(
                 event.row_key,
@@ -153,8 +150,8 @@ class Renderer:
         Raises:
             RecordError: A value does not fit its field, or the text is too long.
         """
-        read = _Reader(self, values, {})
-        there = {c: read.value(c) for c in partial.missing if c in values}
+        read = self._reader.value
+        there = {c: read(values, {}, c) for c in partial.missing if c in values}
         texts = {c: self._text(c, v) for c, v in there.items()}
         fields: dict[str, Any] = {}
         for column, field, spec in self._mirrored():
@@ -163,7 +160,7 @@ class Renderer:
                 try:
                     fields[field] = None if value is None else as_field(value, spec)
                 except (ValueError, TypeError, OverflowError) as error:
-                    fields[field] = self._retyped(partial.row_key, column, spec.type, error)
+                    fields[field] = self._reader.retyped(partial.row_key, column, spec.type, error)
         return self.complete(partial, texts, fields)
 
     def left_out(self, partial: PartialRow, why: str) -> RecordError:
@@ -213,26 +210,29 @@ class Renderer:
     def _composed(self, texts: Mapping[str, str | None]) -> tuple[str, Spans]:
         pieces: list[str] = []
         spans: list[tuple[str, int, int]] = []
-        length = 0
+        at = 0
         for literal, name in self._literals:
-            pieces.append(literal)
-            length += len(literal)
+            if literal:
+                pieces.append(literal)
+                at += len(literal)
             if name is None:
                 continue
             value = texts[name]
             if value is None:
                 spans.append((name, -1, -1))
                 value = self.table.defaults.get(name, "")
+                end = at + len(value)
             else:
-                spans.append((name, length, length + len(value)))
+                end = at + len(value)
+                spans.append((name, at, end))
             pieces.append(value)
-            length += len(value)
+            at = end
         return "".join(pieces), tuple(spans)
 
-    def _is_there(self, read: "_Reader") -> bool:
+    def _is_there(self, row: Mapping[str, Any], types: Types) -> bool:
         """Whether the row passes the filter and is not marked as deleted."""
         columns = [*self._filtered, *filter(None, (self.table.soft_delete,))]
-        values = {column: read.value(column) for column in columns}
+        values = {column: self._reader.value(row, types, column) for column in columns}
         for column, value in values.items():
             if value is MISSING:
                 raise RecordError(
@@ -249,14 +249,14 @@ class Renderer:
         extra = {} if self._added is None else self._added.specs
         return [*self._fields, *((name, name, spec) for name, spec in extra.items())]
 
-    def _drifted(self, read: "_Reader") -> list[tuple[str, str, ColumnSpec]]:
+    def _drifted(self, row: Mapping[str, Any], types: Types) -> list[tuple[str, str, ColumnSpec]]:
         """Look at columns that the contract does not name; tells of every change of a table once.
 
         Returns:
             Those that are mirrored all the same.
         """
         policy = self.table.drift.added
-        columns = frozenset(read.columns)
+        columns = frozenset(row)
         unknown = columns - self._known
         if unknown and policy in ("dead-letter", "halt"):
             raise (FatalError if policy == "halt" else RecordError)(
@@ -265,7 +265,7 @@ class Renderer:
                 hint="mirror it in `columns`, or list it in `unmirrored`",
             )
         before, self._seen = self._seen, columns
-        if before and columns not in self._shapes:
+        if before and columns not in self._shapes and len(self._shapes) < MAX_SHAPES_TOLD:
             logger.warning(
                 "The columns of %s changed: %s came, %s went (drift.added = %s)",
                 self.table.topic,
@@ -273,11 +273,12 @@ class Renderer:
                 names_of(sorted(before - columns)),
                 policy,
             )
-        self._shapes.add(columns)
+        if len(self._shapes) < MAX_SHAPES_TOLD:
+            self._shapes.add(columns)
         if self._added is None:
             return []
         for column in sorted(unknown - self._added.specs.keys()):
-            value = read.value(column)
+            value = self._reader.value(row, types, column)
             if value is not None and value is not MISSING:
                 self._added.add(column, value)
         specs = self._added.specs.items()
@@ -292,61 +293,6 @@ class Renderer:
                 cause=f"it has no text: {error}",
                 hint="leave the column out of the template",
             ) from None
-
-    def _retyped(self, subject: str, column: str, kind: str, error: Exception) -> Any:
-        """NULL, where the contract accepts that for a value that does not fit."""
-        policy = self.table.drift.retyped
-        if policy == "null":
-            return None
-        raise (FatalError if policy == "halt" else RecordError)(
-            subject=f"{subject}, column '{column}'",
-            cause=f"it does not fit into {kind}: {error}",
-            hint="change the column's type in the contract",
-        ) from None
-
-
-class _Reader(NamedTuple):
-    """The columns of one row, each converted and masked as it is asked for."""
-
-    renderer: Renderer
-    columns: Mapping[str, Any]
-    types: Mapping[str, Any]
-
-    def value(self, name: str) -> Any:
-        """The canonical value, NULL as None, or MISSING.
-
-        Raises:
-            RecordError: There is no such column, or its value is not of its type.
-        """
-        renderer = self.renderer
-        try:
-            value = self.columns[name]
-        except KeyError:
-            return self._absent(name)
-        if value is None:
-            return None
-        if renderer._unavailable(value):
-            return MISSING
-        logical = self.types.get(name)
-        if logical is not None:
-            try:
-                value = logical_value(logical, value)
-            except (ValueError, TypeError, OverflowError) as error:
-                return renderer._retyped(renderer.table.topic, name, logical.kind, error)
-        if name in renderer._masked:
-            assert renderer._masker is not None
-            value = renderer._masker.value(name, value)
-        return value
-
-    def _absent(self, name: str) -> Any:
-        table = self.renderer.table
-        if table.drift.missing == "null":
-            return None
-        raise (FatalError if table.drift.missing == "halt" else RecordError)(
-            subject=f"column '{name}' of {table.topic}",
-            cause=f"the row has no such column but {names_of(self.columns)}",
-            hint="correct the table's `text` and `columns` in the contract",
-        ) from None
 
 
 class Rules(NamedTuple):
@@ -365,19 +311,6 @@ def texts_of(row: Row) -> dict[str, str | None]:
 def cut(text: str, spans: Spans) -> dict[str, str | None]:
     """The columns that a text was made of."""
     return {name: None if start < 0 else text[start:end] for name, start, end in spans}
-
-
-def _types(event: Upsert, encodings: Mapping[str, Logical]) -> Mapping[str, Logical]:
-    """What the message says of its columns, and the contract of those that it is silent about."""
-    try:
-        types = columns_of(event.schema)
-        return {**encodings, **types} if encodings else types
-    except (ValueError, TypeError) as error:
-        raise RecordError(
-            subject=f"schema of {event.position.topic}",
-            cause=f"it is no schema of Kafka Connect's: {error}",
-            hint="send it as JsonConverter writes it, or without: schemas.enable=false",
-        ) from None
 
 
 def _gone(event: Upsert | PartialRow) -> Delete:

@@ -47,31 +47,42 @@ class Texts:
         Raises:
             FatalError: The device or the model is beyond use.
         """
+        whole = [row for row in rows if self._chunks[row.table] is None]
+        if len(whole) == len(rows):
+            vectors = self._vectors([(row.text, row.text_hash) for row in rows])
+            return [(Piece(0, row.text, vectors[row.text_hash]),) for row in rows]
         cut = [self._cut(row) for row in rows]
-        vectors = self._vectors([text for parts in cut for _, text in parts])
-        return [tuple(Piece(start, text, vectors[text]) for start, text in parts) for parts in cut]
+        vectors = self._vectors([(text, digest) for parts in cut for _, text, digest in parts])
+        return [
+            tuple(Piece(start, text, vectors[digest]) for start, text, digest in parts)
+            for parts in cut
+        ]
 
-    def _cut(self, row: Row) -> list[tuple[int, str]]:
+    def _cut(self, row: Row) -> list[tuple[int, str, str]]:
+        """(start, text, digest) of each piece."""
         text, chunks = row.text, self._chunks[row.table]
         if chunks is None:
-            return [(0, text)]
-        ranges = self._embedder.chunks(text, chunks.max_tokens, chunks.overlap_tokens)
-        return [(start, text[start:end]) for start, end in _storable(text, ranges)]
+            return [(0, text, row.text_hash)]
+        ranges = _storable(
+            text, self._embedder.chunks(text, chunks.max_tokens, chunks.overlap_tokens)
+        )
+        pieces = ((start, text[start:end]) for start, end in ranges)
+        return [(start, piece, text_hash(piece)) for start, piece in pieces]
 
-    def _vectors(self, texts: Sequence[str]) -> dict[str, Vector]:
-        digests = {text: text_hash(text) for text in dict.fromkeys(texts)}
-        vectors = self._cache.recall(digests)
-        missing = [text for text in digests if text not in vectors]
+    def _vectors(self, texts: Sequence[tuple[str, str]]) -> dict[str, Vector]:
+        """Vectors by digest, of (text, digest)."""
+        by_digest = {digest: text for text, digest in texts}
+        vectors = self._cache.recall(by_digest)
+        missing = [digest for digest in by_digest if digest not in vectors]
         if missing:
-            for text, made in zip(missing, self._embedder.embed(missing), strict=True):
-                # A row of what the model made would keep all of it in memory: hence a copy.
-                vectors[text] = made.copy()
-                vectors[text].setflags(write=False)
-            self._cache.keep((digests[text], vectors[text]) for text in missing)
+            made = self._embedder.embed([by_digest[digest] for digest in missing])
+            made.setflags(write=False)
+            vectors.update(zip(missing, made, strict=True))
+            self._cache.keep(missing, vectors)
         for what, count in (
             ("embedded", len(missing)),
-            ("cached", len(digests) - len(missing)),
-            ("repeated", len(texts) - len(digests)),
+            ("cached", len(by_digest) - len(missing)),
+            ("repeated", len(texts) - len(by_digest)),
         ):
             if count:
                 self._telemetry.texts.add(count, {"rowvec.text": what})
@@ -86,21 +97,32 @@ class _VectorCache:
         self._lock = threading.Lock()
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
 
-    def recall(self, digests: Mapping[str, str]) -> dict[str, Vector]:
-        """The vectors that are known, by text; `digests` is by text as well."""
+    def recall(self, digests: Iterable[str]) -> dict[str, Vector]:
+        """The vectors that are known, by digest."""
         found: dict[str, Vector] = {}
         with self._lock:
-            for text, digest in digests.items():
-                vector = self._vectors.get(digest)
-                if vector is not None:
-                    self._vectors.move_to_end(digest)
-                    found[text] = vector
+            known = self._vectors
+            if known:
+                for digest in digests:
+                    vector = known.get(digest)
+                    if vector is not None:
+                        known.move_to_end(digest)
+                        found[digest] = vector
         return found
 
-    def keep(self, vectors: Iterable[tuple[str, Vector]]) -> None:
+    def keep(self, digests: Sequence[str], vectors: Mapping[str, Vector]) -> None:
         """Remember vectors, and forget those that were not used for longest."""
+        # Those that would be forgotten again at once are not worth the copy. It is one because a row
+        # of what the model made would keep all of that in memory.
+        kept = (
+            {digest: vectors[digest].copy() for digest in digests[-self._size :]}
+            if self._size
+            else {}
+        )
+        for vector in kept.values():
+            vector.setflags(write=False)
         with self._lock:
-            self._vectors.update(vectors)
+            self._vectors.update(kept)
             while len(self._vectors) > self._size:
                 self._vectors.popitem(last=False)
 

@@ -31,7 +31,7 @@ class Unavailable:
             raw.hex(),
             f'{{"{placeholder}":"{placeholder}"}}',
         )
-        self._lengths = frozenset(map(len, self._texts))
+        self.lengths = frozenset(map(len, self._texts))
         self._nested: tuple[object, ...] = (
             [placeholder],
             [base64],
@@ -49,7 +49,7 @@ class Unavailable:
     def __call__(self, value: Any) -> bool:
         """Whether a value stands for one that Debezium left out."""
         if isinstance(value, str):
-            return len(value) in self._lengths and value in self._texts
+            return len(value) in self.lengths and value in self._texts
         return isinstance(value, list | dict) and value in self._nested
 
 

@@ -76,15 +76,18 @@ class _Batch:
     def put(self, winner: Row | PartialRow | Delete, pieces: tuple[Piece, ...] | None) -> None:
         """Let an operation take the place of the one before."""
         key = winner.row_key
-        self.rows.pop(key, None)
-        self.deletes.pop(key, None)
-        self.pieces.pop(key, None)
         if isinstance(winner, Delete):
+            self.rows.pop(key, None)
+            self.pieces.pop(key, None)
             self.deletes[key] = winner
             return
+        if self.deletes:
+            self.deletes.pop(key, None)
         self.rows[key] = winner
         if pieces is not None:
             self.pieces[key] = pieces
+        else:
+            self.pieces.pop(key, None)
 
     def forget(self, prefix: str, version: Version) -> None:
         """Drop the operations on a table's rows that are older than its TRUNCATE."""
@@ -274,26 +277,29 @@ class Writer:
         batch.pieces.update(found)
 
     def _entities(self, row: Row, pieces: tuple[Piece, ...]) -> Entities:
+        model, count = self._model, len(pieces)
         return tuple(
-            Entity(
-                id=entity_id(row.row_key, chunk),
-                vector=piece.vector,
-                text=piece.text,
-                text_hash=row.text_hash,
-                columns=row.columns,
-                table=row.table,
-                row_key=row.row_key,
-                version=row.version,
-                op=row.op,
-                source_ts_ms=row.source_ts_ms,
-                position=row.position,
-                model=self._model,
-                chunk=chunk,
-                chunks=len(pieces),
-                start=piece.start,
-                spans=row.spans,
-            )
-            for chunk, piece in enumerate(pieces)
+            [
+                Entity(
+                    entity_id(row.row_key, chunk),
+                    vector,
+                    text,
+                    row.text_hash,
+                    row.columns,
+                    row.table,
+                    row.row_key,
+                    row.version,
+                    row.op,
+                    row.source_ts_ms,
+                    row.position,
+                    model,
+                    chunk,
+                    count,
+                    start,
+                    row.spans,
+                )
+                for chunk, (start, text, vector) in enumerate(pieces)
+            ]
         )
 
     def _account(self, batches: Mapping[str, _Batch]) -> None:

@@ -120,7 +120,7 @@ def entity(key: str, version: int = 1, **changes) -> Entity:
         position=KafkaPosition("shop.items", 3, version),
         model="hash@1",
     )
-    return replace(made, **changes)
+    return made._replace(**changes)
 
 
 def row_of(table: str, key: int, version: int, chunk: int = 0) -> Entity:
@@ -128,13 +128,13 @@ def row_of(table: str, key: int, version: int, chunk: int = 0) -> Entity:
     section = TableSection(topic="t", name=table, collection="c", key=("id",), text="{id}")
     row_key = KeyMaker(section)({"id": key})
     made = entity("", version, table=table, row_key=row_key, chunk=chunk)
-    return replace(made, id=entity_id(row_key, chunk))
+    return made._replace(id=entity_id(row_key, chunk))
 
 
 def assert_same(found: Entity, wanted: Entity) -> None:
     assert found.vector.dtype == np.float32
     assert found.vector.tobytes() == wanted.vector.tobytes()
-    assert replace(found, vector=None) == replace(wanted, vector=None)
+    assert found._replace(vector=None) == wanted._replace(vector=None)
 
 
 def contents(backend: Backend, collection: str) -> dict[str, dict]:
@@ -198,7 +198,7 @@ def test_upsert_replaces_every_field(backend: Backend, shared: str):
     store = backend.store
     one = entity("replaced")
     store.upsert(shared, [one])
-    store.upsert(shared, [replace(one, columns={**FULL, "extra": {"only": 1}}, text="")])
+    store.upsert(shared, [one._replace(columns={**FULL, "extra": {"only": 1}}, text="")])
     (row,) = [row for row in store.scan(shared) if row["id"] == one.id]
     assert row["extra"] == {"only": 1}
     assert row["text"] == ""
@@ -270,7 +270,7 @@ def test_entities_come_back_whole_and_written_again_change_nothing(backend: Back
     found = store.entities(fresh, [one.id for one in batch])
     assert found.keys() == {one.id for one in batch}
     assert_same(found[batch[0].id], batch[0])
-    nulls = replace(batch[1], columns=NULLS if store.nullable else ZEROS)
+    nulls = batch[1]._replace(columns=NULLS if store.nullable else ZEROS)
     assert_same(found[batch[1].id], nulls)
     assert_same(found[batch[5].id], batch[5])
     store.upsert(fresh, list(found.values()))
@@ -286,7 +286,7 @@ def test_spans_that_do_not_fit_cost_only_themselves(backend: Backend, shared: st
         one = entity("spans", 2, spans=((name, 0, 1),))
         backend.store.upsert(shared, [one])
         found = backend.store.entities(shared, [one.id])[one.id]
-        assert_same(found, one if kept else replace(one, spans=()))
+        assert_same(found, one if kept else one._replace(spans=()))
 
 
 def test_only_ids_that_exist_are_found(backend: Backend, shared: str):
@@ -337,7 +337,7 @@ def test_an_id_that_is_not_encoded_reaches_no_filter(backend: Backend, shared: s
             with pytest.raises(FatalError, match="not percent-encoded"):
                 call(shared, [kept.id, key])
         with pytest.raises(FatalError, match="not percent-encoded"):
-            backend.store.upsert(shared, [replace(kept, id=key)])
+            backend.store.upsert(shared, [kept._replace(id=key)])
     assert backend.store.stored(shared, [kept.id])
 
 
@@ -424,7 +424,7 @@ def test_what_is_no_shard_reaches_no_filter(backend: Backend, shared: str, shard
 def test_delete_older_compares_as_strings_do(backend: Backend, fresh: str):
     versions = ["0000.0f.09", "0000.10.00", "0000.1", "0001.0", "0000.10.0", "000a", "0000.10.0f"]
     rows = [
-        replace(row_of("items", n, n), version=Version(version))
+        row_of("items", n, n)._replace(version=Version(version))
         for n, version in enumerate(versions)
     ]
     backend.store.upsert(fresh, rows)
@@ -439,7 +439,7 @@ def test_delete_older_of_more_rows_than_one_answer_holds(backend: Backend, fresh
     columns = {**NULLS, "title": "many"}
     for start in range(0, 20_000, 5_000):
         numbers = range(start, start + 5_000)
-        store.upsert(fresh, [replace(row_of("big", n, n), columns=columns) for n in numbers])
+        store.upsert(fresh, [row_of("big", n, n)._replace(columns=columns) for n in numbers])
     store.upsert(fresh, [row_of("bigger", n, 1) for n in range(10)])
     store.delete_older(fresh, "big", Version(f"{19_990:016x}"))
     left = {row_of("big", n, n).id for n in range(19_990, 20_000)}
@@ -492,7 +492,7 @@ def test_what_does_not_fit_is_refused_whole(backend: Backend, shared: str):
         columns = {name: value for name, value in changes.items() if name in COLUMNS}
         others = {name: value for name, value in changes.items() if name not in COLUMNS}
         bad = entity(f"bad-{case}", columns={**FULL, **columns})
-        bad = replace(bad, **others)
+        bad = bad._replace(**others)
         with pytest.raises(RecordError) as refused:
             backend.store.upsert(shared, [entity(f"good-{case}"), bad])
         assert refused.value.subject == f"entity '{bad.id[:200]}', field '{field}'"
@@ -538,7 +538,7 @@ def test_json_arrays_are_stored_or_refused(backend: Backend, shared: str):
 def test_an_id_twice_in_one_call_is_refused(backend: Backend, shared: str):
     one = entity("twice")
     with pytest.raises(RecordError, match="comes twice in one call") as refused:
-        backend.store.upsert(shared, [one, entity("other"), replace(one, text="later")])
+        backend.store.upsert(shared, [one, entity("other"), one._replace(text="later")])
     assert one.id in refused.value.subject
     assert backend.store.stored(shared, [one.id]) == {}
 

@@ -596,8 +596,16 @@ def test_a_message_about_no_row(raw_key, value, reason, settings, keyed):
         assert decoder.event(RowKey(""), raw, AT) == Ignored(reason)
 
 
-def test_a_row_with_a_status_is_no_transaction_marker():
-    raw = orjson.dumps({**FLAT, "status": "END"})
+def test_a_marker_whose_key_could_be_a_rows_is_ignored_all_the_same():
+    raw = orjson.dumps(marker("END"))
+    assert the_row(Decoder(DOCS), key(id="571"), raw) == Ignored("transaction")
+
+
+@pytest.mark.parametrize(
+    "columns", [{"status": "END"}, marker("END"), {"ddl": "", "tableChanges": ""}]
+)
+def test_a_row_with_a_markers_columns_is_a_row(columns):
+    raw = orjson.dumps({**FLAT, **columns, "id": 1})
     decoder = Decoder(table(key_from="row"))
     assert decoder.row_keys(None, raw) == (ROW,)
     assert isinstance(decoder.event(ROW, raw, AT), Upsert)

@@ -142,7 +142,7 @@ def test_rows_are_written_with_every_field():
         "rv_chunks": 1,
         "rv_start": 0,
         "rv_spans": "",
-            "rv_shard": int(shard_of("docs:1")),
+        "rv_shard": int(shard_of("docs:1")),
     }
     ((_, vector),) = bench.store.vectors("docs", ["docs:1#0"]).values()
     assert np.array_equal(vector, HashEmbedder().embed(["a"])[0])
