@@ -13,7 +13,7 @@ from bytewax.outputs import Sink
 from operators.carrying import Completer, Database, Moves
 from operators.contract import Contract
 from operators.debezium import Decoder, FramedDecoder
-from operators.dedup import DedupContext, dedup
+from operators.dedup import dedup
 from operators.drift import AddedColumns
 from operators.embed import EmbedStep, embed
 from operators.embedding import Embedder
@@ -24,6 +24,7 @@ from operators.requests import Requests
 from operators.resolve import Resolver, resolve
 from operators.retry import RetryPolicy
 from operators.route import Router, route
+from operators.settling import DedupContext
 from operators.source import SourceBatch
 from operators.store import CollectionSpec, VectorStore
 from operators.telemetry import Telemetry

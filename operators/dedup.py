@@ -1,15 +1,13 @@
 """The last version of each row wins: windows over the changes of one shard."""
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
-from operators.carrying import MOVE_WAIT_S, Moves
+from operators.carrying import MOVE_WAIT_S
 from operators.dedup_state import (
     STATE_FORMAT,
     DedupState,
@@ -25,52 +23,25 @@ from operators.dedup_state import (
 from operators.errors import RecordError
 from operators.events import (
     NO_POSITION,
-    DeadLetter,
     Delete,
     Ignored,
     KafkaPosition,
-    Move,
     PartialRow,
     Row,
     RowKey,
     Tombstone,
     Truncate,
     Upsert,
-    Version,
     at_offset,
     has_position,
     make_version,
     offset_of,
 )
 from operators.keys import key_prefix
-from operators.rendering import Rendered, Rules, texts_of
+from operators.settling import DedupContext, Settler, is_before
 from operators.shards import RawChange, ShardRecords, Window
-from operators.telemetry import Telemetry, TraceContext
+from operators.telemetry import TraceContext
 from operators.versions import VersionMap
-from operators.windows import WindowClock
-
-MAX_DEAD_LETTER_BYTES = 256 * 1024
-"""A larger key or value is left out of its dead letter; the position still finds it in the topic."""
-
-
-@dataclass(frozen=True, slots=True)
-class DedupContext:
-    """What all shards of a process share.
-
-    Attributes:
-        rules: By topic.
-        whole: The collections were empty when the process started.
-        partitions: All that the sources of the flow read, in every process: (topic, partition).
-        moves: See `Moves`.
-    """
-
-    rules: Mapping[str, Rules]
-    clock: WindowClock
-    telemetry: Telemetry
-    horizon_s: float
-    whole: bool
-    partitions: frozenset[tuple[str, int]] = frozenset()
-    moves: Moves = field(default_factory=Moves)
 
 
 class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
@@ -87,11 +58,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._shared = shared
         self._clock = shared.clock
         self._pending: dict[RowKey, Pending] = {}
-        # What pending rows have superseded in this window, should they turn out to be bad or partial.
-        self._superseded: dict[RowKey, list[Pending]] = {}
         self._truncates: dict[str, Truncate] = {}
-        self._moves: list[Move] = []
-        self._dead: list[DeadLetter] = []
         self._held = set(shared.partitions)
         # Until when rows wait that need what their old key held.
         self._waiting: dict[RowKey, datetime] = {}
@@ -101,7 +68,11 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         if state is None:
             self._versions = VersionMap(whole=shared.whole, horizon_s=shared.horizon_s, now=now)
         else:
-            self._restore(state, now)
+            check_format(state)
+            self._versions = VersionMap.unpack(state[1], horizon_s=shared.horizon_s, now=now)
+        self._settler = Settler(shared, self._versions)
+        if state is not None:
+            self._restore(state)
 
     def on_batch(self, values: list[ShardRecords]) -> tuple[list[Window], bool]:
         """Take in records; nothing is emitted before the window closes."""
@@ -142,27 +113,29 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
         Pending rows are rendered first: only what the store may hold gets into a recovery file.
         """
-        self._render()
+        self._settle()
         return (
             STATE_FORMAT,
             self._versions.pack(),
             tuple(map(pack, self._pending.values())),
             tuple(map(pack_truncate, self._truncates.values())),
-            tuple(map(pack_letter, self._dead)),
+            tuple(map(pack_letter, self._settler.dead)),
         )
 
-    def _restore(self, state: DedupState, now: float) -> None:
-        check_format(state)
-        _, versions, pending, truncates, dead = state
-        self._versions = VersionMap.unpack(versions, horizon_s=self._shared.horizon_s, now=now)
-        for values in pending:
-            winner = unpack(values)
+    def _restore(self, state: DedupState) -> None:
+        _, _, pending, truncates, dead = state
+        for winner in map(unpack, pending):
             self._pending[winner.row_key] = winner
         for truncate in map(unpack_truncate, truncates):
             self._truncates[truncate.table] = truncate
-        self._dead = [unpack_letter(values) for values in dead]
+        self._settler.dead = [unpack_letter(values) for values in dead]
         self._held |= {_partition(winner) for winner in self._pending.values()}
         self._clock.waiting_rows += len(self._pending)
+
+    def _settle(self) -> None:
+        waiting = len(self._pending)
+        self._settler.settle(self._pending)
+        self._clock.waiting_rows += len(self._pending) - waiting
 
     def _take(self, records: ShardRecords, change: RawChange) -> str | None:
         """Let one record take its row's place; returns why it, or the one before, was dropped."""
@@ -180,7 +153,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 newest = pending.version if pending is not None else self._versions.newest(key)
                 unknown = make_version(0, NO_POSITION, offset)
                 self._versions.taint(key, at_offset(newest or unknown, offset))
-            self._bury(position, "decode", error, key, raw_key, raw_value)
+            self._settler.bury(position, "decode", error, key, raw_key, raw_value)
             return None
         match decoded:
             case Ignored():
@@ -217,7 +190,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._pending[key] = event
         if pending is None:
             return None
-        self._superseded.setdefault(key, []).append(pending)
+        self._settler.supersede(pending)
         return "superseded"
 
     def _empty(self, truncate: Truncate) -> None:
@@ -228,12 +201,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             self._truncates[truncate.table] = truncate
         self._versions.truncate(prefix, truncate.version)
         for key in [k for k in self._pending if k.startswith(prefix)]:
-            if _before(self._pending[key], truncate):
+            self._settler.truncate(key, truncate)
+            if is_before(self._pending[key], truncate):
                 del self._pending[key]
-                self._superseded.pop(key, None)
-            elif key in self._superseded:
-                kept = [p for p in self._superseded[key] if not _before(p, truncate)]
-                self._superseded[key] = kept
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
         """The delete that a tombstone stands for; None where its `d` event has been dealt with.
@@ -263,7 +233,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         )
 
     def _flushable(self) -> bool:
-        if self._dead:
+        if self._settler.dead:
             return True
         if not self._held:
             return bool(self._pending or self._truncates)
@@ -278,47 +248,49 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def _close(self) -> list[Window]:
         self._due = None
-        self._render()
+        self._settle()
         if not self._flushable():
             return []
-        window = Window({}, {}, self._dead, set(), self._versions, tuple(self._contexts))
-        held: dict[RowKey, Pending] = {}
+        settler = self._settler
+        window = Window({}, {}, settler.dead, set(), self._versions, tuple(self._contexts))
+        settler.dead, self._contexts = [], {}
         topics = self._held_topics()
         for table, truncate in list(self._truncates.items()):
             if truncate.position.topic not in topics:
                 window.truncates.append(self._truncates.pop(table))
-        moves, self._moves = self._moves, []
+        moves, settler.moves = settler.moves, []
         for move in moves:
             held_back = move.delete.position.topic in topics
-            (self._moves if held_back else window.moves).append(move)
+            (settler.moves if held_back else window.moves).append(move)
+        held: dict[RowKey, Pending] = {}
+        waiting: dict[RowKey, datetime] = {}
         for key, winner in self._pending.items():
-            if (topics and winner.position.topic in topics) or self._must_wait(winner):
+            if topics and winner.position.topic in topics:
                 held[key] = winner
+            elif isinstance(winner, PartialRow) and (until := self._waits_until(winner)):
+                held[key] = winner
+                waiting[key] = until
             else:
                 self._send(window, winner)
         self._clock.waiting_rows -= len(self._pending) - len(held)
-        self._pending = held
-        self._dead = []
-        self._contexts = {}
-        if self._waiting:
+        self._pending, self._waiting = held, waiting
+        if waiting:
             self._due = self._clock.deadline()
-        return [window]
+        return [window] if window.holds_anything() else []
 
-    def _must_wait(self, winner: Pending) -> bool:
-        """Whether a row needs what its old key held, and that may yet become known.
+    def _waits_until(self, row: PartialRow) -> datetime | None:
+        """Until when a row waits for what its old key held; None if it is known, or time is over.
 
         The delete of the old key may lie in a partition that is read more slowly.
         """
-        if not isinstance(winner, PartialRow) or winner.old_key is None:
-            return False
-        assert winner.after is not None
+        if row.old_key is None:
+            return None
+        assert row.after is not None
+        if self._shared.moves.is_announced(row.old_key, row.after):
+            return None
         now = self._clock.now()
-        until = self._waiting.setdefault(winner.row_key, now + timedelta(seconds=MOVE_WAIT_S))
-        known = self._shared.moves.is_announced(winner.old_key, Version(winner.after))
-        if known or now >= until:
-            del self._waiting[winner.row_key]
-            return False
-        return True
+        until = self._waiting.get(row.row_key, now + timedelta(seconds=MOVE_WAIT_S))
+        return until if now < until else None
 
     def _send(self, window: Window, winner: Pending) -> None:
         key = winner.row_key
@@ -344,129 +316,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 # uncommitted epoch before a crash wrote is in no map.
                 window.deletes[key] = winner
                 if winner.moved:
-                    self._announce(window.moves, winner, None)
+                    self._settler.announce(window.moves, winner, None)
                 self._versions.put(key, winner.version, None)
-
-    def _announce(self, moves: list[Move], delete: Delete, held: PartialRow | None) -> None:
-        """Let the lane read what a row held whose key changed, and keep it."""
-        if self._shared.moves.is_known(delete.row_key, delete.version):
-            return
-        if self._versions.is_tainted(delete.row_key):
-            self._shared.moves.put(delete.row_key, delete.version, None)
-        else:
-            self._shared.moves.announce(delete.row_key, delete.version)
-            moves.append(Move(delete, held))
-
-    def _render(self) -> None:
-        """Turn pending upserts into rows; those that cannot be rendered become dead letters.
-
-        A bad change leaves its row as it was, and that is what it superseded in this window: whether
-        the two met in one window must not decide what is seen.
-        """
-        waiting = len(self._pending)
-        superseded = self._superseded
-        for key, winner in list(self._pending.items()):
-            earlier = superseded.get(key, []) if superseded else []
-            if earlier:
-                self._pass_on(earlier, winner)
-            while isinstance(winner, Upsert):
-                rendered = self._rendered(winner)
-                if rendered is not None:
-                    winner = rendered
-                elif earlier:
-                    winner = earlier.pop()
-                else:
-                    del self._pending[key]
-                    break
-            else:
-                if isinstance(winner, PartialRow):
-                    winner = self._completed(winner, earlier)
-                self._pending[key] = winner
-        self._superseded.clear()
-        self._clock.waiting_rows += len(self._pending) - waiting
-
-    def _rendered(self, upsert: Upsert) -> Rendered | None:
-        """The row, or None if it is bad, which its dead letter tells."""
-        try:
-            return self._shared.rules[upsert.position.topic].renderer.render(upsert)
-        except RecordError as error:
-            self._versions.taint(upsert.row_key, upsert.version)
-            self._bury(upsert.position, "render", error, upsert.row_key, None, upsert.raw)
-            return None
-
-    def _completed(self, partial: PartialRow, earlier: list[Pending]) -> Rendered:
-        """What Debezium left out, from the versions that the row superseded in this window."""
-        renderer = self._shared.rules[partial.position.topic].renderer
-        row: Rendered = partial
-        while isinstance(row, PartialRow) and row.old_key is None and earlier:
-            donor = earlier.pop()
-            if isinstance(donor, Upsert):
-                try:
-                    donor = renderer.render(donor)
-                except RecordError:
-                    # It was superseded, so no letter; but what came before it is not its like.
-                    self._versions.taint(row.row_key, row.version)
-                    break
-                if isinstance(donor, Delete):
-                    continue  # it was only kept out; the store still holds what it was
-            if isinstance(donor, Delete):
-                # What the store holds is from before the delete.
-                self._versions.taint(row.row_key, row.version)
-                row = row._replace(reborn=True)
-                break
-            texts = donor.texts if isinstance(donor, PartialRow) else texts_of(donor)
-            row = renderer.complete(row, texts, donor.columns)
-            if isinstance(row, PartialRow) and isinstance(donor, PartialRow):
-                row = row._replace(old_key=donor.old_key, after=donor.after, reborn=donor.reborn)
-        return row
-
-    def _pass_on(self, earlier: list[Pending], winner: Pending) -> None:
-        """Look for changes of the key among what a row went through in this window."""
-        chain = [*earlier, winner]
-        for index, each in enumerate(chain):
-            if isinstance(each, Delete) and each.moved:
-                if index:
-                    self._hand_over(each, chain[:index])
-                else:
-                    self._announce(self._moves, each, None)
-
-    def _hand_over(self, delete: Delete, earlier: list[Pending]) -> None:
-        """Keep what a row held whose key changed, as far as this window knows it."""
-        row = earlier[-1]
-        if isinstance(row, Upsert):
-            try:
-                row = self._shared.rules[row.position.topic].renderer.render(row)
-            except RecordError:
-                self._shared.moves.put(delete.row_key, delete.version, None)
-                return
-        if isinstance(row, PartialRow):
-            row = self._completed(row, earlier[:-1])
-        if isinstance(row, PartialRow) and row.old_key is None:
-            known = self._versions.get(row.row_key)
-            after = row.after if known is None else known[0]
-            self._announce(self._moves, delete, row._replace(after=after))
-        else:
-            held = None if isinstance(row, Delete) else row
-            self._shared.moves.put(delete.row_key, delete.version, held)
-
-    def _bury(
-        self,
-        position: KafkaPosition,
-        stage: str,
-        error: RecordError,
-        row_key: str,
-        key: bytes | None,
-        value: bytes | None,
-    ) -> None:
-        """Make a dead letter. What is too large, or may hold what is masked, stays in the topic."""
-        masked = bool(self._shared.rules[position.topic].table.masks)
-        if masked or (key is not None and len(key) > MAX_DEAD_LETTER_BYTES):
-            key = None
-        if masked or (value is not None and len(value) > MAX_DEAD_LETTER_BYTES):
-            value = None
-        self._dead.append(
-            DeadLetter(position, stage, error.subject, error.cause, error.hint, key, value, row_key)
-        )
 
 
 @operator
@@ -479,11 +330,6 @@ def dedup(step_id: str, up: KeyedStream[ShardRecords], shared: DedupContext) -> 
         shared: What all shards share.
     """
     return op.stateful_batch("logic", up, lambda state: DedupLogic(shared, state))
-
-
-def _before(winner: Pending, truncate: Truncate) -> bool:
-    """Whether a TRUNCATE took a row; one without a position is not known to be older."""
-    return has_position(winner.version) and winner.version < truncate.version
 
 
 def _partition(winner: Pending) -> tuple[str, int]:

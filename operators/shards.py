@@ -71,3 +71,7 @@ class Window:
     vectors: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     shard: str = ""
     context: TraceContext | None = None
+
+    def holds_anything(self) -> bool:
+        """Whether there is anything in it for the next steps."""
+        return bool(self.rows or self.deletes or self.dead or self.truncates or self.moves)

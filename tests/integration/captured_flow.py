@@ -11,13 +11,14 @@ from flows.sync import ensure_collections, rules_of
 from operators import kafka
 from operators.carrying import Completer, Database, Moves
 from operators.contract import Contract
-from operators.dedup import DedupContext, DedupLogic
+from operators.dedup import DedupLogic
 from operators.embed import EmbedStep
 from operators.events import DeadLetter
 from operators.requests import Requests
 from operators.resolve import Resolver
 from operators.retry import RetryPolicy
 from operators.route import Router
+from operators.settling import DedupContext
 from operators.shards import Window
 from operators.source import Record, SourceBatch
 from operators.telemetry import Telemetry

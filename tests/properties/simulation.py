@@ -14,12 +14,13 @@ import numpy as np
 
 from flows.sync import rules_of
 from operators.carrying import Completer
-from operators.dedup import DedupContext, DedupLogic
+from operators.dedup import DedupLogic
 from operators.embed import EmbedStep
 from operators.requests import Requests
 from operators.resolve import Resolver
 from operators.retry import RetryPolicy
 from operators.route import Router
+from operators.settling import DedupContext
 from operators.shards import Window
 from operators.source import PartitionLogic, SourceSettings
 from operators.store import CollectionSpec, entity_id

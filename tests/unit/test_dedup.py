@@ -11,10 +11,11 @@ from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from flows.sync import rules_of
-from operators.dedup import MAX_DEAD_LETTER_BYTES, DedupContext, DedupLogic
+from operators.dedup import DedupLogic
 from operators.embedding import text_hash
 from operators.events import NO_POSITION, RowKey, make_version, offset_of
 from operators.route import Router
+from operators.settling import MAX_DEAD_LETTER_BYTES, DedupContext
 from operators.shards import ALL_SHARDS, ShardRecords, Window, shard_of
 from operators.source import SourceBatch
 from operators.telemetry import Telemetry

@@ -17,11 +17,12 @@ from bytewax.testing import TestingSink
 
 from flows.sync import Parts, build_flow, rules_of
 from operators import source
-from operators.dedup import DedupContext, DedupLogic
+from operators.dedup import DedupLogic
 from operators.dedup_state import STATE_FORMAT
 from operators.errors import FatalError
 from operators.events import RowKey, make_version
 from operators.retry import RetryPolicy
+from operators.settling import DedupContext
 from operators.shards import ALL_SHARDS, SHARDS, ShardRecords, shard_of
 from operators.source import PartitionedSource, PartitionLogic, SourceSettings
 from operators.store import entity_id
