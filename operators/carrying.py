@@ -10,18 +10,23 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Protocol, TypeAlias
 
+from operators.errors import RecordError
 from operators.events import OFFSET_DIGITS, Delete, Move, PartialRow, Row, RowKey, Version
 from operators.rendering import Rendered, Rules, cut, texts_of
 from operators.retry import RetryPolicy
 from operators.store import Entity
 from operators.table import TableSection
 
-MAX_MOVES = 256
-"""Rows whose key changed, kept until the new key has taken over what it needs."""
+KEPT_CHARACTERS = 64 * 1024 * 1024
+"""How much of what rows held whose key changed is kept, until their new keys take it over."""
+
+MIN_KEPT = 1_024
 
 MOVE_WAIT_S = 10.0
+"""For how long a row waits for the change that took it from its old key to be read at all."""
 
 
 class Database(Protocol):
@@ -70,14 +75,16 @@ def may_give(donor: Donor, partial: PartialRow) -> bool:
     It may also be a later one, up to the row itself: after a crash the store is ahead of what is
     known, by changes that the row has superseded in its window and that left the columns out too.
     """
-    if partial.after is None:
-        return True
-    return partial.after != "" and partial.after <= donor.version <= partial.version
+    return _follows(donor, partial.after, partial.version)
+
+
+def _follows(donor: Donor, after: str | None, version: str) -> bool:
+    return after != "" and (after or "") <= donor.version <= version
 
 
 def _donor_of(entities: Sequence[Entity] | None, partial: PartialRow) -> Donor | None:
-    """The stored version of a row, if it is whole and the one that the partial row follows."""
-    if not entities or len(entities) != entities[0].chunks:
+    """The stored version of a row, if it is the one that the partial row follows."""
+    if not entities:
         return None
     donor = donor_of_entities(entities)
     return donor if may_give(donor, partial) else None
@@ -95,60 +102,94 @@ Held: TypeAlias = Row | PartialRow | Donor | None
 """What a row held whose key changed. A partial one waits itself for what its own old key held."""
 
 
+class Stage(Enum):
+    """How far the old key's side is with a change of a key."""
+
+    UNKNOWN = 0
+    READ = 1
+    SENT = 2
+    TOLD = 3
+
+
 class Moves:
     """What rows held whose primary key changed, for the rows that they became.
 
     The delete of the old key and the new key's row lie in different shards, and in different lanes.
     The old key's side puts here what the row held, the other one takes it. It is a memory of this
     process: after a crash in between, or in a flow of several processes, the value has to come from
-    the database, or the new row becomes a dead letter.
+    the database, or the new row becomes a dead letter. Any thread may call.
     """
 
-    def __init__(self) -> None:
-        self._changed = threading.Condition(threading.RLock())
+    def __init__(self, characters: int = KEPT_CHARACTERS) -> None:
+        self._lock = threading.RLock()
+        self._coming: dict[tuple[RowKey, str], Stage] = {}
         self._kept: OrderedDict[tuple[RowKey, str], Held] = OrderedDict()
-        self._announced: OrderedDict[tuple[RowKey, str], None] = OrderedDict()
+        self._characters = characters
+        self._size = 0
+        self._error: BaseException | None = None
 
-    def announce(self, old_key: RowKey, version: Version) -> None:
-        """Say that the lane of a key that changed is about to read what it held."""
-        with self._changed:
-            self._announced[old_key, _position(version)] = None
-            while len(self._announced) > MAX_MOVES:
-                self._announced.popitem(last=False)
+    def read(self, old_key: RowKey, version: Version) -> None:
+        """Say that a change of a key was read; what the row held will be told."""
+        self._advance(old_key, version, Stage.READ)
 
-    def is_announced(self, old_key: RowKey, version: str) -> bool:
-        """Whether `put` follows, or was there, for this change of the key, and all that it rests on."""
-        with self._changed:
-            move = (old_key, _position(version))
-            held = self._kept.get(move)
-            if isinstance(held, PartialRow) and held.old_key is not None:
-                return self.is_announced(held.old_key, held.after or "")
-            return move in self._announced or move in self._kept
+    def send(self, old_key: RowKey, version: Version) -> None:
+        """Say that it is on its way to the lane, which will tell."""
+        self._advance(old_key, version, Stage.SENT)
 
-    def is_known(self, old_key: RowKey, version: Version) -> bool:
-        """Whether the old key's side has spoken of this change of the key."""
-        with self._changed:
-            move = (old_key, _position(version))
-            return move in self._announced or move in self._kept
+    def _advance(self, old_key: RowKey, version: Version, stage: Stage) -> None:
+        move = (old_key, _position(version))
+        with self._lock:
+            if move not in self._kept:
+                self._coming[move] = stage
 
     def put(self, old_key: RowKey, version: Version, held: Held) -> None:
         """Keep what the old key held; None if that is not known."""
-        with self._changed:
-            move = (old_key, _position(version))
-            self._announced.pop(move, None)
+        move = (old_key, _position(version))
+        with self._lock:
+            self._coming.pop(move, None)
+            if move in self._kept:
+                before = self._kept.pop(move)
+                self._size -= _size(before)
+                # A delete that is sent again finds nothing: the first one told.
+                held = before if held is None else held
             self._kept[move] = held
-            while len(self._kept) > MAX_MOVES:
-                self._kept.popitem(last=False)
-            self._changed.notify_all()
+            self._size += _size(held)
+            while self._size > self._characters and len(self._kept) > 1:
+                self._size -= _size(self._kept.popitem(last=False)[1])
+
+    def stage(self, old_key: RowKey, version: str) -> Stage:
+        """How far a change of a key is, and all that it rests on."""
+        move = (old_key, _position(version))
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            held = self._kept.get(move)
+            if isinstance(held, PartialRow) and held.old_key is not None:
+                return self.stage(held.old_key, held.after or "")
+            return Stage.TOLD if move in self._kept else self._coming.get(move, Stage.UNKNOWN)
 
     def take(self, old_key: RowKey, version: str) -> Held:
-        """What the old key held, waiting for its lane if that is about to tell."""
+        """What the old key held, once."""
         move = (old_key, _position(version))
-        with self._changed:
-            self._changed.wait_for(
-                lambda: move in self._kept or move not in self._announced, MOVE_WAIT_S
-            )
-            return self._kept.get(move)
+        with self._lock:
+            if move not in self._kept:
+                return None
+            held = self._kept.pop(move)
+            self._size -= _size(held)
+            return held
+
+    def fail(self, error: BaseException) -> None:
+        """Let nobody wait for a lane that has ended."""
+        with self._lock:
+            self._error = error
+
+
+def _size(held: Held) -> int:
+    if held is None:
+        return MIN_KEPT
+    texts = (held.text,) if isinstance(held, Row) else held.texts.values()
+    values = (*texts, *held.columns.values())
+    return MIN_KEPT + sum(len(value) for value in values if isinstance(value, str))
 
 
 def _position(version: str) -> str:
@@ -179,15 +220,21 @@ class Completer:
         self._database = database
 
     def from_row(self, partial: PartialRow, before: Row | PartialRow) -> Rendered:
-        """What a version gives that is on its way to the store, written by nobody yet."""
-        if partial.old_key is not None or partial.after == "":
+        """What a version gives that is on its way to the store, written by nobody yet.
+
+        Raises:
+            RecordError: The two together are no row that can be stored.
+        """
+        if partial.old_key is not None or before.version < (partial.after or ""):
+            return partial
+        if partial.after == "":
             return partial
         renderer = self._rules[partial.position.topic].renderer
         texts = before.texts if isinstance(before, PartialRow) else texts_of(before)
         row = renderer.complete(partial, texts, before.columns)
         if isinstance(row, PartialRow) and isinstance(before, PartialRow):
             # What is still missing, the version before this one lacks as well: ask where it would.
-            row = row._replace(old_key=before.old_key, after=before.after, reborn=before.reborn)
+            row = row._replace(old_key=before.old_key, after=before.after)
         return row
 
     def complete(self, partial: PartialRow, entities: Sequence[Entity] | None) -> Row | Delete:
@@ -203,7 +250,7 @@ class Completer:
         rule = self._rules[partial.position.topic]
         row: Rendered = partial
         if partial.old_key is not None:
-            donor = self._from_old_key(partial)
+            donor = self._from_old_key(partial) or _donor_of(entities, partial)
             why = "what the row held under its old key is not known"
         else:
             donor = _donor_of(entities, partial)
@@ -218,6 +265,12 @@ class Completer:
             raise rule.renderer.left_out(row, why)
         return row
 
+    def waits(self, partial: PartialRow) -> bool:
+        """Whether another lane is about to tell what the row held under its old key."""
+        if partial.old_key is None:
+            return False
+        return self._moves.stage(partial.old_key, partial.after or "") in (Stage.READ, Stage.SENT)
+
     def hand_over(
         self, move: Move, before: Row | PartialRow | None, entities: Sequence[Entity] | None
     ) -> None:
@@ -228,19 +281,32 @@ class Completer:
             before: The row as it is on its way to the store; looked at first.
             entities: The row as the store has it.
         """
-        held: Held = before
+        try:
+            held = self._held(move, before, entities)
+        except RecordError:
+            held = None  # what it was could not be stored either
+        self._moves.put(move.delete.row_key, move.delete.version, held)
+
+    def _held(
+        self, move: Move, before: Row | PartialRow | None, entities: Sequence[Entity] | None
+    ) -> Held:
+        held: Rendered | None = before
         if move.held is not None:
-            held = move.held if before is None else self.from_row(move.held, before)  # type: ignore[assignment]
+            held = move.held if before is None else self.from_row(move.held, before)
         if isinstance(held, PartialRow) and held.old_key is None:
             donor = _donor_of(entities, held)
-            rule = self._rules[held.position.topic]
             if donor is not None:
-                held = rule.renderer.complete(held, donor.texts, donor.columns)  # type: ignore[assignment]
-            if not isinstance(held, Row):
-                held = None
-        elif held is None and entities:
-            held = donor_of_entities(entities)
-        self._moves.put(move.delete.row_key, move.delete.version, held)
+                renderer = self._rules[held.position.topic].renderer
+                held = renderer.complete(held, donor.texts, donor.columns)
+            return held if isinstance(held, Row) else None
+        if held is not None:
+            return None if isinstance(held, Delete) else held
+        donor = donor_of_entities(entities) if entities else None
+        return donor if donor and _follows(donor, move.after, move.delete.version) else None
+
+    def fail(self, error: BaseException) -> None:
+        """Let no lane wait for one that has ended."""
+        self._moves.fail(error)
 
     def _from_old_key(self, partial: PartialRow) -> Donor | None:
         """What the row held before its key changed; perhaps it had changed before that as well."""

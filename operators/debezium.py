@@ -185,7 +185,7 @@ class Decoder:
         position: KafkaPosition,
         other_key: bytes | None,
     ) -> Upsert:
-        version, lone = self._version(source, position)
+        version, lone = self._version(source, position, streamed=op != "r")
         return Upsert(
             row_key,
             version,
@@ -209,18 +209,20 @@ class Decoder:
     def _delete(
         self, row_key: RowKey, source: dict[str, Any], position: KafkaPosition, *, moved: bool
     ) -> Delete:
-        version, lone = self._version(source, position)
+        version, lone = self._version(source, position, streamed=True)
         return Delete(row_key, version, position, _moment(source), lone, moved)
 
-    def _version(self, source: dict[str, Any], position: KafkaPosition) -> tuple[Version, bool]:
+    def _version(
+        self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
+    ) -> tuple[Version, bool]:
         """The version of a change, and whether only its offset orders it."""
-        place = position_of(source)
+        place = position_of(source, streamed=streamed)
         lone = place is None
         place = NO_POSITION if place is None else place
         return make_version(self._generation, place, position.offset), lone
 
     def _truncate(self, source: dict[str, Any], position: KafkaPosition) -> Truncate:
-        place = position_of(source)
+        place = position_of(source, streamed=True)
         if place is None:
             raise RecordError(
                 subject=f"TRUNCATE of {self.table.topic}",

@@ -7,7 +7,7 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
-from operators.carrying import MOVE_WAIT_S
+from operators.carrying import MOVE_WAIT_S, Stage
 from operators.dedup_state import (
     STATE_FORMAT,
     DedupState,
@@ -26,18 +26,22 @@ from operators.events import (
     Delete,
     Ignored,
     KafkaPosition,
+    Move,
     PartialRow,
     Row,
     RowKey,
     Tombstone,
     Truncate,
     Upsert,
+    Version,
     at_offset,
     has_position,
     make_version,
     offset_of,
+    same_position,
 )
 from operators.keys import key_prefix
+from operators.rendering import Rendered
 from operators.settling import DedupContext, Settler, is_before
 from operators.shards import RawChange, ShardRecords, Window
 from operators.telemetry import TraceContext
@@ -90,7 +94,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                     dropped[reason] += 1
         for reason, count in dropped.items():
             self._shared.telemetry.rows_dropped.add(count, {"reason": reason})
-        self._clock.waiting_rows += len(self._pending) - waiting
+        self._clock.count(len(self._pending) - waiting)
         if self._flushable():
             due = self._clock.deadline()
             self._due = due if self._due is None else min(self._due, due)
@@ -98,11 +102,11 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def on_notify(self) -> tuple[list[Window], bool]:
         """The window closes."""
-        return self._close(), False
+        return self._close(ending=False), False
 
     def on_eof(self) -> tuple[list[Window], bool]:
         """The sources ended (a clean stop): flush what may be flushed; the rest stays in the state."""
-        return self._close(), False
+        return self._close(ending=True), False
 
     def notify_at(self) -> datetime | None:
         """When the open window closes."""
@@ -117,7 +121,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         return (
             STATE_FORMAT,
             self._versions.pack(),
-            tuple(map(pack, self._pending.values())),
+            tuple(map(pack, (*self._settler.before.values(), *self._pending.values()))),
             tuple(map(pack_truncate, self._truncates.values())),
             tuple(map(pack_letter, self._settler.dead)),
         )
@@ -125,17 +129,22 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def _restore(self, state: DedupState) -> None:
         _, _, pending, truncates, dead = state
         for winner in map(unpack, pending):
+            before = self._pending.get(winner.row_key)
+            if before is not None:
+                self._settler.supersede(before)
             self._pending[winner.row_key] = winner
+            if isinstance(winner, Delete) and winner.moved:
+                self._shared.moves.read(winner.row_key, winner.version)
         for truncate in map(unpack_truncate, truncates):
             self._truncates[truncate.table] = truncate
         self._settler.dead = [unpack_letter(values) for values in dead]
         self._held |= {_partition(winner) for winner in self._pending.values()}
-        self._clock.waiting_rows += len(self._pending)
+        self._clock.count(len(self._pending))
 
     def _settle(self) -> None:
         waiting = len(self._pending)
         self._settler.settle(self._pending)
-        self._clock.waiting_rows += len(self._pending) - waiting
+        self._clock.count(len(self._pending) - waiting)
 
     def _take(self, records: ShardRecords, change: RawChange) -> str | None:
         """Let one record take its row's place; returns why it, or the one before, was dropped."""
@@ -149,10 +158,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             decoded = decoder.event(key, raw_value, position, other_key)
         except RecordError as error:
             if key:
-                pending = self._pending.get(key)
-                newest = pending.version if pending is not None else self._versions.newest(key)
-                unknown = make_version(0, NO_POSITION, offset)
-                self._versions.taint(key, at_offset(newest or unknown, offset))
+                newest = self._newest(key) or make_version(0, NO_POSITION, offset)
+                self._versions.taint(key, at_offset(newest, offset))
+                if decoder.row_keys(raw_key, raw_value)[-1] != key:
+                    return None  # the shard of its other row tells of it
             self._settler.bury(position, "decode", error, key, raw_key, raw_value)
             return None
         match decoded:
@@ -170,7 +179,13 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def _enter(self, event: Upsert | Delete) -> str | None:
         key = event.row_key
         pending = self._pending.get(key)
-        newest = pending.version if pending is not None else self._versions.newest(key)
+        newest = self._newest(key)
+        if isinstance(event, Delete):
+            if event.lone:
+                # Without a position of its own, one change of the key cannot be told from another.
+                event = event._replace(moved=False)
+        elif event.old_key is not None and not event.lone and self._is_again(event):
+            event = event._replace(old_key=None)
         if event.lone and pending is None:
             known = self._versions.get(key)
             newest = None if known is None else known[0]
@@ -187,11 +202,25 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             if isinstance(event, Delete):
                 self._versions.dropped_delete(key)
             return "stale"
+        if isinstance(event, Delete) and event.moved:
+            self._shared.moves.read(key, event.version)
         self._pending[key] = event
         if pending is None:
             return None
         self._settler.supersede(pending)
         return "superseded"
+
+    def _newest(self, key: RowKey) -> Version | None:
+        pending = self._pending.get(key)
+        return pending.version if pending is not None else self._versions.newest(key)
+
+    def _is_again(self, event: Upsert) -> bool:
+        """Whether a change of the key is here for the second time: its row is there, as it made it."""
+        pending = self._pending.get(event.row_key)
+        if pending is not None:
+            return not isinstance(pending, Delete) and same_position(pending.version, event.version)
+        known = self._versions.get(event.row_key)
+        return known is not None and known[1] is not None and same_position(known[0], event.version)
 
     def _empty(self, truncate: Truncate) -> None:
         """Let a TRUNCATE take the place of every older row of its table."""
@@ -201,7 +230,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             self._truncates[truncate.table] = truncate
         self._versions.truncate(prefix, truncate.version)
         for key in [k for k in self._pending if k.startswith(prefix)]:
-            self._settler.truncate(key, truncate)
+            self._settler.truncate(key, truncate, self._pending[key])
             if is_before(self._pending[key], truncate):
                 del self._pending[key]
 
@@ -246,53 +275,63 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def _held_topics(self) -> set[str]:
         return {topic for topic, _ in self._held}
 
-    def _close(self) -> list[Window]:
+    def _close(self, *, ending: bool) -> list[Window]:
         self._due = None
         self._settle()
         if not self._flushable():
             return []
         settler = self._settler
+        first = Window({}, {}, [], set(), self._versions, ())
         window = Window({}, {}, settler.dead, set(), self._versions, tuple(self._contexts))
         settler.dead, self._contexts = [], {}
         topics = self._held_topics()
         for table, truncate in list(self._truncates.items()):
             if truncate.position.topic not in topics:
                 window.truncates.append(self._truncates.pop(table))
-        moves, settler.moves = settler.moves, []
-        for move in moves:
-            held_back = move.delete.position.topic in topics
-            (settler.moves if held_back else window.moves).append(move)
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
         for key, winner in self._pending.items():
+            assert not isinstance(winner, Upsert)  # all are settled by now
             if topics and winner.position.topic in topics:
                 held[key] = winner
-            elif isinstance(winner, PartialRow) and (until := self._waits_until(winner)):
+                continue
+            before = settler.before.get(key) if settler.before else None
+            if settler.moves:
+                # Even if the row itself has to wait: rows that changed places wait for one another.
+                for move in settler.moves.pop(key, ()):
+                    self._hand_over(window if before is None else first, move)
+            until = self._waits_until(winner, ending) or self._waits_until(before, ending)
+            if until is not None:
                 held[key] = winner
                 waiting[key] = until
-            else:
-                self._send(window, winner)
-        self._clock.waiting_rows -= len(self._pending) - len(held)
+                continue
+            if before is not None:
+                self._send(first, settler.before.pop(key))
+            self._send(window, winner)
+        self._clock.count(len(held) - len(self._pending))
         self._pending, self._waiting = held, waiting
         if waiting:
-            self._due = self._clock.deadline()
-        return [window] if window.holds_anything() else []
+            self._due = self._clock.end()
+        if first.holds_anything():
+            first.truncates, window.truncates = window.truncates, []
+        return [each for each in (first, window) if each.holds_anything()]
 
-    def _waits_until(self, row: PartialRow) -> datetime | None:
+    def _waits_until(self, winner: Rendered | None, ending: bool) -> datetime | None:
         """Until when a row waits for what its old key held; None if it is known, or time is over.
 
-        The delete of the old key may lie in a partition that is read more slowly.
+        The delete of the old key may lie in a partition that is read more slowly. When the flow ends,
+        all that was read is sent, and the lanes wait for one another.
         """
-        if row.old_key is None:
+        if not isinstance(winner, PartialRow) or winner.old_key is None:
             return None
-        assert row.after is not None
-        if self._shared.moves.is_announced(row.old_key, row.after):
+        stage = self._shared.moves.stage(winner.old_key, winner.after or "")
+        if stage.value >= (Stage.READ if ending else Stage.SENT).value:
             return None
         now = self._clock.now()
-        until = self._waiting.get(row.row_key, now + timedelta(seconds=MOVE_WAIT_S))
+        until = self._waiting.get(winner.row_key, now + timedelta(seconds=MOVE_WAIT_S))
         return until if now < until else None
 
-    def _send(self, window: Window, winner: Pending) -> None:
+    def _send(self, window: Window, winner: Rendered) -> None:
         key = winner.row_key
         match winner:
             case Row():
@@ -302,22 +341,38 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 window.rows[key] = winner
                 self._versions.put(key, winner.version, winner.text_hash)
             case PartialRow():
-                known = self._versions.get(key)
-                if winner.old_key is not None:
-                    pass  # it follows a version of another key
-                elif self._versions.is_tainted(key):
-                    winner = winner._replace(after="")
-                elif known is not None:
-                    winner = winner._replace(after=known[0])
-                window.rows[key] = winner
+                window.rows[key] = self._follower(winner)
                 self._versions.put(key, winner.version, "")
             case Delete():
                 # A delete is always sent on, also of a row that is known to be gone: what the last,
                 # uncommitted epoch before a crash wrote is in no map.
                 window.deletes[key] = winner
                 if winner.moved:
-                    self._settler.announce(window.moves, winner, None)
+                    self._hand_over(window, Move(winner))
                 self._versions.put(key, winner.version, None)
+
+    def _hand_over(self, window: Window, move: Move) -> None:
+        """Let the lane read what a row held whose key changed, and keep it."""
+        delete, held = move.delete, move.held
+        if held is None:
+            move = move._replace(after=self._last(delete.row_key, delete.version))
+        else:
+            move = move._replace(held=self._follower(held))
+        self._shared.moves.send(delete.row_key, delete.version)
+        window.moves.append(move)
+
+    def _follower(self, partial: PartialRow) -> PartialRow:
+        """The row with the version from which alone it may take what it lacks."""
+        if partial.old_key is not None or partial.after == "":
+            return partial
+        return partial._replace(after=self._last(partial.row_key, partial.version))
+
+    def _last(self, key: RowKey, version: Version) -> str | None:
+        """The version before this one; None if it is not known, and "" if it was refused."""
+        if self._versions.is_tainted(key, version):
+            return ""
+        known = self._versions.get(key)
+        return None if known is None else known[0]
 
 
 @operator

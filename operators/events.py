@@ -31,6 +31,11 @@ def at_offset(version: Version, offset: int) -> Version:
     return Version(f"{version[:-OFFSET_DIGITS]}{offset:016x}")
 
 
+def same_position(one: str, other: str) -> bool:
+    """Whether two versions differ by no more than their Kafka offset."""
+    return one[:-OFFSET_DIGITS] == other[:-OFFSET_DIGITS]
+
+
 def offset_of(version: Version) -> int:
     """The Kafka offset that a version ends with."""
     return int(version[-OFFSET_DIGITS:], 16)
@@ -169,7 +174,6 @@ class PartialRow(NamedTuple):
         after: The version that it follows, from which alone it may be completed; None if that is not
             known here, and "" if that version was refused. With `old_key`, the version of the change
             of the key.
-        reborn: Its key was deleted in between: what the store holds under it is another row.
     """
 
     row_key: RowKey
@@ -185,7 +189,6 @@ class PartialRow(NamedTuple):
     origin: tuple[str, str] = ("", "")
     lone: bool = False
     after: str | None = None
-    reborn: bool = False
 
 
 Winner: TypeAlias = Row | PartialRow | Delete
@@ -198,10 +201,13 @@ class Move(NamedTuple):
     Attributes:
         delete: Of the old key.
         held: What is known of the row as it was last; None for what the store holds.
+        after: The version that the delete follows, from which alone the row may take its values; see
+            `PartialRow.after`.
     """
 
     delete: Delete
-    held: PartialRow | None
+    held: PartialRow | None = None
+    after: str | None = None
 
 
 class DeadLetter(NamedTuple):

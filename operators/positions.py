@@ -36,7 +36,10 @@ Source = Mapping[str, Any]
 SNAPSHOT_READS = frozenset(
     {"true", "first", "first_in_data_collection", "last_in_data_collection", "last"}
 )
-"""What `source.snapshot` says of a row that an initial or blocking snapshot read."""
+"""What `source.snapshot` says of a row that an initial or blocking snapshot read.
+
+And of changes that were streamed, once Debezium was restarted in the middle of an incremental snapshot.
+"""
 
 _LIMIT = 2**64
 _BINLOG_NUMBER = re.compile(r"\.([0-9]{1,15})\Z")
@@ -45,15 +48,24 @@ _LSN = re.compile(r"([0-9a-fA-F]{8}):([0-9a-fA-F]{8}):([0-9a-fA-F]{4,16})\Z")
 _LSN_DIGITS = 32
 
 
-def position_of(source: Source) -> str | None:
+def position_of(source: Source, *, streamed: bool = False) -> str | None:
     """The position of a change, or None where its source tells none.
+
+    Args:
+        source: The envelope's.
+        streamed: It is an insert, update, delete or TRUNCATE, and no snapshot's read, whatever
+            `source` says.
 
     Raises:
         RecordError: The block has the fields of an order, but not what belongs into them.
     """
     connector = source.get("connector")
     order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
-    return None if order is None else order(source)
+    if order is None:
+        return None
+    if streamed and source.get("snapshot") not in (None, "false"):
+        source = {**source, "snapshot": "false"}
+    return order(source)
 
 
 def described(source: Source) -> str:

@@ -105,7 +105,6 @@ class Renderer:
                 origin_of(event),
                 event.lone,
                 None if event.old_key is None else event.version,
-                event.old_key is not None,
             )
         return self._row(event, texts, fields)
 
@@ -152,6 +151,21 @@ class Renderer:
         """
         read = self._reader.value
         there = {c: read(values, {}, c) for c in partial.missing if c in values}
+        return self._complete_from(partial, there)
+
+    def complete_from_event(self, partial: PartialRow, event: Upsert) -> Rendered:
+        """The same with what an earlier change said of the row, were it kept out of the collection.
+
+        Raises:
+            RecordError: A value is not of its type or does not fit its field, or the text is too long.
+        """
+        columns, types, read = event.columns, self._reader.types(event), self._reader.value
+        told = {c: read(columns, types, c) for c in partial.missing if c in columns}
+        return self._complete_from(
+            partial, {c: value for c, value in told.items() if value is not MISSING}
+        )
+
+    def _complete_from(self, partial: PartialRow, there: Mapping[str, Any]) -> Rendered:
         texts = {c: self._text(c, v) for c, v in there.items()}
         fields: dict[str, Any] = {}
         for column, field, spec in self._mirrored():
@@ -282,7 +296,8 @@ class Renderer:
             if value is not None and value is not MISSING:
                 self._added.add(column, value)
         specs = self._added.specs.items()
-        return [(name, name, spec) for name, spec in specs if name in columns]
+        # Not one that the contract has come to know: what it is not to mirror may have a field still.
+        return [(name, name, spec) for name, spec in specs if name in unknown]
 
     def _text(self, column: str, value: Any) -> str | None:
         try:

@@ -49,7 +49,10 @@ class Requests:
         return _by_row(keys, found)
 
     def rows(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, Entities]:
-        """Those rows that exist, with all their chunks."""
+        """Those rows that exist whole: with all their chunks, each of the same version.
+
+        A row that a crash, or a refused write, has left without some of its chunks is not among them.
+        """
         if not keys:
             return {}
         ids = list(map(entity_id, keys))
@@ -60,17 +63,13 @@ class Requests:
             for chunk in range(1, entity.chunks)
         ]
         rest = self.retry.call(lambda: self.store.entities(collection, more)) if more else {}
-        return {
-            key: (
-                entity,
-                *(
-                    rest[id_]
-                    for id_ in (entity_id(key, chunk) for chunk in range(1, entity.chunks))
-                    if id_ in rest
-                ),
-            )
-            for key, entity in first.items()
-        }
+        found: dict[RowKey, Entities] = {}
+        for key, entity in first.items():
+            others = (rest.get(entity_id(key, chunk)) for chunk in range(1, entity.chunks))
+            row = (entity, *(e for e in others if e is not None and e.version == entity.version))
+            if len(row) == entity.chunks:
+                found[key] = row
+        return found
 
     def delete_rows(self, collection: str, keys: Sequence[RowKey], *, cut: bool) -> None:
         """Remove rows.
@@ -103,7 +102,7 @@ class Requests:
         Returns:
             Those that the store refuses, with the reason. The others are written.
         """
-        if cut:
+        if cut and rows:
             counts = {row[0].row_key: len(row) for row in rows}
             self._delete(collection, self._surplus(collection, counts))
         refused: list[tuple[Entities, RecordError]] = []

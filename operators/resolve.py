@@ -18,6 +18,8 @@ from operators.telemetry import Telemetry, context_of
 
 KeyedWindows: TypeAlias = list[tuple[str, Window]]
 
+_Place: TypeAlias = tuple[Window, RowKey]
+
 
 class Resolver:
     """Drops winners that the store has overtaken, and marks texts that it holds already.
@@ -49,8 +51,9 @@ class Resolver:
             for collection, owners in unknown.items():
                 ids = list(owners)
                 stored = self._retry.call(partial(self._store.stored, collection, ids))
-                for id_, (window, key) in owners.items():
-                    self._settle(window, key, stored.get(id_))
+                for id_, places in owners.items():
+                    for window, key in places:
+                        self._settle(window, key, stored.get(id_))
             rows = sum(len(window.rows) + len(window.deletes) for window in windows)
             span.set_attribute("rowvec.window.rows", rows)
             span.set_attribute("rowvec.lookups", sum(map(len, unknown.values())))
@@ -61,15 +64,16 @@ class Resolver:
             window.context = context
         return items
 
-    def _unknown(self, windows: list[Window]) -> dict[str, dict[str, tuple[Window, RowKey]]]:
-        """Rows to look up: collection → entity id → where it came from."""
-        unknown: defaultdict[str, dict[str, tuple[Window, RowKey]]] = defaultdict(dict)
+    def _unknown(self, windows: list[Window]) -> dict[str, dict[str, list[_Place]]]:
+        """Rows to look up: collection → entity id → where it came from, in order."""
+        unknown: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
         for window in windows:
             winners: list[Winner] = [*window.rows.values(), *window.deletes.values()]
             for winner in winners:
                 if window.versions.must_look_up(winner.row_key):
                     collection = self._collections[winner.position.topic]
-                    unknown[collection][entity_id(winner.row_key)] = (window, winner.row_key)
+                    places = unknown[collection].setdefault(entity_id(winner.row_key), [])
+                    places.append((window, winner.row_key))
         return unknown
 
     def _settle(self, window: Window, key: RowKey, stored: Stored | None) -> None:

@@ -12,10 +12,12 @@ from operators.events import (
     KafkaPosition,
     Move,
     PartialRow,
+    Row,
     RowKey,
     Truncate,
     Upsert,
     has_position,
+    same_position,
 )
 from operators.rendering import Rendered, Rules, texts_of
 from operators.telemetry import Telemetry
@@ -50,6 +52,7 @@ class Settler:
     """Settles the pending changes of one shard.
 
     Attributes:
+        before: What is to be applied before a pending row that may turn out to be bad in its lane.
         moves: Rows whose key changed within a window, for the lane to read what they held.
         dead: Dead letters that wait for the window to close.
     """
@@ -59,18 +62,32 @@ class Settler:
         self._versions = versions
         # What pending rows have superseded in this window, should they turn out to be bad or partial.
         self._superseded: dict[RowKey, list[Pending]] = {}
-        self.moves: list[Move] = []
+        self.before: dict[RowKey, Rendered] = {}
+        self.moves: dict[RowKey, list[Move]] = {}
         self.dead: list[DeadLetter] = []
 
-    def supersede(self, before: Pending) -> None:
+    def supersede(self, winner: Pending) -> None:
         """Note what a newer change of the row takes the place of."""
-        self._superseded.setdefault(before.row_key, []).append(before)
+        key = winner.row_key
+        earlier = self._superseded.setdefault(key, [])
+        if key in self.before:
+            earlier.append(self.before.pop(key))
+        earlier.append(winner)
 
-    def truncate(self, key: RowKey, truncate: Truncate) -> None:
+    def truncate(self, key: RowKey, truncate: Truncate, winner: Pending) -> None:
         """Forget of a row what a TRUNCATE took."""
+        chain = (*self._superseded.get(key, ()), winner)
+        for each in (*chain, *(move.delete for move in self.moves.get(key, ()))):
+            if isinstance(each, Delete) and each.moved and is_before(each, truncate):
+                self._shared.moves.put(key, each.version, None)
+        if key in self.before and is_before(self.before[key], truncate):
+            del self.before[key]
         if key in self._superseded:
             kept = [each for each in self._superseded[key] if not is_before(each, truncate)]
             self._superseded[key] = kept
+        if key in self.moves:
+            moves = [each for each in self.moves[key] if not is_before(each.delete, truncate)]
+            self.moves[key] = moves
 
     def settle(self, pending: dict[RowKey, Pending]) -> None:
         """Turn pending upserts into rows; those that cannot be rendered become dead letters.
@@ -82,21 +99,28 @@ class Settler:
         for key, winner in list(pending.items()):
             earlier = superseded.get(key, []) if superseded else []
             if earlier:
-                self._pass_on(earlier, winner)
-            while isinstance(winner, Upsert):
-                rendered = self._rendered(winner)
-                if rendered is not None:
-                    winner = rendered
-                elif earlier:
-                    winner = earlier.pop()
-                else:
-                    del pending[key]
-                    break
-            else:
-                if isinstance(winner, PartialRow):
-                    winner = self._completed(winner, earlier)
-                pending[key] = winner
+                winner = self._pass_on(earlier, winner)
+            sound = self._sound(winner, earlier)
+            if sound is None:
+                del pending[key]
+                continue
+            pending[key] = sound
+            if earlier and isinstance(sound, PartialRow):
+                # It cannot be completed from these, and may be refused in its lane.
+                before = self._sound(earlier.pop(), earlier)
+                if before is not None:
+                    self.before[key] = before
         superseded.clear()
+
+    def _sound(self, winner: Pending, earlier: list[Pending]) -> Rendered | None:
+        """The newest of a row's changes that is not bad; takes what it looks at out of `earlier`."""
+        while True:
+            rendered = self._rendered(winner) if isinstance(winner, Upsert) else winner
+            if isinstance(rendered, PartialRow) and earlier:
+                rendered = self._completed(rendered, earlier)
+            if rendered is not None or not earlier:
+                return rendered
+            winner = earlier.pop()
 
     def _rendered(self, upsert: Upsert) -> Rendered | None:
         """The row, or None if it is bad, which its dead letter tells."""
@@ -107,70 +131,92 @@ class Settler:
             self.bury(upsert.position, "render", error, upsert.row_key, None, upsert.raw)
             return None
 
-    def _completed(self, partial: PartialRow, earlier: list[Pending]) -> Rendered:
-        """What Debezium left out, from the versions that the row superseded in this window."""
+    def _completed(self, partial: PartialRow, earlier: list[Pending]) -> Rendered | None:
+        """The same for a row that lacks what versions may hold that it has superseded."""
+        try:
+            return self._complete(partial, earlier)
+        except RecordError as error:
+            self._versions.taint(partial.row_key, partial.version)
+            self.bury(partial.position, "render", error, partial.row_key, None, None)
+            return None
+
+    def _complete(self, partial: PartialRow, earlier: list[Pending]) -> Rendered:
+        """What Debezium left out, from the versions that the row superseded in this window.
+
+        Takes those out of `earlier` that it has used up. Where one of them was refused, or was a
+        delete, nothing from before it is the row's: it is left as it is, and as following nothing.
+
+        Raises:
+            RecordError: The text is too long to be stored.
+        """
         renderer = self._shared.rules[partial.position.topic].renderer
         row: Rendered = partial
-        while isinstance(row, PartialRow) and row.old_key is None and earlier:
-            donor = earlier.pop()
+        while isinstance(row, PartialRow) and row.old_key is None and row.after != "" and earlier:
+            donor = earlier[-1]
+            if self._versions.is_tainted(row.row_key, row.version, since=donor.version):
+                return row._replace(after="")
             if isinstance(donor, Upsert):
                 try:
-                    donor = renderer.render(donor)
+                    rendered = renderer.render(donor)
                 except RecordError:
-                    # It was superseded, so no letter; but what came before it is not its like.
-                    self._versions.taint(row.row_key, row.version)
-                    break
-                if isinstance(donor, Delete):
-                    continue  # it was only kept out; the store still holds what it was
+                    return row._replace(
+                        after=""
+                    )  # its letter is made when a stand-in is looked for
+                if isinstance(rendered, Delete):
+                    # It was only kept out: what it left alone, the store still holds.
+                    row = renderer.complete_from_event(row, donor)
+                    if isinstance(row, PartialRow) and donor.old_key is not None:
+                        row = row._replace(old_key=donor.old_key, after=donor.version)
+                    earlier.pop()
+                    continue
+                donor = rendered
             if isinstance(donor, Delete):
-                # What the store holds is from before the delete.
-                self._versions.taint(row.row_key, row.version)
-                row = row._replace(reborn=True)
-                break
+                return row._replace(after="")
             texts = donor.texts if isinstance(donor, PartialRow) else texts_of(donor)
             row = renderer.complete(row, texts, donor.columns)
             if isinstance(row, PartialRow) and isinstance(donor, PartialRow):
-                row = row._replace(old_key=donor.old_key, after=donor.after, reborn=donor.reborn)
+                row = row._replace(old_key=donor.old_key, after=donor.after)
+            earlier.pop()
         return row
 
-    def _pass_on(self, earlier: list[Pending], winner: Pending) -> None:
-        """Look for changes of the key among what a row went through in this window."""
+    def _pass_on(self, earlier: list[Pending], winner: Pending) -> Pending:
+        """Note what the row held each time that its key changed in this window; returns the winner."""
         chain = [*earlier, winner]
-        for index, each in enumerate(chain):
-            if isinstance(each, Delete) and each.moved:
-                if index:
-                    self._hand_over(each, chain[:index])
+        for index, delete in enumerate(chain):
+            if not isinstance(delete, Delete) or not delete.moved:
+                continue
+            before = chain[:index]
+            while before and _is_again(delete, before[-1]):
+                before.pop()
+            if len(before) == index:
+                held = self._held(delete, before)
+                if isinstance(held, Move):
+                    self.moves.setdefault(delete.row_key, []).append(held)
                 else:
-                    self.announce(self.moves, each, None)
+                    self._shared.moves.put(delete.row_key, delete.version, held)
+            if index < len(earlier):
+                # It may yet be sent, as what a partial row stands in for.
+                earlier[index] = delete._replace(moved=False)
+        # From here on it is known; what the store holds may be older than that.
+        return winner._replace(moved=False) if isinstance(winner, Delete) else winner
 
-    def _hand_over(self, delete: Delete, earlier: list[Pending]) -> None:
-        """Keep what a row held whose key changed, as far as this window knows it."""
+    def _held(self, delete: Delete, earlier: list[Pending]) -> Row | PartialRow | Move | None:
+        """What a row held whose key changed, or what to ask its lane if this window cannot tell."""
+        if not earlier:
+            return Move(delete)
         row = earlier[-1]
-        if isinstance(row, Upsert):
-            try:
+        try:
+            if isinstance(row, Upsert):
                 row = self._shared.rules[row.position.topic].renderer.render(row)
-            except RecordError:
-                self._shared.moves.put(delete.row_key, delete.version, None)
-                return
-        if isinstance(row, PartialRow):
-            row = self._completed(row, earlier[:-1])
+            if self._versions.is_tainted(row.row_key, delete.version, since=row.version):
+                return None
+            if isinstance(row, PartialRow):
+                row = self._complete(row, earlier[:-1])
+        except RecordError:
+            return None
         if isinstance(row, PartialRow) and row.old_key is None:
-            known = self._versions.get(row.row_key)
-            after = row.after if known is None else known[0]
-            self.announce(self.moves, delete, row._replace(after=after))
-        else:
-            held = None if isinstance(row, Delete) else row
-            self._shared.moves.put(delete.row_key, delete.version, held)
-
-    def announce(self, moves: list[Move], delete: Delete, held: PartialRow | None) -> None:
-        """Let the lane read what a row held whose key changed, and keep it."""
-        if self._shared.moves.is_known(delete.row_key, delete.version):
-            return
-        if self._versions.is_tainted(delete.row_key):
-            self._shared.moves.put(delete.row_key, delete.version, None)
-        else:
-            self._shared.moves.announce(delete.row_key, delete.version)
-            moves.append(Move(delete, held))
+            return None if row.after == "" else Move(delete, row)
+        return None if isinstance(row, Delete) else row
 
     def bury(
         self,
@@ -195,3 +241,8 @@ class Settler:
 def is_before(winner: Pending, truncate: Truncate) -> bool:
     """Whether a TRUNCATE took a row; one without a position is not known to be older."""
     return has_position(winner.version) and winner.version < truncate.version
+
+
+def _is_again(delete: Delete, before: Pending) -> bool:
+    """Whether this is a change of the key that is here already."""
+    return isinstance(before, Delete) and same_position(before.version, delete.version)

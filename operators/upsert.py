@@ -3,7 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -11,6 +11,9 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from operators.shards import ALL_SHARDS, Window
 from operators.writer import Receipt, Writer
+
+LATER_S = 0.01
+"""How soon a lane looks again for what another one is about to tell."""
 
 MAX_QUEUED_ROWS = 4_096
 """Rows that wait in one lane before the worker has to wait for it: the back-pressure."""
@@ -84,24 +87,32 @@ class Lane:
             raise self._error
 
     def _run(self) -> None:
+        later: tuple[Window, ...] = ()
+        unfinished = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._queue or self._closed)
+                self._changed.wait_for(
+                    lambda: self._queue or self._closed, LATER_S if later else None
+                )
                 if self._closed:
                     return
                 windows = list(self._queue)
                 self._queue.clear()
             try:
-                receipt = self._write(windows)
+                receipt = self._write([*later, *windows])
             except BaseException as error:  # noqa: BLE001 - handed over to the worker, by _check
                 with self._changed:
                     self._error = error
                     self._changed.notify_all()
                 return
+            later = receipt.later
+            unfinished += len(windows)
             with self._changed:
                 self._queued_rows -= sum(map(_size, windows))
-                self._finished += len(windows)
-                self._receipts.append(receipt)
+                if not later:
+                    self._finished += unfinished
+                    unfinished = 0
+                self._receipts.append(replace(receipt, later=()))
                 self._changed.notify_all()
 
 

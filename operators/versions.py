@@ -16,8 +16,11 @@ PackedVersions: TypeAlias = tuple[
     frozenset[RowKey],
     frozenset[RowKey],
     dict[str, Version],
-    dict[RowKey, Version],
+    dict[RowKey, tuple[Version, ...]],
 ]
+
+MAX_TAINTS = 8
+"""Refused changes of one row that are told apart; of more, those in the middle are forgotten."""
 
 
 class VersionMap:
@@ -42,7 +45,7 @@ class VersionMap:
         self._young_stale: set[RowKey] = set()
         self._old_stale: set[RowKey] = set()
         self._truncated: dict[str, Version] = {}
-        self._tainted: dict[RowKey, Version] = {}
+        self._tainted: dict[RowKey, tuple[Version, ...]] = {}
 
     def get(self, key: RowKey) -> Known | None:
         """What is known of the row, or None."""
@@ -76,18 +79,29 @@ class VersionMap:
     def taint(self, key: RowKey, version: Version) -> None:
         """Note that a change of the row was refused: what the store holds is not the last version.
 
-        Kept until a newer, whole row replaces it; there are as many as dead letters at the most.
+        Kept until a newer, whole row replaces it; for as many rows as there are dead letters at the
+        most. A lane may call this too, when a newer row has been sent already.
         """
-        self._tainted[key] = version
+        known = self.get(key)
+        if known is not None and known[0] > version and known[1] != "":
+            return
+        refused = sorted({*self._tainted.get(key, ()), version})
+        half = MAX_TAINTS // 2
+        self._tainted[key] = (*refused[:half], *refused[half:][-half:])
 
-    def is_tainted(self, key: RowKey) -> bool:
-        """Whether a left-out column must not be taken from what the store holds."""
-        return key in self._tainted
+    def is_tainted(self, key: RowKey, version: Version, since: str = "") -> bool:
+        """Whether a change was refused before this version, and after the one that it follows.
+
+        A column that this version lacks must not be taken from anything older then.
+        """
+        return any(since < refused < version for refused in self._tainted.get(key, ()))
 
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
         """Enter a change that is on its way to the store."""
-        if self._tainted and text_hash != "" and self._tainted.get(key, version) < version:
-            del self._tainted[key]
+        if self._tainted and text_hash != "" and key in self._tainted:
+            later = tuple(refused for refused in self._tainted.pop(key) if refused > version)
+            if later:
+                self._tainted[key] = later
         if not self.whole and key not in self._young and key not in self._old:
             self._unverified.add(key)
         self._young[key] = (version, text_hash)

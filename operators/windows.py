@@ -1,8 +1,9 @@
 """When windows close."""
 
 import math
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 
@@ -18,11 +19,19 @@ class WindowClock:
     max_rows: int
     now: Callable[[], datetime]
     waiting_rows: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def count(self, rows: int) -> None:
+        """Note that so many more rows wait, or fewer; workers of one process share the clock."""
+        with self._lock:
+            self.waiting_rows += rows
 
     def deadline(self) -> datetime:
         """The end of the window that a row arriving now belongs to."""
+        return self.now() if self.waiting_rows >= self.max_rows else self.end()
+
+    def end(self) -> datetime:
+        """The next common end of windows."""
         now = self.now()
-        if self.waiting_rows >= self.max_rows:
-            return now
         end = (math.floor(now.timestamp() / self.length_s) + 1) * self.length_s
         return datetime.fromtimestamp(end, UTC)

@@ -22,10 +22,11 @@ from operators.events import (
 from operators.keys import key_prefix
 from operators.rendering import Rules
 from operators.requests import Entities, Requests
-from operators.shards import NUMBER_OF_SHARD, Window
+from operators.shards import NUMBER_OF_SHARD, Window, shard_of
 from operators.store import Entity, entity_id
 from operators.telemetry import Telemetry
 from operators.texts import Texts
+from operators.versions import VersionMap
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,8 @@ class Receipt:
     rows: int
     deletes: int
     dead_letters: int
+    later: tuple[Window, ...] = ()
+    """Rows that wait for what another lane is about to tell; to be written before all that follows."""
 
 
 class DeadLetterSink(Protocol):
@@ -50,32 +53,34 @@ class DeadLetterSink(Protocol):
 
 
 @dataclass(slots=True)
-class _Emptied:
-    """A TRUNCATE of a table, for the shards that have come to it."""
-
-    version: Version
-    shards: set[int] = field(default_factory=set)
-
-
-@dataclass(slots=True)
 class _Batch:
     """The last operation on each row of one collection.
 
     Attributes:
         pieces: Of the rows that have their vectors already.
-        emptied: By table; before all else.
-        moves: Rows whose key changed, to be read before they are written.
+        instead: What rows took the place of that may turn out to be bad.
+        emptied: The shards that have come to a TRUNCATE, by its table and version; before all else.
+        moves: Rows whose key changed, with what is on its way; to be read before they are written.
+        versions: The maps of the rows' shards, to be told of refused rows.
     """
 
     rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)
     pieces: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     deletes: dict[RowKey, Delete] = field(default_factory=dict)
-    emptied: dict[str, _Emptied] = field(default_factory=dict)
-    moves: list[Move] = field(default_factory=list)
+    instead: dict[RowKey, Row | Delete] = field(default_factory=dict)
+    emptied: dict[tuple[str, Version], set[int]] = field(default_factory=dict)
+    moves: list[tuple[Move, Row | PartialRow | None]] = field(default_factory=list)
+    versions: dict[RowKey, VersionMap] = field(default_factory=dict)
 
     def put(self, winner: Row | PartialRow | Delete, pieces: tuple[Piece, ...] | None) -> None:
         """Let an operation take the place of the one before."""
         key = winner.row_key
+        if isinstance(winner, PartialRow):
+            before = self.rows.get(key) or self.deletes.get(key)
+            if before is not None and not isinstance(before, PartialRow):
+                self.instead[key] = before
+        elif self.instead:
+            self.instead.pop(key, None)
         if isinstance(winner, Delete):
             self.rows.pop(key, None)
             self.pieces.pop(key, None)
@@ -98,6 +103,7 @@ class _Batch:
                 self.rows.pop(winner.row_key, None)
                 self.deletes.pop(winner.row_key, None)
                 self.pieces.pop(winner.row_key, None)
+                self.instead.pop(winner.row_key, None)
 
 
 class Writer:
@@ -143,18 +149,26 @@ class Writer:
         Raises:
             FatalError: The store is gone or refuses everything.
         """
+        try:
+            return self._write(windows)
+        except BaseException as error:
+            self._completer.fail(error)
+            raise
+
+    def _write(self, windows: Sequence[Window]) -> Receipt:
         batches: defaultdict[str, _Batch] = defaultdict(_Batch)
         dead: list[DeadLetter] = []
         for window in windows:
             dead += window.dead
-            self._merge(batches, window)
+            self._merge(batches, window, dead)
         requests = self._requests.within([w.context for w in windows if w.context is not None])
         rows = deletes = 0
+        later: list[Window] = []
         for collection, batch in batches.items():
-            for table, emptied in batch.emptied.items():
-                requests.delete_older(collection, table, emptied.version, emptied.shards)
+            for (table, version), shards in batch.emptied.items():
+                requests.delete_older(collection, table, version, shards)
             self._hand_over(requests, collection, batch)
-            self._complete(requests, collection, batch, dead)
+            self._complete(requests, collection, batch, dead, later)
             requests.delete_rows(collection, list(batch.deletes), cut=collection in self._cut)
             self._upsert(requests, collection, batch, dead)
             deletes += len(batch.deletes)
@@ -164,31 +178,31 @@ class Writer:
             for stage, count in Counter(letter.stage for letter in dead).items():
                 self._telemetry.dead_letters.add(count, {"rowvec.stage": stage})
         self._account(batches)
-        return Receipt(rows, deletes, len(dead))
+        return Receipt(rows, deletes, len(dead), tuple(later))
 
-    def _merge(self, batches: Mapping[str, _Batch], window: Window) -> None:
+    def _merge(self, batches: Mapping[str, _Batch], window: Window, dead: list[DeadLetter]) -> None:
         for truncate in window.truncates:
             batch = batches[self._collection(truncate.position.topic)]
-            emptied = batch.emptied.setdefault(truncate.table, _Emptied(truncate.version))
-            emptied.version = max(emptied.version, truncate.version)
-            emptied.shards.add(NUMBER_OF_SHARD[window.shard])
+            shards = batch.emptied.setdefault((truncate.table, truncate.version), set())
+            shards.add(NUMBER_OF_SHARD[window.shard])
             batch.forget(key_prefix(truncate.table), truncate.version)
         for move in window.moves:
             batch = batches[self._collection(move.delete.position.topic)]
-            before = batch.rows.get(move.delete.row_key)
-            if before is None:
-                batch.moves.append(move)
-            else:
-                self._completer.hand_over(move, before, None)
+            batch.moves.append((move, batch.rows.get(move.delete.row_key)))
         for key, row in window.rows.items():
             batch = batches[self._collection(row.position.topic)]
+            batch.versions[key] = window.versions
             before = batch.rows.get(key)
             if isinstance(row, Row):
                 batch.put(row, window.vectors.get(key))
             elif before is None:
                 batch.put(row, None)
             else:
-                completed = self._completer.from_row(row, before)
+                try:
+                    completed = self._completer.from_row(row, before)
+                except RecordError as error:
+                    self._refuse(batch, row, error, dead)
+                    continue
                 same = _same_text(completed, before)
                 batch.put(completed, batch.pieces.get(key) if same else None)
         for delete in window.deletes.values():
@@ -201,33 +215,54 @@ class Writer:
     def _hand_over(self, requests: Requests, collection: str, batch: _Batch) -> None:
         """Read what goes on under another key, before it is overwritten or deleted."""
         if batch.moves:
-            keys = [move.delete.row_key for move in batch.moves]
+            keys = [move.delete.row_key for move, _ in batch.moves]
             stored = requests.rows(collection, list(dict.fromkeys(keys)))
-            for move in batch.moves:
-                self._completer.hand_over(move, None, stored.get(move.delete.row_key))
+            for move, before in batch.moves:
+                self._completer.hand_over(move, before, stored.get(move.delete.row_key))
 
     def _complete(
-        self, requests: Requests, collection: str, batch: _Batch, dead: list[DeadLetter]
+        self,
+        requests: Requests,
+        collection: str,
+        batch: _Batch,
+        dead: list[DeadLetter],
+        later: list[Window],
     ) -> None:
         """Give partial rows what Debezium left out.
 
         This lane has finished every earlier write of these rows, so the store's word is final.
         """
         partial = {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}
-        stored = requests.rows(collection, list(partial))
+        waiting = {key for key, row in partial.items() if self._completer.waits(row)}
+        wanted = [key for key in partial if key not in waiting or key in batch.instead]
+        stored = requests.rows(collection, wanted)
         for key, row in partial.items():
             entities = stored.get(key)
+            if key in waiting:
+                self._stand_in(batch, key, entities)
+                later.append(_window_of(row, batch.versions[key]))
+                continue
             try:
                 whole = self._completer.complete(row, entities)
             except RecordError as error:
-                dead.append(_dead_letter(row, error))
-                del batch.rows[key]
-                if row.reborn:  # what the store holds was deleted before this
-                    gone = Delete(key, row.version, row.position, row.source_ts_ms, row.lone)
-                    batch.put(gone, None)
+                self._refuse(batch, row, error, dead)
+                self._stand_in(batch, key, entities)
                 continue
             same = entities is not None and _same_text(whole, entities[0])
             batch.put(whole, _pieces_of(entities) if same and entities else None)
+
+    def _stand_in(self, batch: _Batch, key: RowKey, entities: Entities | None) -> None:
+        """Apply what a row has superseded on its way here that is not written itself."""
+        batch.rows.pop(key, None)
+        before = batch.instead.pop(key, None)
+        if before is not None and (entities is None or entities[0].version <= before.version):
+            batch.put(before, None)
+
+    def _refuse(
+        self, batch: _Batch, row: Row | PartialRow, error: RecordError, dead: list[DeadLetter]
+    ) -> None:
+        batch.versions[row.row_key].taint(row.row_key, row.version)
+        dead.append(_dead_letter(row, error))
 
     def _upsert(
         self, requests: Requests, collection: str, batch: _Batch, dead: list[DeadLetter]
@@ -241,8 +276,7 @@ class Writer:
             if isinstance(row, Row)
         ]
         for entities, error in requests.upsert(collection, rows, cut=cut):
-            row = batch.rows.pop(entities[0].row_key)
-            dead.append(_dead_letter(row, error))
+            self._refuse(batch, batch.rows.pop(entities[0].row_key), error, dead)
 
     def _find_pieces(
         self, requests: Requests, collection: str, batch: _Batch, *, cut: bool
@@ -307,7 +341,8 @@ class Writer:
         for collection, batch in batches.items():
             written = Counter(row.op for row in batch.rows.values())
             written["d"] += len(batch.deletes)
-            written["t"] += len(batch.emptied)
+            # Every shard comes to a TRUNCATE; it is counted with the first of them.
+            written["t"] += sum(0 in shards for shards in batch.emptied.values())
             # Once for every moment of commit, not for every row: a large transaction is one event
             # to its reader, and recording is not free.
             commits = {
@@ -319,6 +354,12 @@ class Writer:
                 self._telemetry.rows_written.add(
                     count, {"db.collection.name": collection, "rowvec.op": operation}
                 )
+
+
+def _window_of(row: PartialRow, versions: VersionMap) -> Window:
+    """A window of one row, which is written later than the one that it came with."""
+    shard = shard_of(row.row_key)
+    return Window({row.row_key: row}, {}, [], set(), versions, (), shard=shard)
 
 
 def _same_text(row: Row | PartialRow | Delete, before: Row | PartialRow | Entity) -> bool:

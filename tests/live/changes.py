@@ -14,21 +14,29 @@ import psycopg
 from psycopg import sql
 
 from operators.embedding import text_hash
-from tests.live.tables import ITEMS, LOGS, REV, TABLES, Key, Row, Table
+from tests.live.tables import EVENTS, ITEMS, LOGS, REV, TABLES, Key, Row, Table
 
 HOT = 20
 """Rows of each table that are changed far more often than the others."""
 
 
 class State(NamedTuple):
-    """A row in its collection: number of its last change, digest of its text."""
+    """A row after one committed change.
 
+    Attributes:
+        rev: The change's number; 0 if the row is gone.
+        digest: Of its text; None if the row has no place in the collection.
+        row: None if it is gone.
+    """
+
+    table: Table
     rev: int
-    digest: str
+    digest: str | None
+    row: Row | None
 
 
-History: TypeAlias = dict[str, list[State | None]]
-"""By row key: what the row was in the collection after each committed change; None: not there."""
+History: TypeAlias = dict[str, list[State]]
+"""By row key."""
 
 
 class _Keys:
@@ -134,6 +142,7 @@ class Generator:
         seed: Of everything.
         rows: How many rows each table holds, about.
         without: Kinds of change to leave out.
+        quiet: Numbers of changes between which no table gets or loses a column.
 
     Attributes:
         counts: Committed changes by kind. A changed row is one change, and so are a TRUNCATE and an
@@ -150,6 +159,7 @@ class Generator:
         seed: int,
         rows: int,
         without: Iterable[str] = (),
+        quiet: range = range(0),
     ) -> None:
         self.counts: Counter[str] = Counter()
         self.shapes: Counter[str] = Counter()
@@ -157,6 +167,7 @@ class Generator:
         self.history: History = defaultdict(list)
         self._draw = Random(seed)
         self._rows = rows
+        self._quiet = quiet
         self._connections = [connect(), connect()]
         for connection in self._connections:
             # Never waited for if this is right: a lock of the other connection is a fault here.
@@ -230,7 +241,7 @@ class Generator:
             (0.75, "several statements", self._several),
             (0.80, "rolled back", self._rolled_back),
             (0.87, "savepoint rolled back", self._savepoint),
-            (0.998, "two at once", self._interleaved),
+            (0.993, "two at once", self._interleaved),
             (1.00, "tables", self._whole_tables),
         ]
         name, shape = next((name, shape) for limit, name, shape in shapes if draw < limit)
@@ -285,6 +296,8 @@ class Generator:
         if not self._alone:
             return
         kind = self._choose(self._alone)
+        if kind == "alter table" and self.changes in self._quiet:
+            return
         tx = self._begin(0)
         if kind.startswith("truncate") and self._draw.random() < 0.3:
             self._any(tx)
@@ -298,15 +311,13 @@ class Generator:
 
     def _commit(self, tx: _Transaction) -> None:
         for change in tx.commit():
-            text = None if change.after is None else change.table.text(change.after)
-            state = None
-            if change.after is not None and text is not None:
-                state = State(change.after[REV], text_hash(text))
-            states = self.history[change.table.row_key(change.key)]
-            if state is not None or states:
-                states.append(state)
-            if change.after is None:
-                self._content(change.table).gone.append(change.key)
+            table, row = change.table, change.after
+            text = None if row is None else table.text(row)
+            rev = 0 if row is None else row[REV]
+            digest = None if text is None else text_hash(text)
+            self.history[table.row_key(change.key)].append(State(table, rev, digest, row))
+            if row is None:
+                self._content(table).gone.append(change.key)
         for content in self._contents.values():
             del content.gone[: max(0, len(content.gone) - 500)]
         self.counts.update(tx.counts)
@@ -417,14 +428,17 @@ class Generator:
         self._empty(tx, self._draw.sample(TABLES, 2))
 
     def _alter(self, tx: _Transaction) -> None:
-        table = self._table()
+        # Neither of a partitioned table that is published by its root, nor with a default: after a
+        # restart, PostgreSQL 18.6 can then no longer decode its log, whoever reads it ("could not
+        # convert row type", "pfree called with invalid pointer").
+        table = self._draw.choice([t for t in TABLES if t is not EVENTS])
         name = sql.Identifier(table.name)
         if table.name in self._added:
             self._added.discard(table.name)
             tx.execute(sql.SQL("alter table {} drop column later").format(name))
         else:
             self._added.add(table.name)
-            query = "alter table {} add column later text default 'a default'"
+            query = "alter table {} add column later text"
             tx.execute(sql.SQL(query).format(name))
         tx.counts[""] += 1
 

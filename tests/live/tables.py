@@ -24,12 +24,36 @@ PREFIX = "live"
 REV = "rev"
 """A column of every table, and a field of every collection: the number of the row's last change."""
 
-_WORDS = tuple(
-    "table row column key text change commit snapshot window version offset shard lane vector model "
-    "search answer fox quick brown lazy dog river stone cloud Straße naïve 東京 🦆 O'Brien a,b {x} %s"
-    " \\ \" ' #0".split(" ")
+_WORDS = (
+    *("table", "row", "column", "key", "text", "change", "commit", "snapshot", "window", "version"),
+    *("offset", "shard", "lane", "vector", "model", "search", "answer", "quick", "brown", "fox"),
+    *(
+        "lazy",
+        "dog",
+        "Straße",
+        "naïve",
+        "東京",
+        "🦆",
+        "O'Brien",
+        "a,b",
+        "{x}",
+        "%s",
+        "\\",
+        '"',
+        "'",
+        "#0",
+    ),
 )
-_HOSTILE = ("O'Brien", 'say "hi"', "東京 🦆", "a,b", "a%2Cb", "back\\slash", "'] or id not in ['", " ")
+_HOSTILE = (
+    "O'Brien",
+    'say "hi"',
+    "東京 🦆",
+    "a,b",
+    "a%2Cb",
+    "back\\slash",
+    "'] or id not in ['",
+    " ",
+)
 _REGIONS = ("eu", "us", "ap")
 
 
@@ -84,6 +108,10 @@ class Table:
         columns = {**self.contract.get("columns", {}), REV: "int64"}
         whole = {"topic": self.topic, "collection": self.collection, "key": list(self.key)}
         return {**whole, **self.contract, "columns": columns}
+
+    @property
+    def row_key_prefix(self) -> str:
+        return f"{self.name}:"
 
     def row_key(self, key: Key) -> str:
         if not self._keys:
@@ -186,7 +214,9 @@ alter table docs alter doc set storage external;
         "open": _one_of(True, False),
         "day": _or_null(lambda draw: date.fromordinal(draw.randint(700_000, 760_000))),
         "at": _or_null(_moment),
-        "extra": _or_null(lambda draw: f'{{"by": [{draw.randint(0, 9)}, null], "a": {{"b": 1.5}}}}'),
+        "extra": _or_null(
+            lambda draw: f'{{"by": [{draw.randint(0, 9)}, null], "a": {{"b": 1.5}}}}'
+        ),
         "tags": _or_null(lambda draw: draw.choices(_WORDS, k=draw.randint(0, 3))),
     },
     texts=("name", "doc"),
@@ -334,3 +364,8 @@ OTHERS = """
 create table debezium_signal(id varchar(64) primary key, type varchar(32) not null, data varchar(2048));
 create table marker(id int primary key);
 """
+
+
+def shortened(row: Mapping[str, Any] | None) -> dict[str, Any]:
+    """A row for somebody to read."""
+    return {k: v if len(str(v)) < 40 else f"{str(v)[:30]}…" for k, v in (row or {}).items()}

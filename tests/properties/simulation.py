@@ -6,16 +6,19 @@ committed snapshots and the store is gone.
 """
 
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
 
-from flows.sync import rules_of
+from flows.sync import collection_specs, rules_of
 from operators.carrying import Completer
+from operators.contract import Contract
 from operators.dedup import DedupLogic
 from operators.embed import EmbedStep
+from operators.errors import FatalError
 from operators.requests import Requests
 from operators.resolve import Resolver
 from operators.retry import RetryPolicy
@@ -23,60 +26,76 @@ from operators.route import Router
 from operators.settling import DedupContext
 from operators.shards import Window
 from operators.source import PartitionLogic, SourceSettings
-from operators.store import CollectionSpec, entity_id
+from operators.store import entity_id
+from operators.table import TableSection
 from operators.telemetry import Telemetry
 from operators.texts import Texts
 from operators.windows import WindowClock
 from operators.writer import Writer
-from tests.changes import TOPIC, LetterBox, Log, contract
+from tests.changes import TOPIC, LetterBox, Log, contract, table
 from tests.fakes import HashEmbedder, MemoryStore
+
+PATIENCE = 400
+"""Windows after which a flow that has read everything must have nothing left to do."""
 
 
 @dataclass
 class Process:
-    """What a crash takes away."""
+    """What a crash takes away.
+
+    Attributes:
+        waiting: Closed windows on their way to the store, by shard, in order.
+        later: What a lane could not write yet.
+    """
 
     partitions: dict[str, PartitionLogic]
     shards: dict[str, DedupLogic] = field(default_factory=dict)
     touched: set[str] = field(default_factory=set)
     waiting: list[tuple[str, Window]] = field(default_factory=list)
+    later: dict[int, tuple[Window, ...]] = field(default_factory=dict)
 
 
 class Simulation:
-    """A flow over one topic, with its log, its store, and its committed recovery state."""
+    """A flow over one topic, with its log, its store, and its committed recovery state.
+
+    Args:
+        logs: One for each partition.
+        section: The topic's table, if it is another than that of `tests.changes`.
+        store: Where the rows go.
+        lanes: A shard's windows are written in order; those of other lanes may overtake them.
+    """
 
     def __init__(
-        self, logs: list[Log], *, batch_size: int = 3, cap: int = 1_000, horizon_s: float = 3600
+        self,
+        logs: list[Log],
+        *,
+        batch_size: int = 3,
+        cap: int = 1_000,
+        horizon_s: float = 3600,
+        section: TableSection | None = None,
+        store: MemoryStore | None = None,
+        lanes: int = 1,
     ) -> None:
         self.logs = logs
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.letters = LetterBox()
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.committed: dict[str, Any] = {}
-        self._contract = contract()
-        self._tables = {TOPIC: self._contract.tables[0]}
+        self.embedder = HashEmbedder()
+        self._section = section or table()
+        self._contract: Contract = contract().model_copy(update={"tables": (self._section,)})
         self._rules = rules_of(self._contract)
         self._cap = cap
         self._batch_size = batch_size
         self._horizon_s = horizon_s
-        self._embedder = HashEmbedder()
+        self._lanes = lanes
         self.process = self._start()
 
     def _start(self) -> Process:
         telemetry = Telemetry()
         retry = RetryPolicy(0.0, telemetry)
-        whole = self.store.ensure(
-            CollectionSpec(
-                "docs",
-                {
-                    f: self._tables[TOPIC].columns[c]
-                    for c, f in self._tables[TOPIC].fields().items()
-                },
-                8,
-                "COSINE",
-                self._embedder.model,
-            )
-        )
+        (spec,) = collection_specs(self._contract, self.embedder)
+        whole = self.store.ensure(spec)
         settings = SourceSettings(
             batch_size=self._batch_size,
             max_epoch_records=self._cap,
@@ -87,7 +106,7 @@ class Simulation:
             now=lambda: self.now.timestamp(),
             telemetry=telemetry,
         )
-        self._shared = DedupContext(
+        self.shared = DedupContext(
             rules=self._rules,
             clock=WindowClock(0.2, 1_000, lambda: self.now),
             telemetry=telemetry,
@@ -96,15 +115,15 @@ class Simulation:
             partitions=frozenset((TOPIC, number) for number in range(len(self.logs))),
         )
         self._router = Router({TOPIC: self._rules[TOPIC].decoder})
-        self._resolver = Resolver(self._tables, self.store, retry, telemetry)
-        texts = Texts(self._embedder, telemetry, {"docs": None}, 0)
-        self._embed = EmbedStep(self._embedder, texts, telemetry)
+        self._resolver = Resolver({TOPIC: self._section}, self.store, retry, telemetry)
+        texts = Texts(self.embedder, telemetry, {"docs": self._section.chunks}, 0)
+        self._embed = EmbedStep(self.embedder, texts, telemetry)
         self._writer = Writer(
             self._rules,
             Requests(self.store, retry, telemetry, batch_rows=2),
-            Completer(self._rules, self._shared.moves, retry),
+            Completer(self._rules, self.shared.moves, retry),
             texts,
-            self._embedder.model,
+            self.embedder.model,
             self.letters,
             telemetry,
         )
@@ -118,7 +137,7 @@ class Simulation:
         )
         for name in self.committed:
             if name.startswith("s"):
-                process.shards[name[1:]] = DedupLogic(self._shared, self._loaded(name))
+                process.shards[name[1:]] = DedupLogic(self.shared, self._loaded(name))
         return process
 
     def _loaded(self, name: str) -> Any:
@@ -135,7 +154,7 @@ class Simulation:
         batches = process.partitions[f"p{number}"].next_batch()
         for shard, records in self._router(batches):
             if shard not in process.shards:
-                process.shards[shard] = DedupLogic(self._shared, None)
+                process.shards[shard] = DedupLogic(self.shared, None)
             process.touched.add(shard)
             windows, _ = process.shards[shard].on_batch([records])
             process.waiting += [(shard, window) for window in windows]
@@ -144,21 +163,49 @@ class Simulation:
     def tick(self, seconds: float = 0.2) -> None:
         """Let time pass, and the windows that are due close."""
         self.now += timedelta(seconds=seconds)
+        self._each_shard(
+            lambda logic: (
+                logic.on_notify()[0]
+                if (due := logic.notify_at()) is not None and due <= self.now
+                else None
+            )
+        )
+
+    def _each_shard(self, call: Callable[[DedupLogic], Any]) -> None:
+        """In the order in which Bytewax calls them."""
         process = self.process
-        for shard, logic in process.shards.items():
-            due = logic.notify_at()
-            if due is not None and due <= self.now:
+        for shard, logic in sorted(process.shards.items()):
+            windows = call(logic)
+            if windows is not None:
                 process.touched.add(shard)
-                windows, _ = logic.on_notify()
                 process.waiting += [(shard, window) for window in windows]
 
-    def write(self, count: int | None = None) -> None:
-        """Bring up to `count` closed windows to the store, one after another."""
+    def write(self, count: int | None = None, *, lane: int | None = None) -> None:
+        """Bring up to `count` closed windows to the store; one lane's are written together.
+
+        Raises:
+            FatalError: The store failed; the process must crash.
+        """
         process = self.process
-        take = len(process.waiting) if count is None else count
-        items, process.waiting = process.waiting[:take], process.waiting[take:]
-        for _, window in self._embed(self._resolver(items)):
-            self._writer.write([window])
+        mine = [each for each in process.waiting if lane is None or self._lane(each[0]) == lane]
+        items = mine[:count]
+        taken = {id(window) for _, window in items}
+        process.waiting = [each for each in process.waiting if id(each[1]) not in taken]
+        windows = [window for _, window in self._embed(self._resolver(items))]
+        if lane is not None:
+            self._apply(lane, windows)
+            return
+        for window in windows:
+            self._apply(self._lane(window.shard), [window])
+
+    def _apply(self, lane: int, windows: list[Window]) -> None:
+        later = self.process.later
+        receipt = self._writer.write([*later.pop(lane, ()), *windows])
+        if receipt.later:
+            later[lane] = receipt.later
+
+    def _lane(self, shard: str) -> int:
+        return int(shard) % self._lanes
 
     def commit(self) -> None:
         """End the epoch: the barrier, the snapshots, the commit."""
@@ -170,15 +217,35 @@ class Simulation:
         }
         # `dedup` snapshots when its input is through, before the steps after it have run.
         self.write()
+        for _ in range(self._lanes):
+            for lane in list(process.later):
+                self._apply(lane, [])
+        assert not process.later, "a lane waits for what nobody will tell it"
         process.touched.clear()
         self.committed |= snapshots
+
+    def stop(self) -> None:
+        """A clean stop and another start."""
+        self._each_shard(lambda logic: logic.on_eof()[0])
+        self.process.touched |= self.process.shards.keys()
+        self.commit()
+        self.crash()
 
     def crash(self) -> None:
         """Lose the process, start the next one from what is committed."""
         self.process = self._start()
 
-    def drain(self) -> None:
-        """Go on until nothing is left to do."""
+    def crash_while_writing(self, operation: str, *, applied: bool) -> None:
+        """Let the next request of a kind fail, and the process with it."""
+        self.store.fail_next(FatalError(subject="power", cause="cut"), operation, applied=applied)
+        try:
+            self.write(lane=0)
+        except FatalError:
+            self.crash()
+        self.store._failures.clear()
+
+    def read_all(self) -> None:
+        """Let every partition be read to its end, and commit."""
         for log in self.logs:
             log.written = None
         while not all(self._read_to_the_end(number) for number in range(len(self.logs))):
@@ -186,12 +253,31 @@ class Simulation:
                 self.poll(number)
             self.tick()
             self.commit()  # it also makes room: the epoch may be full
-        self.tick()
-        self.commit()
+
+    def drain(self) -> None:
+        """Go on until nothing is left to do."""
+        self.read_all()
+        for _ in range(PATIENCE):
+            self.tick()
+            self.commit()
+            if all(logic.notify_at() is None for logic in self.process.shards.values()):
+                return
+        raise AssertionError("a window never closes")
 
     def _read_to_the_end(self, number: int) -> bool:
         partition, end = self.process.partitions[f"p{number}"], self.logs[number].end()
         return partition._gathered is None and (end == 0 or partition._next == end)
+
+    def left_behind(self) -> list[str]:
+        """What is kept though nothing waits for it any more."""
+        names = ["clock"] * (self.shared.clock.waiting_rows != 0)
+        names += ["moves"] * len(self.shared.moves._coming)
+        for shard, logic in self.process.shards.items():
+            settler = logic._settler
+            kept = (logic._pending, logic._truncates, logic._waiting, settler._superseded)
+            if any((*kept, settler.before, settler.moves, settler.dead)):
+                names.append(shard)
+        return names
 
     def visible(self) -> dict[str, str]:
         """Entity id → stored text."""
@@ -204,10 +290,10 @@ class Simulation:
         return [
             id_
             for id_, (_, vector) in stored.items()
-            if not np.array_equal(vector, self._embedder.embed([texts[id_]])[0])
+            if not np.array_equal(vector, self.embedder.embed([texts[id_]])[0])
         ]
 
 
-def id_of(row: int) -> str:
+def id_of(row: int, chunk: int = 0) -> str:
     """Entity id of a row of the first table."""
-    return entity_id(f"docs:{row}")  # type: ignore[arg-type]
+    return entity_id(f"docs:{row}", chunk)  # type: ignore[arg-type]

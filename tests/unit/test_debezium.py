@@ -255,6 +255,20 @@ def test_equal_positions_are_ordered_by_offset():
     assert version(7, 9) < version(7, 10) < version(7, 2**40) < version(8, 0)
 
 
+@pytest.mark.parametrize("op", ["c", "u", "d", "t"])
+def test_a_streamed_change_has_its_own_place_in_the_log(op):
+    """Restarted in the middle of an incremental snapshot, Debezium says `snapshot: true` of all."""
+    versions = [
+        decode(
+            DOCS,
+            ROW,
+            orjson.dumps({"op": op, "after": {"id": 1}, "source": source(9, snapshot=said)}),
+        ).version
+        for said in ("false", "true", "last")
+    ]
+    assert len(set(versions)) == 1
+
+
 def test_a_generation_goes_before_all_positions():
     assert version(2**64 - 1, generation=9) < version(0, generation=10)
 

@@ -89,6 +89,13 @@ def test_a_stream_after_an_initial_snapshot_is_newer():
     assert postgresql(150, 160) < postgresql(None, 200, "true")
 
 
+@pytest.mark.parametrize("kind", ["true", "first", "last", "incremental"])
+def test_a_streamed_change_is_no_read_whatever_its_source_says(kind):
+    # Debezium, restarted in the middle of an incremental snapshot, says so of all that it streams.
+    source = {"connector": "postgresql", "lsn": 170, "sequence": '["150","170"]', "snapshot": kind}
+    assert position_of(source, streamed=True) == postgresql(150, 170)
+
+
 @st.composite
 def interleaved(draw: st.DrawFn) -> list[Change]:
     """Transactions that are open at once, each on rows of its own, as they are streamed: by commit."""

@@ -1,0 +1,360 @@
+"""Histories of odd shapes that one guard each decides, step by step.
+
+The steps are letters: a digit lets the database write one record to that partition, and it be read; w
+lets a window's time pass, and all that is due be written; c commits; ! crashes; S stops cleanly and
+starts again; L loses the recovery state.
+"""
+
+import pytest
+
+from operators.table import UNAVAILABLE
+from tests.changes import Log, doc, envelope, key, table
+from tests.properties.shapes import (
+    POISON,
+    SECTION,
+    Change,
+    Fault,
+    Judge,
+    PickyStore,
+    Values,
+    logs_of,
+)
+from tests.properties.simulation import Simulation, id_of
+
+OLD, NEW = Values("name", "old"), Values("name", "new")
+
+
+class Play:
+    """A history on two partitions, rows with an even number on the first, played step by step."""
+
+    def __init__(self, *history: Change, horizon_s: float = 3600) -> None:
+        sent = logs_of(history, 2)
+        self.simulation = Simulation(
+            sent.logs, section=SECTION, store=PickyStore(), horizon_s=horizon_s
+        )
+        self.judge = Judge(history, sent)
+        self._gather()
+
+    def _gather(self) -> None:
+        for number in (0, 1):
+            self.simulation.poll(number)
+
+    def __call__(self, steps: str) -> dict[int, str]:
+        """Play; returns what of `doc` a reader sees of each row then."""
+        simulation = self.simulation
+        for step in steps.replace(" ", ""):
+            match step:
+                case "0" | "1":
+                    simulation.append(int(step), 1)
+                    simulation.poll(int(step))
+                case "w":
+                    simulation.tick()
+                    simulation.write()
+                case "c":
+                    simulation.commit()
+                case "S":
+                    simulation.stop()
+                    self._gather()
+                case "!":
+                    self.judge.lost = True
+                    simulation.crash()
+                case "L":
+                    self.judge.lost = True
+                    self.judge.forget_deletes(simulation)
+                    simulation.committed.clear()
+                    simulation.crash()
+            self.judge.watch(simulation)
+        return self.seen()
+
+    def seen(self) -> dict[int, str]:
+        return {
+            row: "".join(
+                text
+                for id_, text in sorted(self.simulation.visible().items())
+                if id_.startswith(f"docs:{row}#")
+            ).partition("\n")[2]
+            for row in range(5)
+            if id_of(row) in self.simulation.visible()
+        }
+
+    def end(self) -> dict[int, str]:
+        """Read and write what is left; returns what a reader sees at rest."""
+        self.simulation.drain()
+        self.judge.watch(self.simulation)
+        self.judge.rest(self.simulation)
+        return self.seen()
+
+    def letters(self) -> list[tuple[int, int]]:
+        """Where the dead letters came from."""
+        found = self.simulation.letters.letters
+        return sorted((each.position.partition, each.position.offset) for each in found)
+
+
+def put(row: int, lsn: int, values: Values = OLD, fault: Fault = Fault.NONE) -> Change:
+    return Change(row, lsn, values, fault=fault)
+
+
+def touched(row: int, lsn: int, values: Values = OLD, fault: Fault = Fault.NONE) -> Change:
+    """The text is left out."""
+    return Change(row, lsn, values._replace(name=f"name {lsn}"), partial=True, fault=fault)
+
+
+def gone(row: int, lsn: int) -> Change:
+    return Change(row, lsn, None)
+
+
+def moved(old: int, new: int, lsn: int, values: Values = OLD) -> list[Change]:
+    """Its key changes, and the text is left out."""
+    return [
+        Change(old, lsn, None, new=new),
+        Change(new, lsn, values._replace(name=f"name {lsn}"), partial=True, old=old),
+    ]
+
+
+def emptied(lsn: int) -> list[Change]:
+    return [Change(row, lsn, None, emptied=True) for row in range(5)]
+
+
+# TRUNCATE.
+
+
+def test_a_row_from_before_a_truncate_is_not_shown_after_it() -> None:
+    play = Play(put(1, 1), *emptied(2))
+    assert play("0w") == {}
+    assert play("1w") == {}  # read later, and older
+    assert play.end() == {}
+
+
+def test_a_truncate_that_was_written_is_not_undone_by_another_partition_after_a_crash() -> None:
+    play = Play(put(1, 1), *emptied(2))
+    assert play("10w!") == {}
+    # The row's partition is read first; the one with the TRUNCATE might tell of it later.
+    play.simulation.poll(1)
+    assert play("w") == {}
+    assert play.end() == {}
+
+
+def test_a_row_that_was_known_before_a_truncate_is_known_as_gone() -> None:
+    play = Play(put(1, 1), *emptied(2), put(1, 3))
+    assert play("1w 0w 1w") == {1: "old"}
+    assert play.end() == {1: "old"}
+
+
+def test_a_row_without_a_position_is_not_taken_by_a_truncate_in_its_window() -> None:
+    play = Play(Change(1, 1, OLD, lone=True), *emptied(2))
+    assert play("10w") == {1: "old"}
+
+
+# Changes without a position.
+
+
+def test_an_older_change_without_a_position_does_not_come_back() -> None:
+    play = Play(put(1, 1), Change(1, 2, NEW, lone=True), put(1, 3, Values("name", "newest")))
+    play("1w1w1wc")
+    assert play("L") == {1: "newest"}
+    play.simulation.append(1, 0)
+    assert play.end() == {1: "newest"}
+
+
+def test_a_change_without_a_position_comes_after_what_its_partition_said_before() -> None:
+    play = Play(put(1, 1), Change(1, 2, NEW, lone=True), put(1, 3, OLD))
+    assert play("1wc 1wc") == {1: "new"}
+    assert play("1w") == {1: "old"}
+    assert play.end() == {1: "old"}
+
+
+# Values that were refused.
+
+
+@pytest.mark.parametrize("between", ["", "c", "w", "wc", "wc!", "c!"])
+@pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE, Fault.STORE])
+def test_a_refused_value_is_never_replaced_by_the_one_before(fault: Fault, between: str) -> None:
+    lost = Values("name", f"{POISON} lost" if fault is Fault.STORE else "lost")
+    play = Play(put(1, 1), put(1, 2, lost, fault), touched(1, 3, lost._replace(doc="lost")))
+    play("1wc 1" + between)
+    if "!" in between:
+        play.simulation.poll(0)
+    assert play.end() == {1: "old"}
+    # Unless the two met in one window, and the store was asked for both at once.
+    assert play.letters()[-1] == (1, 2)
+
+
+def test_a_refused_value_is_remembered_for_longer_than_the_versions() -> None:
+    lost = Values("name", f"{POISON} lost")
+    history = [put(1, 1), put(1, 2, lost, Fault.STORE), put(3, 3), put(3, 4), put(3, 5)]
+    play = Play(*history, touched(1, 6, lost._replace(doc="lost")), horizon_s=0.3)
+    play("1wc 1wc 1wwwc 1wwwc 1wwwc")
+    assert play.end() == {1: "old", 3: "old"}
+    assert play.letters() == [(1, 1), (1, 5)]
+
+
+@pytest.mark.parametrize(
+    "steps", ["111w", "1c11w", "11c1w", "111c", "111c!", "11c!", "11S1w", "1w1w1w"]
+)
+@pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE])
+def test_what_a_refused_value_has_superseded_is_shown(fault: Fault, steps: str) -> None:
+    lost = Values("name", "lost")
+    play = Play(put(1, 1), put(1, 2, NEW), put(1, 3, lost, fault), touched(1, 4, lost))
+    play("1wc" + steps)
+    assert play.end() == {1: "new"}
+    assert set(play.letters()) == {(1, 2), (1, 3)}
+
+
+def test_a_whole_row_ends_the_doubt() -> None:
+    play = Play(put(1, 1), put(1, 2, fault=Fault.RENDER), put(1, 3, NEW), touched(1, 4, NEW))
+    assert play("1w1w1w1w") == {1: "new"}
+    assert play.letters() == [(1, 1)]
+
+
+def test_a_good_row_before_a_bad_one_is_not_in_doubt() -> None:
+    play = Play(put(1, 1), touched(1, 2), put(1, 3, fault=Fault.RENDER))
+    play("1wc 11w")
+    assert play.end() == {1: "old"}
+    assert play.letters() == [(1, 2)]
+
+
+def test_a_row_that_was_hidden_is_not_shown_as_it_was() -> None:
+    draft = NEW._replace(kind="draft")
+    play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
+    assert play("1w1w1w") == {}
+    assert play.letters() == [(1, 2)]
+    # In one window the hidden row is at hand.
+    play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
+    assert play("1w11w") == {1: "new"}
+
+
+def test_a_delete_is_not_lost_with_what_came_after_it() -> None:
+    draft = NEW._replace(kind="draft")
+    play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
+    play("1wc")
+    # The lane finds both in its queue.
+    simulation = play.simulation
+    for _ in range(2):
+        simulation.append(1, 1)
+        simulation.poll(1)
+        simulation.tick()
+    simulation.write(lane=0)
+    assert play.seen() == {}
+    assert play.letters() == [(1, 2)]
+
+
+# Changes of the key.
+
+
+@pytest.mark.parametrize(
+    "steps", ["0 1 w", "1 0 w", "1w 0w", "0w 1w", "1w S 0", "01S", "10S", "1c0cw"]
+)
+@pytest.mark.parametrize("backward", [False, True])
+def test_a_left_out_value_goes_with_its_row(steps: str, backward: bool) -> None:
+    # Shards are called in their order, and the one of row 1 comes after that of row 0.
+    old, new = (1, 0) if backward else (0, 1)
+    play = Play(put(old, 1), *moved(old, new, 2))
+    for each in ("0wc", steps):
+        play(each.translate(str.maketrans("01", "10")) if backward else each)
+    assert play.end() == {new: "old"}
+    assert play.letters() == []
+
+
+@pytest.mark.parametrize(
+    "steps", ["00 1 w", "1 00 w", "1w 00w", "0w01w", "00c1w", "001S", "0 1 0w"]
+)
+@pytest.mark.parametrize("change", [put(0, 2, NEW), touched(0, 2)])
+def test_a_left_out_value_goes_with_a_row_that_was_just_changed(steps: str, change: Change) -> None:
+    assert change.values is not None
+    play = Play(put(0, 1), change, *moved(0, 1, 3, change.values))
+    play("0wc")
+    play(steps)
+    assert play.end() == {1: change.values.doc}
+    assert play.letters() == []
+
+
+@pytest.mark.parametrize(
+    "order", ["001", "100", "0101", "00000111", "11000", "0c1c0c1c", "0w1w0w1w0w1"]
+)
+def test_rows_that_change_places(order: str) -> None:
+    history = [put(0, 1, OLD), put(1, 2, NEW)]
+    history += [*moved(0, 3, 3, OLD), *moved(1, 0, 4, NEW), *moved(3, 1, 5, OLD)]
+    play = Play(*history)
+    play("0 1 wc" + order)
+    assert play.end() == {0: "new", 1: "old"}
+    assert play.letters() == []
+
+
+def test_rows_that_change_places_wait_no_longer_than_a_few_windows() -> None:
+    history = [put(0, 1, OLD), put(1, 2, NEW)]
+    history += [*moved(0, 3, 3, OLD), *moved(1, 0, 4, NEW), *moved(3, 1, 5, OLD)]
+    play = Play(*history)
+    assert play("0 1 wc 000000 1111111 wwww") == {0: "new", 1: "old"}
+
+
+def test_a_change_of_the_key_that_is_sent_again_finds_its_row_whole() -> None:
+    change = moved(0, 1, 2)
+    play = Play(put(0, 1), *change, *change)
+    play("0wc 0 1 w")
+    for steps in ("0w0w", "1w1w"):
+        play(steps)
+    assert play.end() == {1: "old"}
+    assert play.letters() == []
+
+
+@pytest.mark.parametrize("steps", ["00 1 w", "0w 0w 1w", "0 00 1 w"])
+def test_a_delete_that_is_sent_again_does_not_forget_what_the_first_one_held(steps: str) -> None:
+    delete, create = moved(0, 1, 2)
+    play = Play(put(0, 1), delete, delete, create)
+    play("0wc" + steps)
+    assert play.end() == {1: "old"}
+    assert play.letters() == []
+
+
+def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
+    play = Play(put(0, 1), *moved(0, 1, 2))
+    play("0wc 0 1 www")
+    assert play("!") == {1: "old"}
+    assert play.end() == {1: "old"}
+    assert play.letters() == []
+
+
+@pytest.mark.parametrize("fault", list(Fault)[1:])
+def test_a_refused_value_does_not_go_with_its_row_and_nor_does_the_one_before(fault: Fault) -> None:
+    lost = Values("name", f"{POISON} lost" if fault is Fault.STORE else "lost")
+    for steps in ("0w 0w 1w", "00 1w", "0c0c1w"):
+        play = Play(put(0, 1), put(0, 2, lost, fault), *moved(0, 1, 3, OLD._replace(doc="lost")))
+        play("0wc" + steps)
+        assert play.end() == {}
+        assert play.letters()[-1] == (1, 0)
+
+
+def test_what_waits_in_a_checkpoint_is_not_read_back_from_the_store_after_a_crash() -> None:
+    # The store has the text from before the last change of it, which only the dead process knew.
+    play = Play(put(0, 1), put(0, 2, NEW), *moved(0, 1, 3, NEW))
+    play("0wc 00 1 c !")
+    assert play.end() == {}
+    assert play.letters() == [(1, 0)]
+
+
+def test_what_the_store_has_of_a_later_life_of_the_key_does_not_go_with_the_row() -> None:
+    play = Play(put(0, 1), *moved(0, 1, 2), put(0, 3, NEW), gone(1, 4))
+    play("0wc 00 0 w1w1wc")
+    assert play("L") == {0: "new"}
+    play.end()
+
+
+def test_many_rows_that_change_their_keys_at_once() -> None:
+    # More than any table of moves would hold that forgets the oldest; nobody is to wait for them.
+    rows = range(0, 1_000, 2)
+    first = [(key(id=row), envelope("c", row + 1, doc(row, f"text {row}"))) for row in rows]
+    logs = [Log([*first], written=len(first)), Log([], written=0)]
+    for row in rows:
+        lsn, new = 10_000 + row, 5_001 + row
+        logs[0].records.append(
+            (key(id=row), envelope("d", lsn, None), [("__debezium.newkey", key(id=new))])
+        )
+        after = doc(new, UNAVAILABLE)
+        old_key = [("__debezium.oldkey", key(id=row))]
+        logs[1].records.append((key(id=new), envelope("c", lsn, after), old_key))
+    simulation = Simulation(logs, batch_size=500, lanes=2, section=table())
+    simulation.drain()
+    assert simulation.letters.letters == []
+    assert simulation.visible() == {id_of(5_001 + r): f"doc {5_001 + r}\ntext {r}" for r in rows}
+    assert simulation.left_behind() == []
+    assert len(simulation.shared.moves._kept) == 0
