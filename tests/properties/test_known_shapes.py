@@ -2,8 +2,10 @@
 
 The steps are letters: a digit lets the database write one record to that partition, and it be read; w
 lets a window's time pass, and all that is due be written; c commits; ! crashes; S stops cleanly and
-starts again; L loses the recovery state.
+starts again; L loses the recovery state; f lets so much time pass that no version is remembered.
 """
+
+from datetime import timedelta
 
 import pytest
 
@@ -55,6 +57,11 @@ class Play:
                 case "S":
                     simulation.stop()
                     self._gather()
+                case "f":
+                    for _ in range(2):
+                        simulation.now += timedelta(hours=1)
+                        for logic in simulation.process.shards.values():
+                            logic._versions.rotate(simulation.now.timestamp())
                 case "!":
                     self.judge.lost = True
                     simulation.crash()
@@ -179,13 +186,17 @@ def test_a_refused_value_is_never_replaced_by_the_one_before(fault: Fault, betwe
     assert play.letters()[-1] == (1, 2)
 
 
-def test_a_refused_value_is_remembered_for_longer_than_the_versions() -> None:
-    lost = Values("name", f"{POISON} lost")
-    history = [put(1, 1), put(1, 2, lost, Fault.STORE), put(3, 3), put(3, 4), put(3, 5)]
-    play = Play(*history, touched(1, 6, lost._replace(doc="lost")), horizon_s=0.3)
-    play("1wc 1wc 1wwwc 1wwwc 1wwwc")
-    assert play.end() == {1: "old", 3: "old"}
-    assert play.letters() == [(1, 1), (1, 5)]
+@pytest.mark.parametrize("steps", ["1wcf", "1wc1wcf"])
+@pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE, Fault.STORE])
+def test_a_refused_value_is_remembered_for_longer_than_the_versions(
+    fault: Fault, steps: str
+) -> None:
+    lost = Values("name", f"{POISON} lost" if fault is Fault.STORE else "lost")
+    later = lost._replace(doc="lost")
+    play = Play(put(1, 1), put(1, 2, lost, fault), touched(1, 3, later), touched(1, 4, later))
+    play("1wc" + steps)
+    assert play.end() == {1: "old"}
+    assert play.letters()[-1] == (1, 3)
 
 
 @pytest.mark.parametrize(
