@@ -92,7 +92,11 @@ class TestBeforeTheFirstMessage:
             (
                 {"table": {"text": "{name} {summary}"}},
                 1,
-                ["column 'summary'", "no such column but 'doc', 'id'", "correct the table's `text`"],
+                [
+                    "column 'summary'",
+                    "no such column but 'doc', 'id'",
+                    "correct the table's `text`",
+                ],
             ),
             (
                 {"table": {"columns": {"summary": "varchar"}}},
