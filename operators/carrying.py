@@ -3,7 +3,8 @@
 An update that leaves a large value alone does not send it (TOAST). The last known value is in an
 earlier version of the row: in the same window, in the store, under the row's old key, or, where a
 database is named, in SQL. It is looked for in that order, and only in the version that the update
-follows: a value of any other may be an old one.
+follows: a value of any other may be an old one. Where a database is named, what is not in the window
+is never taken from an old key.
 """
 
 import threading
@@ -250,7 +251,13 @@ class Completer:
         rule = self._rules[partial.position.topic]
         row: Rendered = partial
         if partial.old_key is not None:
-            donor = self._from_old_key(partial) or _donor_of(entities, partial)
+            held = self._from_old_key(partial)
+            if self._database is not None:
+                # That may itself be what the database gave: the value of whichever row had the old
+                # key by then, and nothing would ever correct it here. Under the new key it can be
+                # too new as well, but what made it so follows.
+                held = None
+            donor = held or _donor_of(entities, partial)
             why = "what the row held under its old key is not known"
         else:
             donor = _donor_of(entities, partial)

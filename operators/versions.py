@@ -75,6 +75,8 @@ class VersionMap:
                 if known[0] < version and has_position(known[0]) and key.startswith(prefix):
                     # The offset is of another partition: the row keeps its own.
                     generation[key] = (at_offset(version, offset_of(known[0])), None)
+        for key in [key for key in self._tainted if key.startswith(prefix)]:
+            self._untaint(key, version)
 
     def taint(self, key: RowKey, version: Version) -> None:
         """Note that a change of the row was refused: what the store holds is not the last version.
@@ -89,6 +91,11 @@ class VersionMap:
         half = MAX_TAINTS // 2
         self._tainted[key] = (*refused[:half], *refused[half:][-half:])
 
+    def _untaint(self, key: RowKey, version: Version) -> None:
+        later = tuple(refused for refused in self._tainted.pop(key) if refused > version)
+        if later:
+            self._tainted[key] = later
+
     def is_tainted(self, key: RowKey, version: Version, since: str = "") -> bool:
         """Whether a change was refused before this version, and after the one that it follows.
 
@@ -99,9 +106,7 @@ class VersionMap:
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
         """Enter a change that is on its way to the store."""
         if self._tainted and text_hash != "" and key in self._tainted:
-            later = tuple(refused for refused in self._tainted.pop(key) if refused > version)
-            if later:
-                self._tainted[key] = later
+            self._untaint(key, version)
         if not self.whole and key not in self._young and key not in self._old:
             self._unverified.add(key)
         self._young[key] = (version, text_hash)

@@ -195,8 +195,16 @@ class Simulation:
         if lane is not None:
             self._apply(lane, windows)
             return
+        # The windows of a TRUNCATE are many; those with nothing else in them may as well pile up.
+        piles: dict[int, list[Window]] = {}
         for window in windows:
-            self._apply(self._lane(window.shard), [window])
+            lane = self._lane(window.shard)
+            pile = piles.setdefault(lane, [])
+            pile.append(window)
+            if window.rows or window.deletes or window.moves:
+                self._apply(lane, piles.pop(lane))
+        for lane, pile in piles.items():
+            self._apply(lane, pile)
 
     def _apply(self, lane: int, windows: list[Window]) -> None:
         later = self.process.later

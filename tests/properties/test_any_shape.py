@@ -34,7 +34,7 @@ KINDS = {
     "moves": (Kinds(moves=True, truncates=True), CALM),
     "moves and crashes": (Kinds(moves=True, hiding=True, truncates=True), ROUGH + "L"),
     "moves and faults": (Kinds(moves=True, faults=True), ROUGH),
-    "changes without a position": (Kinds(lone=True, hiding=True), ROUGH),
+    "changes without a position": (Kinds(lone=True, hiding=True), ROUGH + "L"),
 }
 
 
@@ -61,7 +61,7 @@ def sendings(draw: st.DrawFn, history: Sequence[Change], *, again: bool) -> list
 @pytest.mark.parametrize("name", KINDS)
 @given(data=st.data())
 @settings(
-    max_examples=max(1, EXAMPLES // 3),
+    max_examples=max(1, EXAMPLES // 6),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

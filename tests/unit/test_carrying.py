@@ -398,6 +398,19 @@ def test_the_database_is_not_asked_for_what_is_stored() -> None:
     assert database.asked == []
 
 
+def test_the_database_is_asked_under_the_new_key_whatever_the_old_one_held() -> None:
+    """The old key's value may be the database's, of another row that had that key by then."""
+    moves = Moves()
+    moves.put(TWO, version(5), whole("of another row", TWO))
+    database = Answers({"doc": "text"})
+    moved = partial(old_key=TWO, after=version(5))
+    row = completer(moves, database).complete(moved, None)
+    assert isinstance(row, Row)
+    assert row.text == "new\ntext"
+    assert database.asked == [(ONE, ("doc",))]
+    assert moves.take(TWO, version(5)) is None  # nothing is kept for nobody
+
+
 def test_a_row_that_the_database_no_longer_has_is_deleted() -> None:
     row = completer(database=Answers(None)).complete(partial(), None)
     assert row == Delete(ONE, version(5), at(), 0)

@@ -14,6 +14,7 @@ from operators.carrying import Completer, Moves
 from operators.embed import EmbedStep
 from operators.errors import FatalError, RecordError
 from operators.events import (
+    NO_POSITION,
     Delete,
     KafkaPosition,
     Move,
@@ -300,6 +301,16 @@ def test_a_truncate_comes_before_the_rows_of_its_window_and_after_those_before_i
     assert bench.texts() == {}
     bench.write(bench.row(1, 5, "after"), truncates=[truncate(4)], shard=shard)
     assert bench.texts() == {"docs:1#0": "doc 1\nafter"}
+
+
+def test_a_row_without_a_position_is_not_known_to_be_older_than_a_truncate() -> None:
+    bench = Bench()
+    shard = shard_of(key(1))
+    lone = bench.row(1, 1)._replace(version=make_version(0, NO_POSITION, 1))
+    bench.writer.write(
+        [bench.window(lone, shard=shard), bench.window(truncates=[truncate(3)], shard=shard)]
+    )
+    assert set(bench.texts()) == {"docs:1#0"}
 
 
 def test_a_truncate_that_all_shards_have_come_to_is_counted_once() -> None:
