@@ -112,7 +112,9 @@ class Lane:
                 if not later:
                     self._finished += unfinished
                     unfinished = 0
-                self._receipts.append(replace(receipt, later=()))
+                receipt = replace(receipt, later=())
+                if windows or receipt != Receipt(0, 0, 0):
+                    self._receipts.append(receipt)
                 self._changed.notify_all()
 
 

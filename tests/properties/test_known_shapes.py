@@ -12,7 +12,7 @@ import orjson
 import pytest
 
 from operators import source
-from operators.table import UNAVAILABLE
+from operators.table import MAX_VARCHAR_BYTES, UNAVAILABLE
 from tests.changes import Log, doc, envelope, key, table
 from tests.properties.shapes import (
     POISON,
@@ -219,6 +219,47 @@ def test_what_a_refused_value_has_superseded_is_shown(fault: Fault, steps: str) 
     play("1wc" + steps)
     assert play.end() == {1: "new"}
     assert set(play.letters()) == {(1, 2), (1, 3)}
+
+
+def test_what_a_refused_value_has_superseded_is_held_against_the_store_as_well(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "FIRST_CAP", 4)
+    newest = Values("name", "newest")
+    history = [put(1, 1), put(1, 2, NEW), put(1, 3, fault=Fault.RENDER), touched(1, 4)]
+    play = Play(*history, put(1, 5, newest))
+    play("1wc 1wc 1wc 1wc 1wc")
+    play("L")
+    for _ in range(4):
+        # Once more from the beginning: the first four in one window.
+        play.simulation.poll(1)
+        play.simulation.poll(0)
+        assert play("wc") == {1: "newest"}
+    assert play.end() == {1: "newest"}
+
+
+def test_a_row_whose_parts_are_too_long_together_stops_nothing() -> None:
+    half = "x" * (MAX_VARCHAR_BYTES * 2 // 3)
+    long = {**doc(0, UNAVAILABLE), "name": half}
+    records = [
+        (key(id=0), envelope("u", 1, doc(0, half))),
+        (key(id=0), envelope("u", 2, long)),
+        (key(id=0), envelope("d", 3, None), [("__debezium.newkey", key(id=1))]),
+        (key(id=1), envelope("c", 3, doc(1, UNAVAILABLE)), [("__debezium.oldkey", key(id=0))]),
+        (key(id=2), envelope("c", 4, doc(2))),
+    ]
+    for together in (2, 4, 5):
+        simulation = Simulation([Log(list(records), written=0)])
+        simulation.append(0, together)
+        simulation.drain()
+        assert simulation.visible() == {id_of(2): "doc 2\ntext"}
+        assert simulation.letters.letters
+        assert simulation.left_behind() == []
+    simulation = Simulation([Log(records[:2])])
+    simulation.drain()
+    assert simulation.visible() == {id_of(0): f"doc 0\n{half}"}
+    (letter,) = simulation.letters.letters
+    assert letter.position.offset == 1
 
 
 def test_a_whole_row_ends_the_doubt() -> None:
