@@ -123,7 +123,7 @@ class Decoder:
             return (
                 _is_envelope(message)
                 and message["op"] == "t"
-                and position_of(message["source"]) is not None
+                and position_of(message["source"], streamed=True) is not None
             )
         except RecordError:
             return False

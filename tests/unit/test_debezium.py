@@ -315,6 +315,16 @@ def test_a_truncate_without_a_position_is_refused_and_told_once():
         decoder.event(RowKey(""), raw, AT)
 
 
+def test_a_truncate_whose_position_is_unusable_is_told_once():
+    # As a snapshot's read it would have one: a restart in the middle of a snapshot marks it so.
+    place = {"connector": "oracle", "snapshot": "last", "scn": "7", "commit_scn": True}
+    raw = orjson.dumps({"op": "t", "source": place})
+    decoder = Decoder(DOCS)
+    assert not decoder.truncates(raw)
+    with pytest.raises(RecordError, match="commit_scn"):
+        decoder.event(RowKey(""), raw, AT)
+
+
 # Shapes.
 
 
