@@ -97,6 +97,7 @@ def run(
     if process.heartbeat is not None:
         # One of an earlier container would tell that this one is alive.
         process.heartbeat.unlink(missing_ok=True)
+    runtime.arm(process)
     loaded = settings.load_contract(contract or process.contract)
     cluster = settings.cluster_from(process_id, addresses)
     logging.getLogger("rowvec").info("Checking Kafka, Milvus and the model")

@@ -22,8 +22,9 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from flows import preflight
 from flows.observability import Observability
 from flows.recovery import Recovery
-from flows.settings import exporters_from_env, load_contract, process_from_env
+from flows.settings import Process, exporters_from_env, load_contract, process_from_env
 from flows.sync import Flow, Parts, build_flow
+from operators import points
 from operators.contract import Contract
 from operators.dead_letters import DeadLetterProducer
 from operators.errors import FatalError, RowvecError
@@ -177,8 +178,9 @@ def flow_from_env() -> Dataflow:
     right.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    process = process_from_env()
     try:
+        process = process_from_env()
+        arm(process)
         contract = load_contract(process.contract)
         session = Session(contract, heartbeat=process.heartbeat)
     except RowvecError as error:
@@ -188,6 +190,12 @@ def flow_from_env() -> Dataflow:
     # Bytewax tells nobody that the flow has ended; what is left to do is to send spans and metrics.
     atexit.register(session.close)
     return session.flow.dataflow
+
+
+def arm(process: Process) -> None:
+    """Have a test's kill strike where the environment says."""
+    if process.kill_at is not None:
+        points.listen(points.kill_at(*process.kill_at))
 
 
 @contextmanager

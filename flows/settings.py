@@ -36,11 +36,13 @@ from operators.contract import (
     SourceSection,
 )
 from operators.errors import ContractError
+from operators.points import POINTS, Point
 from operators.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
 
 CONTRACT_VARIABLE = "ROWVEC_CONTRACT"
 SECRETS_VARIABLE = "ROWVEC_SECRETS_DIR"
 HEARTBEAT_VARIABLE = "ROWVEC_HEARTBEAT_FILE"
+KILL_VARIABLE = "ROWVEC_KILL_AT"
 DEFAULT_CONTRACT = Path("rowvec.toml")
 
 _SECTIONS: dict[str, type] = {
@@ -67,10 +69,13 @@ class Process:
 
     Attributes:
         heartbeat: File to touch whenever the flow advances, for a liveness probe.
+        kill_at: For tests: the point where the process is to be killed, and at which time of being
+            there.
     """
 
     contract: Path
     heartbeat: Path | None
+    kill_at: tuple[Point, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,12 +92,29 @@ class Exporters:
 
 
 def process_from_env() -> Process:
-    """Where the contract is and where the heartbeat goes."""
+    """Where the contract is and where the heartbeat goes.
+
+    Raises:
+        ContractError: `ROWVEC_KILL_AT` names no point.
+    """
     heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
     return Process(
         contract=Path(os.environ.get(CONTRACT_VARIABLE) or DEFAULT_CONTRACT),
         heartbeat=Path(heartbeat) if heartbeat else None,
+        kill_at=_kill_at(os.environ.get(KILL_VARIABLE, "")),
     )
+
+
+def _kill_at(text: str) -> tuple[Point, int] | None:
+    name, _, times = text.partition(":")
+    point = next((each for each in POINTS if each == name), None)
+    if text and (point is None or not (times or "1").isdecimal()):
+        raise ContractError(
+            subject=KILL_VARIABLE,
+            cause=f"'{text}' is no point",
+            hint=f"it is POINT or POINT:TIMES, of {', '.join(POINTS)}",
+        )
+    return None if point is None else (point, int(times or 1))
 
 
 def exporters_from_env() -> Exporters:

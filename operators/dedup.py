@@ -7,6 +7,7 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
+from operators import points
 from operators.carrying import MOVE_WAIT_S, Stage
 from operators.dedup_state import (
     STATE_FORMAT,
@@ -102,7 +103,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def on_notify(self) -> tuple[list[Window], bool]:
         """The window closes."""
-        return self._close(ending=False), False
+        points.reach("before_window_close")
+        windows = self._close(ending=False)
+        points.reach("after_window_close")
+        return windows, False
 
     def on_eof(self) -> tuple[list[Window], bool]:
         """The sources ended (a clean stop): flush what may be flushed; the rest stays in the state."""
@@ -117,6 +121,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
         Pending rows are rendered first: only what the store may hold gets into a recovery file.
         """
+        points.reach("in_snapshot")
         self._settle()
         return (
             STATE_FORMAT,
@@ -127,6 +132,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         )
 
     def _restore(self, state: DedupState) -> None:
+        points.reach("in_recovery")
         _, _, pending, truncates, dead = state
         for winner in map(unpack, pending):
             before = self._pending.get(winner.row_key)

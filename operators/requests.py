@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from opentelemetry.trace import SpanKind
 
+from operators import points
 from operators.errors import RecordError
 from operators.events import RowKey, Version
 from operators.retry import RetryPolicy
@@ -175,11 +176,18 @@ class Requests:
             links=self.contexts[1:],
             attributes=attributes,
         ):
-            self.retry.call(send)
+            points.reach("before_upsert")
+            self.retry.call(partial(_under_way, send))
+            points.reach("after_upsert")
         self.telemetry.store_seconds.record(
             time.perf_counter() - started,
             {"db.system.name": "milvus", "db.operation.name": operation},
         )
+
+
+def _under_way(send: Callable[[], None]) -> None:
+    points.reach("in_upsert")
+    send()
 
 
 def _by_row(keys: Sequence[RowKey], found: Mapping[str, T]) -> dict[RowKey, T]:

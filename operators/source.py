@@ -19,6 +19,7 @@ from typing import Protocol, TypeAlias
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from opentelemetry.trace import SpanKind
 
+from operators import points
 from operators.errors import FatalError
 from operators.telemetry import Telemetry, TraceContext, context_of
 
@@ -213,6 +214,8 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             records, links = self._reader.read(room - len(self._fetched))
             self._fetched.extend(records)
             self._links.update(dict.fromkeys(links))
+            if records:
+                points.reach("after_fetch")
         taken: list[Record] = []
         while self._fetched and len(taken) < limit and self._budget.take(self._fetched[0]):
             taken.append(self._fetched.popleft())

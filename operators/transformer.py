@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from operators import points
 from operators.contract import EmbeddingSection
 from operators.embedding import token_batches
 from operators.encoder import UNLIMITED, Encoder, Tensor, device_and_dtype
@@ -168,6 +169,7 @@ class TransformerEmbedder:
                 continue
             order += batch
             parts.append(part)
+            points.reach("in_embed")
             self.tokens_total += sum(lengths[index] for index in batch)
             self.padded_tokens_total += cost
         vectors = np.empty((len(ids), self.dim), np.float32)
