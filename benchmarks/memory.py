@@ -248,6 +248,9 @@ class _NoStore:
     def ensure(self, spec: CollectionSpec) -> bool:
         return True
 
+    def identity(self, collection: str) -> str:
+        return ""
+
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
         return {}
 

@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
+from flows import first_process
 from operators.errors import ContractError, RowvecError
 
 app = typer.Typer(
@@ -48,6 +49,12 @@ StageOption = Annotated[
     list[str] | None,
     typer.Option("--stage", help="Only those that this step refused; can be given again."),
 ]
+
+
+def _accept(situation: str) -> Any:
+    return typer.Option(help=f"Go on, once: {situation}", rich_help_panel="Going on without")
+
+
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more in the log.")]
 
 
@@ -83,16 +90,49 @@ def run(
             help="host:port of every process of the flow, `;` between them.",
         ),
     ] = "",
+    accept_lost_state: Annotated[
+        bool, _accept("There is no recovery state for a collection that was filled.")
+    ] = False,
+    accept_older_state: Annotated[
+        bool, _accept("The recovery state is older than what the collection has seen.")
+    ] = False,
+    accept_other_contract: Annotated[
+        bool, _accept("The contract says something else than the one that filled the collection.")
+    ] = False,
+    accept_other_collection: Annotated[
+        bool,
+        _accept("The collection was made anew, or restored, since the recovery state was made."),
+    ] = False,
+    accept_recreated_topic: Annotated[
+        bool, _accept("The topic is not the one that was read.")
+    ] = False,
+    accept_missed_records: Annotated[
+        bool, _accept("Retention has removed records that were not read.")
+    ] = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """Run the flow until SIGTERM or Ctrl-C; both end it cleanly, and a restart replays nothing."""
+    """Run the flow until SIGTERM or Ctrl-C; both end it cleanly, and a restart replays nothing.
+
+    Each --accept-… is for one start: what is lost is in the message that asks for it, and in
+    docs/recovery.md.
+    """
+    first_process.work_in_a_child()
     # Before the imports, which take seconds: nothing has been read yet, so leaving is clean.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = _errors()
     _log(console, verbose=verbose)
     from flows import runtime, settings
     from flows.progress import Progress
+    from operators.ledger import Accept
 
+    accepted = {
+        Accept.LOST_STATE: accept_lost_state,
+        Accept.OLDER_STATE: accept_older_state,
+        Accept.OTHER_CONTRACT: accept_other_contract,
+        Accept.OTHER_COLLECTION: accept_other_collection,
+        Accept.RECREATED_TOPIC: accept_recreated_topic,
+        Accept.MISSED_RECORDS: accept_missed_records,
+    }
     process = settings.process_from_env()
     if process.heartbeat is not None:
         # One of an earlier container would tell that this one is alive.
@@ -108,6 +148,7 @@ def run(
             heartbeat=process.heartbeat,
             exit_at_end=exit_at_end,
             readers=[progress.reader],
+            accepted=process.accepted | {what for what, chosen in accepted.items() if chosen},
             on_ready=lambda: logging.getLogger("rowvec").info("Running"),
         )
     logging.getLogger("rowvec").info("Stopped cleanly; a restart replays nothing")

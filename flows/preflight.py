@@ -1,8 +1,11 @@
 """What must be right before the first message is read: each check by itself, and all in order."""
 
+import os
+import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from uuid import uuid4
 
 from flows.recovery import check_directory
 from flows.sync import collection_specs, ensure_collections, rules_of
@@ -12,6 +15,9 @@ from operators.debezium import FramedDecoder
 from operators.embedding import Embedder
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.events import KafkaPosition, Upsert
+from operators.kill_timer import KillTimer
+from operators.lease import Lease, LeaseTimes
+from operators.ledger import Accept, Holder, Ledger
 from operators.milvus import MilvusStore
 from operators.positions import described
 from operators.rendering import Rules, origin_of
@@ -23,6 +29,24 @@ from operators.telemetry import Telemetry
 PEEKED_RECORDS = 20
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a process brings that is going to write.
+
+    Attributes:
+        retry: For the store.
+        process, processes: Its number among those of the flow, and how many there are.
+        locks: Identities of the recovery locks that it has taken, or found free; its own first.
+        accepted: What its user goes on without.
+    """
+
+    retry: RetryPolicy
+    process: int = 0
+    processes: int = 1
+    locks: tuple[str, ...] = ()
+    accepted: frozenset[Accept] = frozenset()
+
+
 @dataclass(slots=True)
 class Opened:
     """What the checks opened on their way, for the flow to go on with.
@@ -30,6 +54,8 @@ class Opened:
     Attributes:
         origins: By topic, schema and name of the table in the database, as a record tells.
         whole: All collections are empty.
+        claim: Of the process that is about to write; None: this is only a check.
+        lease: Held from its check on.
     """
 
     rules: dict[str, Rules] = field(default_factory=dict)
@@ -40,6 +66,19 @@ class Opened:
     embedder: Embedder | None = None
     store: MilvusStore | None = None
     whole: bool = False
+    claim: Claim | None = None
+    ledger: Ledger | None = None
+    lease: Lease | None = None
+    timer: KillTimer | None = None
+
+    def close(self) -> None:
+        """Let go of the lease, and of the connection."""
+        if self.lease is not None:
+            self.lease.end()
+        if self.timer is not None:
+            self.timer.close()
+        if self.store is not None:
+            self.store.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +99,10 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
         ("tables", _tables),
         ("database", _database),
         ("milvus", _milvus),
+        ("lease", _lease),
         ("model", _model),
         ("collections", _collections),
+        ("ledger", _ledger),
     ]
     for name, check in checks:
         try:
@@ -72,18 +113,20 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
             continue
 
 
-def pass_all(contract: Contract) -> Opened:
-    """Run all checks for a flow that is about to start.
+def pass_all(contract: Contract, claim: Claim) -> Opened:
+    """Run all checks for a flow that is about to start, and take the lease.
 
     Raises:
         RowvecError: The first problem. (`rowvec check` tells all of them.)
     """
-    opened = Opened()
-    for outcome in outcomes(contract, opened):
-        if outcome.error is not None:
-            if opened.store is not None:
-                opened.store.close()
-            raise outcome.error
+    opened = Opened(claim=claim)
+    try:
+        for outcome in outcomes(contract, opened):
+            if outcome.error is not None:
+                raise outcome.error
+    except BaseException:
+        opened.close()
+        raise
     return opened
 
 
@@ -181,6 +224,58 @@ def _database(contract: Contract, opened: Opened) -> str:
 def _milvus(contract: Contract, opened: Opened) -> str:
     opened.store = MilvusStore(contract.milvus)
     return contract.milvus.uri
+
+
+def _lease(contract: Contract, opened: Opened) -> str:
+    """Take the lease before anything is looked at that its holder may change; or tell who has it."""
+    if opened.store is None:
+        raise _NotPossible
+    claim = opened.claim
+    key = contract.masking.hmac_key
+    opened.ledger = ledger = Ledger(
+        opened.store.ledger(),
+        RetryPolicy(0.0, Telemetry()) if claim is None else claim.retry,
+        contract.tables,
+        process=0 if claim is None else claim.process,
+        accepted=() if claim is None else claim.accepted,
+        hmac_key=None if key is None else key.get_secret_value(),
+    )
+    if claim is None:
+        entries = ledger.entries()
+        ledger.adopt(entries)
+        holders = {
+            entry.holder.where
+            for name, entry in entries.items()
+            if entry.holder.id and name.rpartition("/")[0] in ledger.collections
+        }
+        return f"held by {', '.join(sorted(holders))}" if holders else "free"
+    opened.timer = KillTimer()
+    opened.lease = Lease(
+        ledger,
+        LeaseTimes(contract.milvus.lease_s, 2 * contract.milvus.request_timeout_s),
+        opened.timer,
+        Holder(
+            id=uuid4().hex,
+            where=f"process {os.getpid()} on {socket.gethostname()}",
+            lock=claim.locks[0] if claim.locks else "",
+        ),
+        process=claim.process,
+        processes=claim.processes,
+        free_locks=claim.locks,
+    )
+    opened.lease.claim()
+    return "taken"
+
+
+def _ledger(contract: Contract, opened: Opened) -> str:
+    """Hold what the collections have seen against what is there."""
+    if opened.store is None or opened.ledger is None or opened.embedder is None:
+        raise _NotPossible
+    names = [spec.name for spec in collection_specs(contract, opened.embedder)]
+    opened.ledger.check({name: opened.store.identity(name) for name in names})
+    if opened.lease is not None:
+        opened.lease.confirm()
+    return "collections and contract are those that were filled"
 
 
 def _model(contract: Contract, opened: Opened) -> str:

@@ -21,14 +21,16 @@ from opentelemetry.sdk.metrics.export import MetricReader
 
 from flows import preflight
 from flows.observability import Observability
-from flows.recovery import Recovery
+from flows.recovery import Recovery, fault_of
 from flows.settings import Process, exporters_from_env, load_contract, process_from_env
 from flows.sync import Flow, Parts, build_flow
 from operators import points
 from operators.contract import Contract
 from operators.dead_letters import DeadLetterProducer
 from operators.errors import FatalError, RowvecError
+from operators.fenced import FencedStore
 from operators.kafka import KafkaReader
+from operators.ledger import Accept
 from operators.retry import RetryPolicy
 from operators.source import PartitionedSource, SourceSettings
 from operators.writer import Receipt
@@ -55,6 +57,10 @@ class Session:
         heartbeat: File to touch at every checkpoint.
         exit_at_end: End at the end of the topics instead of waiting for more.
         readers: Metric readers besides those of the environment.
+        cluster: This process's place among those of the flow.
+        locks: See `preflight.Claim`.
+        on_epoch: Called at every checkpoint.
+        accepted: What the user goes on without.
 
     Raises:
         RowvecError: Something is not right; nothing was read.
@@ -67,13 +73,27 @@ class Session:
         heartbeat: Path | None = None,
         exit_at_end: bool = False,
         readers: Sequence[MetricReader] = (),
+        cluster: Cluster = Cluster(),
+        locks: tuple[str, ...] = (),
+        accepted: frozenset[Accept] = frozenset(),
+        on_epoch: Callable[[], None] = lambda: None,
     ) -> None:
         self.stop = threading.Event()
         self._abort = threading.Event()
         self._observability = Observability(exporters_from_env(), readers)
-        self._opened = opened = preflight.pass_all(contract)
+        retry = RetryPolicy(
+            contract.milvus.retry_for_s,
+            self._observability.telemetry,
+            self._abort,
+            stopping=self.stop.is_set,
+        )
+        processes = max(1, len(cluster.addresses))
+        claim = preflight.Claim(retry, cluster.process_id, processes, locks, accepted)
+        self._opened = opened = preflight.pass_all(contract, claim)
         assert opened.store is not None
         assert opened.embedder is not None
+        assert opened.ledger is not None
+        assert opened.lease is not None
         traced = self._observability.traced
         needles = {t: r.decoder.header_needles for t, r in opened.rules.items()}
         source = PartitionedSource(
@@ -87,10 +107,11 @@ class Session:
                 max_epoch_bytes=contract.flow.max_epoch_bytes,
                 epoch_interval_s=contract.recovery.epoch_interval_s,
                 exit_at_end=exit_at_end,
-                stop=self.stop.is_set,
+                stop=self._stops,
                 now=time.monotonic,
                 telemetry=self._observability.telemetry,
-                on_epoch=_touching(heartbeat),
+                on_epoch=_each(on_epoch, _touching(heartbeat)),
+                ledger=opened.ledger,
             ),
         )
         self.flow: Flow = build_flow(
@@ -98,22 +119,18 @@ class Session:
                 contract=contract,
                 source=source,
                 embedder=opened.embedder,
-                store=opened.store,
+                store=FencedStore(opened.store, opened.lease),
                 dead_letters=DeadLetterProducer(
                     contract.kafka, {t.topic: t.generation for t in contract.tables}
                 ),
                 receipts=_Discard(),
-                retry=RetryPolicy(
-                    contract.milvus.retry_for_s,
-                    self._observability.telemetry,
-                    self._abort,
-                    stopping=self.stop.is_set,
-                ),
+                retry=retry,
                 telemetry=self._observability.telemetry,
                 whole=opened.whole,
                 partitions=opened.partitions,
                 framed=opened.framed,
                 database=opened.database,
+                distrust=opened.ledger.distrusts,
             )
         )
 
@@ -121,9 +138,18 @@ class Session:
         """End the threads and close the connections; spans and metrics are sent."""
         self._abort.set()
         self.flow.lanes.close()
-        if self._opened.store is not None:
-            self._opened.store.close()
+        self._opened.close()
         self._observability.shutdown()
+
+    def _stops(self) -> bool:
+        """Whether the sources are to end.
+
+        Raises:
+            FatalError: The lease was lost.
+        """
+        if self._opened.lease is not None:
+            self._opened.lease.check()
+        return self.stop.is_set()
 
 
 def run(
@@ -133,6 +159,7 @@ def run(
     heartbeat: Path | None = None,
     exit_at_end: bool = False,
     readers: Sequence[MetricReader] = (),
+    accepted: frozenset[Accept] = frozenset(),
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
     """Run the flow until it is asked to stop (SIGTERM, SIGINT), or until the end.
@@ -143,9 +170,19 @@ def run(
     Raises:
         RowvecError: It could not start, or something stopped it; nothing is lost.
     """
-    recovery = Recovery(contract.recovery, cluster.process_id)
+    processes = max(1, len(cluster.addresses))
+    recovery = Recovery(contract.recovery, cluster.process_id, processes)
     try:
-        session = Session(contract, heartbeat=heartbeat, exit_at_end=exit_at_end, readers=readers)
+        session = Session(
+            contract,
+            heartbeat=heartbeat,
+            exit_at_end=exit_at_end,
+            readers=readers,
+            cluster=cluster,
+            locks=recovery.identities(),
+            on_epoch=recovery.check_intact,
+            accepted=accepted,
+        )
         try:
             with _stopping(session.stop):
                 on_ready()
@@ -182,7 +219,7 @@ def flow_from_env() -> Dataflow:
         process = process_from_env()
         arm(process)
         contract = load_contract(process.contract)
-        session = Session(contract, heartbeat=process.heartbeat)
+        session = Session(contract, heartbeat=process.heartbeat, accepted=process.accepted)
     except RowvecError as error:
         sys.exit(f"rowvec: {error}")
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -233,11 +270,23 @@ def _reason(error: BaseException) -> RowvecError:
             return cause
         last, cause = cause, cause.__cause__
     logger.debug("Stopped by", exc_info=error)
+    fault = fault_of(error)
+    if fault is not None:
+        return fault
+    text = " ".join(str(last).split()).replace(" panicked at ", " failed at ")
     return FatalError(
         subject="the flow",
-        cause=f"it was stopped by {type(last).__name__}: {last}",
+        cause=f"it was stopped by {type(last).__name__}: {text}",
         hint="Nothing is lost: start it again. `--verbose` tells where it came from",
     )
+
+
+def _each(*calls: Callable[[], None]) -> Callable[[], None]:
+    def call_each() -> None:
+        for call in calls:
+            call()
+
+    return call_each
 
 
 def _touching(heartbeat: Path | None) -> Callable[[], None]:

@@ -36,12 +36,14 @@ from operators.contract import (
     SourceSection,
 )
 from operators.errors import ContractError
+from operators.ledger import Accept
 from operators.points import POINTS, Point
 from operators.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
 
 CONTRACT_VARIABLE = "ROWVEC_CONTRACT"
 SECRETS_VARIABLE = "ROWVEC_SECRETS_DIR"
 HEARTBEAT_VARIABLE = "ROWVEC_HEARTBEAT_FILE"
+ACCEPT_VARIABLE = "ROWVEC_ACCEPT"
 KILL_VARIABLE = "ROWVEC_KILL_AT"
 DEFAULT_CONTRACT = Path("rowvec.toml")
 
@@ -69,12 +71,14 @@ class Process:
 
     Attributes:
         heartbeat: File to touch whenever the flow advances, for a liveness probe.
+        accepted: What the flow goes on without, for once.
         kill_at: For tests: the point where the process is to be killed, and at which time of being
             there.
     """
 
     contract: Path
     heartbeat: Path | None
+    accepted: frozenset[Accept] = frozenset()
     kill_at: tuple[Point, int] | None = None
 
 
@@ -95,14 +99,27 @@ def process_from_env() -> Process:
     """Where the contract is and where the heartbeat goes.
 
     Raises:
-        ContractError: `ROWVEC_KILL_AT` names no point.
+        ContractError: `ROWVEC_ACCEPT` or `ROWVEC_KILL_AT` names what there is not.
     """
     heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
     return Process(
         contract=Path(os.environ.get(CONTRACT_VARIABLE) or DEFAULT_CONTRACT),
         heartbeat=Path(heartbeat) if heartbeat else None,
+        accepted=_accepted(os.environ.get(ACCEPT_VARIABLE, "")),
         kill_at=_kill_at(os.environ.get(KILL_VARIABLE, "")),
     )
+
+
+def _accepted(text: str) -> frozenset[Accept]:
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    unknown = [name for name in names if name not in set(Accept)]
+    if unknown:
+        raise ContractError(
+            subject=ACCEPT_VARIABLE,
+            cause=f"'{unknown[0]}' is unknown",
+            hint=f"there are {', '.join(Accept)}, with commas between them",
+        )
+    return frozenset(map(Accept, names))
 
 
 def _kill_at(text: str) -> tuple[Point, int] | None:

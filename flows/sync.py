@@ -52,6 +52,7 @@ class Parts:
         partitions: All that the sources read, in every process of the flow: (topic, partition).
         framed: Reads messages that name their schema in a registry.
         database: Is asked for what Debezium left out.
+        distrust: What the recovery state says of rows may be old.
     """
 
     contract: Contract
@@ -66,6 +67,7 @@ class Parts:
     partitions: Collection[tuple[str, int]] = ()
     framed: FramedDecoder | None = None
     database: Database | None = None
+    distrust: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +188,7 @@ def build_flow(parts: Parts) -> Flow:
         whole=parts.whole,
         partitions=frozenset(parts.partitions),
         moves=moves,
+        distrust=parts.distrust,
     )
     tables = {table.topic: table for table in contract.tables}
     flow = Dataflow(FLOW_ID)

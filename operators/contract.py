@@ -47,8 +47,18 @@ class MilvusSection(Section):
     ca_file: Path | None = None
     request_timeout_s: float = Field(default=30.0, gt=0)
     retry_for_s: float = Field(default=300.0, ge=0)
+    lease_s: float = Field(default=90.0, gt=0)
     write_lanes: int = Field(default=4, ge=1, le=64)
     write_batch_rows: int = Field(default=500, ge=1, le=10_000)
+
+    @model_validator(mode="after")
+    def _lease_outlasts_requests(self) -> Self:
+        if self.lease_s < 3 * self.request_timeout_s:
+            raise ValueError(
+                f"lease_s ({self.lease_s:g}) must be at least three times request_timeout_s "
+                f"({self.request_timeout_s:g}): a request must end before its lease does"
+            )
+        return self
 
 
 class EmbeddingSection(Section):

@@ -75,6 +75,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         else:
             check_format(state)
             self._versions = VersionMap.unpack(state[1], horizon_s=shared.horizon_s, now=now)
+            if shared.distrust:
+                self._versions.distrust()
         self._settler = Settler(shared, self._versions)
         if state is not None:
             self._restore(state)

@@ -18,7 +18,7 @@ from confluent_kafka.cimpl import NewTopic
 from operators.contract import KafkaSection
 from operators.debezium import NEW_KEY_HEADER, OLD_KEY_HEADER
 from operators.errors import FatalError
-from operators.source import BEGINNING, Record
+from operators.source import BEGINNING, OffsetGone, Record
 from operators.telemetry import TraceContext, context_from_headers
 
 logger = logging.getLogger(__name__)
@@ -150,17 +150,27 @@ class KafkaReader:
         """See `LogReader.close`."""
         self._consumer.close()
 
+    def _first(self) -> int:
+        """The oldest offset that is there."""
+        try:
+            low, _ = self._consumer.get_watermark_offsets(
+                self._assigned, timeout=REQUEST_TIMEOUT_S, cached=False
+            )
+        except KafkaException as error:
+            raise FatalError(
+                subject=self._subject,
+                cause=f"offset {self._next} is not there, and Kafka does not tell which is: "
+                f"{error.args[0].str()}",
+                hint="look whether the broker is well, and start again",
+            ) from None
+        return int(low)
+
     def _on_message_error(self, error: KafkaError) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             self._at_end = True
         elif code == KafkaError._AUTO_OFFSET_RESET:
-            raise FatalError(
-                subject=self._subject,
-                cause=f"offset {self._next} is no longer there (retention, or a recreated topic)",
-                hint="what lay between is lost to this flow: start with an empty recovery directory "
-                "after a fresh initial snapshot by Debezium",
-            )
+            raise OffsetGone(self._first())
         elif code in _GONE_ERRORS:
             raise FatalError(
                 subject=self._subject,

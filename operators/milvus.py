@@ -14,6 +14,7 @@ from operators.contract import MilvusSection
 from operators.errors import FatalError, RecordError, RetriableError, RowvecError
 from operators.events import RowKey, Version
 from operators.milvus_client import MAX_WINDOW, WIDE_ROWS_PER_REQUEST, Client
+from operators.milvus_ledger import MilvusLedger
 from operators.milvus_rows import requests, to_entity, to_rows
 from operators.milvus_schema import (
     Shape,
@@ -70,23 +71,8 @@ class MilvusStore:
 
     def ensure(self, spec: CollectionSpec) -> bool:
         """See `VectorStore.ensure`. A creation that a crash cut short is completed."""
-        # Processes of one flow start together: what this one does not find, another may be making.
         wanted = shape_of(spec)
-        if not self._client.has_collection(spec.name):
-            try:
-                self._client.create_collection(spec.name, wanted)
-            except RowvecError:
-                if not self._client.has_collection(spec.name):
-                    raise
-        found = self._client.describe(spec.name)
-        if not found.metric:
-            try:
-                self._client.create_index(spec.name, spec.metric)
-            except RowvecError:
-                if not self._client.describe(spec.name).metric:
-                    raise
-            found = self._client.describe(spec.name)
-        shape = check_shape(spec.name, wanted, found)
+        shape = check_shape(spec.name, wanted, self._client.make_collection(spec.name, wanted))
         self._client.load(spec.name)
         self._shapes[spec.name] = shape
         return self.count(spec.name) == 0
@@ -194,6 +180,14 @@ class MilvusStore:
         """See `VectorStore.count`."""
         rows = self._client.query(collection, "", ["count(*)"])
         return int(rows[0]["count(*)"])
+
+    def identity(self, collection: str) -> str:
+        """See `VectorStore.identity`. Asked anew each time: somebody may have dropped it."""
+        return self._client.describe(collection).identity
+
+    def ledger(self) -> MilvusLedger:
+        """The ledger beside the collections, over the same connection; ends with this one's."""
+        return MilvusLedger(self._client)
 
     def search(
         self,

@@ -6,7 +6,10 @@ the answers are for; that is `operators.milvus`.
 
 import logging
 import re
+import threading
+import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -32,6 +35,13 @@ WIDE_ROWS_PER_REQUEST = 1_000
 _NARROW_ROWS_PER_PAGE = 10_000
 _MODEL_PROPERTY = "rowvec.model"
 _MODEL_DESCRIPTION = "Kept equal to SQL tables by Rowvec; vectors by "
+_OTHER_DESCRIPTION = "Rowvec's own: no vectors to search for, and nothing to change by hand"
+_IDENTITY_PROPERTY = "rowvec.identity"
+_DESCRIPTION = re.compile(
+    re.escape(_MODEL_DESCRIPTION) + r"(?P<model>.*?)(?:; collection (?P<identity>[0-9a-f]{32}))?",
+    re.DOTALL,
+)
+_WIDE_FIELDS = frozenset({"vector", "text", "body"})
 _NOT_LOADED = 101
 _STRONG = "Strong"
 _TYPES = {
@@ -64,6 +74,7 @@ class Client:
         # data, through a handler of its own.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._timeout = section.request_timeout_s
+        self._writing = threading.Lock()
         self._lite_path: str | None = None
         if "://" not in section.uri:
             self._lite_path = str(Path(section.uri).expanduser().resolve())
@@ -110,24 +121,51 @@ class Client:
         """Whether there is a collection of that name."""
         return bool(self._call(self.about(collection), self._client.has_collection, collection))
 
+    def make_collection(self, collection: str, wanted: Shape) -> Shape:
+        """See that there is a collection with an index, and return it as it is: perhaps another.
+
+        A creation that a crash cut short is completed. It need not be loaded afterwards.
+        """
+        # Processes of one flow start together: what this one does not find, another may be making.
+        if not self.has_collection(collection):
+            try:
+                self.create_collection(collection, wanted)
+            except RowvecError:
+                if not self.has_collection(collection):
+                    raise
+        found = self.describe(collection)
+        if not found.metric:
+            try:
+                self.create_index(collection, wanted.metric)
+            except RowvecError:
+                if not self.describe(collection).metric:
+                    raise
+            found = self.describe(collection)
+        return found
+
     def create_collection(self, collection: str, shape: Shape) -> None:
-        """Create it, without its index."""
+        """Create it with a new identity, without its index."""
+        identity = uuid.uuid4().hex
         schema = MilvusClient.create_schema(
             auto_id=False,
             enable_dynamic_field=False,
-            description=f"{_MODEL_DESCRIPTION}{shape.model}",
+            description=(
+                f"{_MODEL_DESCRIPTION}{shape.model}; collection {identity}"
+                if shape.model
+                else _OTHER_DESCRIPTION
+            ),
         )
         for field in shape.fields.values():
             options = _options(field, nullable=field.nullable and self.nullable)
             schema.add_field(field.name, _TYPES[field.type], **options)
-        # The model is written twice: Lite forgets descriptions, old servers forget properties.
+        # Both are written twice: Lite forgets descriptions, old servers forget properties.
         self._call(
             self.about(collection),
             self._client.create_collection,
             collection,
             schema=schema,
             consistency_level=_STRONG,
-            properties={_MODEL_PROPERTY: shape.model},
+            properties={_MODEL_PROPERTY: shape.model, _IDENTITY_PROPERTY: identity},
         )
 
     def create_index(self, collection: str, metric: str) -> None:
@@ -161,11 +199,12 @@ class Client:
             )
             if index and index.get("field_name") == "vector":
                 metric = str(index.get("metric_type", ""))
-        description = str(about.get("description", ""))
-        model = str(about.get("properties", {}).get(_MODEL_PROPERTY, ""))
-        if not model and description.startswith(_MODEL_DESCRIPTION):
-            model = description.removeprefix(_MODEL_DESCRIPTION)
-        return Shape(fields, metric, model)
+        properties = about.get("properties", {})
+        description = _DESCRIPTION.fullmatch(str(about.get("description", "")))
+        told = description.groupdict(default="") if description else {}
+        model = str(properties.get(_MODEL_PROPERTY, "")) or told.get("model", "")
+        identity = str(properties.get(_IDENTITY_PROPERTY, "")) or told.get("identity", "")
+        return Shape(fields, metric, model, identity=identity)
 
     def add_field(self, collection: str, field: Field) -> None:
         """Add a nullable field; entities that are there hold NULL in it.
@@ -192,25 +231,27 @@ class Client:
             refused: What to raise when Milvus understood the request and did not accept it.
         """
         # A rate limit goes to the caller, who backs off without holding the request.
-        self._call(
-            self.about(collection, f", {len(rows)} entities"),
-            self._client.upsert,
-            collection,
-            rows,
-            refused=refused,
-            retry_on_rate_limit=False,
-        )
+        with self._turn_to_write(collection):
+            self._call(
+                self.about(collection, f", {len(rows)} entities"),
+                self._client.upsert,
+                collection,
+                rows,
+                refused=refused,
+                retry_on_rate_limit=False,
+            )
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """Remove those of `ids` that exist."""
         for some in _chunks(ids, IDS_PER_REQUEST):
-            self._call(
-                self.about(collection, f", delete of {len(some)} ids"),
-                self._client.delete,
-                collection,
-                filter=id_filter(some),
-                retry_on_rate_limit=False,
-            )
+            with self._turn_to_write(collection):
+                self._call(
+                    self.about(collection, f", delete of {len(some)} ids"),
+                    self._client.delete,
+                    collection,
+                    filter=id_filter(some),
+                    retry_on_rate_limit=False,
+                )
 
     def get(
         self,
@@ -244,7 +285,7 @@ class Client:
     def pages(self, collection: str, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
         """Every entity once, "id" always with it, in no order, by pages that are not empty."""
         names = list(dict.fromkeys(["id", *fields]))
-        wide = not {"vector", "text"}.isdisjoint(names)
+        wide = not _WIDE_FIELDS.isdisjoint(names)
         per_page = WIDE_ROWS_PER_REQUEST if wide else _NARROW_ROWS_PER_PAGE
         if self.lite:
             # Lite sorts the whole collection for every page of an iterator, but has no limit on the
@@ -301,6 +342,27 @@ class Client:
             consistency_level=_STRONG,
         )
         return list(found[0])
+
+    @contextmanager
+    def _turn_to_write(self, collection: str) -> Iterator[None]:
+        """One writer at a time where it has to be so; who waits too long for the others is told.
+
+        Milvus Lite loses rows of concurrent writers, and the ledger is written by another thread
+        than the lanes.
+        """
+        if not self.lite:
+            yield
+            return
+        if not self._writing.acquire(timeout=self._timeout):
+            raise RetriableError(
+                subject=self.about(collection),
+                cause=f"another write was under way for {self._timeout:g} seconds",
+                hint=f"Check that {self._where} is up and not overloaded",
+            )
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def _call(
         self,

@@ -15,9 +15,17 @@ import orjson
 
 from operators.errors import FatalError, RecordError
 from operators.events import KafkaPosition, RowKey, Spans, Version
-from operators.milvus_schema import MAX_SPANS_BYTES, PROVENANCE, Field, Shape, check_ids, mirrored
+from operators.milvus_schema import (
+    MAX_SPANS_BYTES,
+    PROVENANCE,
+    Field,
+    Shape,
+    check_ids,
+    check_ledger_names,
+    mirrored,
+)
 from operators.shards import NUMBER_OF_SHARD, shard_of
-from operators.store import Entity
+from operators.store import MAX_LEDGER_BYTES, Entity
 from operators.table import RESERVED_FIELDS
 
 MAX_REQUEST_BYTES = 16 * 2**20
@@ -59,6 +67,32 @@ def to_rows(
             raise _refused(entity.id, "id", "comes twice in one call", "Keep the last version only")
         seen.add(entity.id)
     return [_to_row(entity, shape, json_arrays) for entity in entities]
+
+
+def ledger_rows(entries: Mapping[str, str]) -> list[tuple[dict[str, Any], int]]:
+    """Entries of the ledger as rows of its collection, each with its estimated size in bytes.
+
+    Raises:
+        FatalError: A name is not percent-encoded, or a text is too long or no Unicode.
+    """
+    check_ledger_names(entries)
+    rows = []
+    for name, text in entries.items():
+        subject = f"entry '{name[:200]}' of the ledger"
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise FatalError(
+                subject=subject, cause="is not valid Unicode", hint="This is a bug in Rowvec"
+            ) from None
+        if size > MAX_LEDGER_BYTES:
+            raise FatalError(
+                subject=subject,
+                cause=f"is {size} bytes of UTF-8, more than {MAX_LEDGER_BYTES}",
+                hint="Divide the tables among more flows",
+            )
+        rows.append(({"id": name, "vector": [0.0, 0.0], "body": text}, len(name) + size + 24))
+    return rows
 
 
 def requests(

@@ -12,7 +12,7 @@ from operators.errors import FatalError
 from operators.events import Version
 from operators.keys import key_prefix
 from operators.shards import SHARDS
-from operators.store import CollectionSpec
+from operators.store import MAX_LEDGER_BYTES, CollectionSpec
 from operators.table import (
     MAX_VARCHAR_BYTES,
     PROVENANCE_PREFIX,
@@ -44,7 +44,9 @@ PROVENANCE: Mapping[str, tuple[ColumnType, int]] = {
 }
 """Fields of every collection that say where an entity came from: type, and bytes of a varchar."""
 
-_SAFE_ID = re.compile(r"[A-Za-z0-9_.~%:,#-]+")
+_SAFE_ID = re.compile(r"[A-Za-z0-9_.~%:,#/-]+")
+_SAFE_LEDGER_NAME = re.compile(r"[A-Za-z0-9_.~%/-]+")
+_LEDGER_NAME_BYTES = 1_024
 _SAFE_VERSION = re.compile(r"[0-9a-f.]+")
 _COLUMN_TYPES = frozenset(get_args(ColumnType))
 
@@ -78,12 +80,28 @@ class Shape:
         metric: "" where none is recorded.
         model: "" where none is recorded.
         extra_fields: Whether it may have nullable fields besides.
+        identity: Made up when it was created; "" where none is recorded, or it is yet to be created.
     """
 
     fields: Mapping[str, Field]
     metric: str
     model: str
     extra_fields: bool = False
+    identity: str = ""
+
+
+LEDGER = "rowvec_ledger"
+LEDGER_SHAPE = Shape(
+    {
+        "id": Field("id", "varchar", _LEDGER_NAME_BYTES),
+        # Milvus has no collection without one, and of no fewer dimensions; nobody searches it.
+        "vector": Field("vector", "vector", 2),
+        "body": Field("body", "varchar", MAX_LEDGER_BYTES),
+    },
+    metric="L2",
+    model="",
+)
+"""The collection of the ledger."""
 
 
 def shape_of(spec: CollectionSpec) -> Shape:
@@ -206,6 +224,52 @@ def column_specs(shape: Shape) -> dict[str, ColumnSpec]:
             size: dict[str, Any] = {"max_length": field.size} if field.type == "varchar" else {}
             specs[name] = ColumnSpec(type=cast(ColumnType, field.type), **size)
     return specs
+
+
+def check_ledger_shape(subject: str, found: Shape) -> None:
+    """Accept the ledger's collection only as Rowvec makes it.
+
+    Args:
+        subject: How to call it.
+        found: As it is.
+
+    Raises:
+        FatalError: It is something else.
+    """
+    has = {name: str(field) for name, field in found.fields.items()}
+    wants = {name: str(field) for name, field in LEDGER_SHAPE.fields.items()}
+    if has == wants and found.metric == LEDGER_SHAPE.metric:
+        return
+    raise FatalError(
+        subject=subject,
+        cause="is not Rowvec's ledger: it has "
+        + ", ".join(f"'{name}' ({kind})" for name, kind in sorted(has.items()))
+        + f" and the metric {found.metric}; the ledger has "
+        + ", ".join(f"'{name}' ({kind})" for name, kind in sorted(wants.items()))
+        + f" and {LEDGER_SHAPE.metric}",
+        hint="Set milvus.database to one of Rowvec's own, or give that collection another name",
+    )
+
+
+def check_ledger_names(names: Collection[str]) -> None:
+    """Refuse names of the ledger's entries that could say more than themselves in a filter.
+
+    Raises:
+        FatalError: One is not percent-encoded, or too long.
+    """
+    for name in names:
+        if not _SAFE_LEDGER_NAME.fullmatch(name):
+            raise FatalError(
+                subject="the name of an entry of the ledger",
+                cause="is not percent-encoded",
+                hint="This is a bug in Rowvec: only letters, digits and ._-~%/ may be in it",
+            )
+        if len(name) > _LEDGER_NAME_BYTES:
+            raise FatalError(
+                subject=f"entry '{name[:200]}' of the ledger",
+                cause=f"its name has {len(name)} bytes, more than {_LEDGER_NAME_BYTES}",
+                hint="Give the collection a shorter name",
+            )
 
 
 def check_ids(ids: Sequence[str]) -> None:

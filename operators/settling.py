@@ -37,6 +37,7 @@ class DedupContext:
         whole: The collections were empty when the process started.
         partitions: All that the sources of the flow read, in every process: (topic, partition).
         moves: See `Moves`.
+        distrust: What the recovery state says of rows may be old: look them up.
     """
 
     rules: Mapping[str, Rules]
@@ -46,6 +47,7 @@ class DedupContext:
     whole: bool
     partitions: frozenset[tuple[str, int]] = frozenset()
     moves: Moves = field(default_factory=Moves)
+    distrust: bool = False
 
 
 class Settler:

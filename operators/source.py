@@ -8,22 +8,28 @@ at most a capped prefix of the log (records and bytes); the cap is committed wit
 counts from; and after a start the source first gathers that whole prefix (or up to the end of the
 partition) and sends it as one batch, of which only the newest version of each row survives. Nothing
 that was written before the crash can be newer.
+
+**The same log.** The state also holds a digest of the last record that was taken. A resume reads that
+record once more: a topic that was made anew, or another cluster's, has another one there.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Protocol, TypeAlias
+from zlib import crc32
 
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from opentelemetry.trace import SpanKind
 
 from operators import points
 from operators.errors import FatalError
+from operators.ledger import Accept, Ledger, Stamp
 from operators.telemetry import Telemetry, TraceContext, context_of
 
-STATE_FORMAT = 1
+STATE_FORMAT = 2
 
 BEGINNING = -2
 """Offset of a partition that was never read: its first record, whichever offset that has."""
@@ -38,11 +44,14 @@ MIN_CAP = 500
 
 IDLE_WAIT = timedelta(milliseconds=5)
 
+FIRST_RECORD_WAIT_S = 15.0
+
 Record: TypeAlias = tuple[int, bytes | None, bytes | None, bytes | None]
 """(offset, key, value, the key before or after a change of the primary key)."""
 
-SourceState: TypeAlias = tuple[int, int, int, int]
-"""(STATE_FORMAT, next offset, records and bytes that an epoch from there may hold)."""
+SourceState: TypeAlias = tuple[int, int, int, int, int | None, str, int]
+"""(STATE_FORMAT, next offset, records and bytes that an epoch from there may hold, digest of the record
+before that offset, and the ledger's stamp: see `operators.ledger.Stamp`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +69,18 @@ class SourceBatch:
     context: TraceContext | None
 
 
+class OffsetGone(Exception):
+    """The offset to read from is not there.
+
+    Attributes:
+        first: The oldest that is.
+    """
+
+    def __init__(self, first: int) -> None:
+        super().__init__(first)
+        self.first = first
+
+
 class LogReader(Protocol):
     """One partition, read forward."""
 
@@ -67,7 +88,8 @@ class LogReader(Protocol):
         """The next records without waiting, and the trace contexts their headers carry.
 
         Raises:
-            FatalError: The offset is gone, or access was revoked.
+            OffsetGone: The next record is no longer there, or never was.
+            FatalError: Access was revoked.
         """
         ...
 
@@ -150,6 +172,7 @@ class SourceSettings:
         exit_at_end: End at the end of the partition instead of waiting for more.
         now: Seconds of a monotonic clock.
         on_epoch: Called at every checkpoint of every partition: the sign of life.
+        ledger: Tells state that does not belong to what it finds; None: nothing is checked.
     """
 
     batch_size: int
@@ -161,6 +184,8 @@ class SourceSettings:
     now: Callable[[], float]
     telemetry: Telemetry
     on_epoch: Callable[[], None] = lambda: None
+    sleep: Callable[[float], None] = time.sleep
+    ledger: Ledger | None = None
 
 
 class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
@@ -174,23 +199,33 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         settings: SourceSettings,
         state: SourceState | None,
     ) -> None:
+        stamp = None
         if state is None:
-            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, FIRST_CAP_BYTES)
+            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, FIRST_CAP_BYTES, None, "", 0)
         elif state[0] != STATE_FORMAT:
             raise FatalError(
                 subject=f"recovery state of {topic}[{partition}]",
                 cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
                 hint="run the release that wrote it, or start with an empty recovery directory",
             )
-        _, self._next, max_records, max_bytes = state
+        else:
+            stamp = Stamp(*state[5:])
+        _, self._next, max_records, max_bytes, self._digest, *_ = state
         self._topic = topic
         self._partition = partition
         self._settings = settings
-        self._reader = open_reader(self._next)
         self._budget = EpochBudget(
             max_records, max_bytes, settings.epoch_interval_s, settings.now()
         )
+        self._epoch = 0
         self._fetched: deque[Record] = deque()
+        self._open_reader = open_reader
+        if settings.ledger is not None:
+            at = None if stamp is None else self._next
+            settings.ledger.resume(topic, partition, at, stamp)
+        self._reader = self._open()
+        if settings.ledger is not None:
+            settings.ledger.closed(topic, partition, -1, self._next)
         self._gathered: list[Record] | None = []
         self._links: dict[TraceContext, None] = {}
         self._idle = False
@@ -211,7 +246,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         limit = self._budget.max_records if gathering else self._settings.batch_size
         room = min(self._budget.room(), limit)
         if room > len(self._fetched):
-            records, links = self._reader.read(room - len(self._fetched))
+            records, links = self._read(room - len(self._fetched))
             self._fetched.extend(records)
             self._links.update(dict.fromkeys(links))
             if records:
@@ -243,6 +278,11 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         """
         settings = self._settings
         settings.on_epoch()
+        stamp = Stamp("", 0)
+        if settings.ledger is not None:
+            settings.ledger.closed(self._topic, self._partition, self._epoch, self._next)
+            stamp = settings.ledger.stamp(self._topic)
+        self._epoch += 1
         if self._gathered is None:
             took = self._budget.close_epoch(
                 settings.now(), settings.max_epoch_records, settings.max_epoch_bytes
@@ -251,13 +291,103 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             lag = self._reader.lag()
             if lag is not None:
                 settings.telemetry.lag.set(lag + len(self._fetched), self._labels)
-        return (STATE_FORMAT, self._next, self._budget.max_records, self._budget.max_bytes)
+        budget = self._budget
+        return (
+            STATE_FORMAT,
+            self._next,
+            budget.max_records,
+            budget.max_bytes,
+            self._digest,
+            *stamp,
+        )
 
     def close(self) -> None:
         """Release the connection."""
         self._reader.close()
 
+    def _open(self) -> LogReader:
+        """A reader at the next offset, once the record before it was found to be the one it was."""
+        if self._digest is None:
+            return self._open_reader(self._next)
+        reader = self._open_reader(self._next - 1)
+        try:
+            before = self._first(reader)
+        except OffsetGone as gone:
+            reader.close()
+            if gone.first != self._next:
+                self._gone(gone)
+            return self._open_reader(self._next)
+        if before is None or before[0] >= self._next:
+            # It was compacted away.
+            self._fetched.extend(() if before is None else (before,))
+            return reader
+        if digest_of(before) == self._digest:
+            return reader
+        reader.close()
+        self._recreated("its record before that is another one")
+        return self._open_reader(self._next)
+
+    def _first(self, reader: LogReader) -> Record | None:
+        """The first record, or None if there is none."""
+        settings = self._settings
+        deadline = settings.now() + FIRST_RECORD_WAIT_S
+        while settings.now() < deadline:
+            records, links = reader.read(1)
+            if records:
+                self._links = dict.fromkeys(links) if records[0][0] >= self._next else {}
+                return records[0]
+            if reader.at_end():
+                return None
+            settings.sleep(IDLE_WAIT.total_seconds())
+        raise FatalError(
+            subject=f"{self._topic}[{self._partition}]",
+            cause=f"the record at offset {self._next - 1} was not found within "
+            f"{FIRST_RECORD_WAIT_S:.0f} s, though it was read before",
+            hint="look whether the broker is well, and still has the topic that was read",
+        )
+
+    def _read(self, max_records: int) -> tuple[Sequence[Record], Sequence[TraceContext]]:
+        try:
+            return self._reader.read(max_records)
+        except OffsetGone as gone:
+            self._gone(gone)
+            self._reader.close()
+            self._reader = self._open_reader(self._next)
+            return (), ()
+
+    def _gone(self, gone: OffsetGone) -> None:
+        """The next offset is not there: go on from another, if that was accepted."""
+        if gone.first < self._next:
+            self._recreated("it ends before that")
+            return
+        self._refuse(
+            Accept.MISSED_RECORDS,
+            f"offset {self._next} is no longer there: retention has removed all before {gone.first}",
+            "have Debezium make a fresh initial snapshot, and start with an empty recovery directory "
+            "and collection",
+        )
+        self._next = gone.first
+
+    def _recreated(self, sign: str) -> None:
+        self._refuse(
+            Accept.RECREATED_TOPIC,
+            f"it is not the topic that was read up to offset {self._next}: {sign}. It was made anew, "
+            "or lost records",
+            "name the topic's cluster; or fill the collection anew",
+        )
+        self._next, self._digest = BEGINNING, None
+        if self._settings.ledger is not None:
+            self._settings.ledger.forget(self._topic, self._partition)
+
+    def _refuse(self, what: Accept, cause: str, hint: str) -> None:
+        subject = f"{self._topic}[{self._partition}]"
+        if self._settings.ledger is None:
+            raise FatalError(subject=subject, cause=cause, hint=hint)
+        self._settings.ledger.refuse(what, subject, cause, hint)
+
     def _batch(self, records: list[Record], *, resumed: bool) -> SourceBatch:
+        if self._settings.ledger is not None:
+            self._settings.ledger.emitting(self._epoch)
         links, self._links = self._links, {}
         with self._settings.telemetry.span(
             f"poll {self._topic}",
@@ -274,8 +404,14 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             context = context_of(span)
         if records:
             self._next = records[-1][0] + 1
+            self._digest = digest_of(records[-1])
             self._settings.telemetry.records_consumed.add(len(records), self._labels)
         return SourceBatch(self._topic, self._partition, resumed, tuple(records), context)
+
+
+def digest_of(record: Record) -> int:
+    """What tells a record from another one at the same offset."""
+    return crc32(record[2] or b"", crc32(record[1] or b""))
 
 
 class PartitionedSource(FixedPartitionedSource[SourceBatch, SourceState]):

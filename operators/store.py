@@ -8,10 +8,13 @@ import numpy as np
 import numpy.typing as npt
 
 from operators.events import KafkaPosition, RowKey, Spans, Version
-from operators.table import ColumnSpec
+from operators.table import MAX_VARCHAR_BYTES, ColumnSpec
 
 Vector = npt.NDArray[np.float32]
 """One embedding: float32 of shape (dim,)."""
+
+MAX_LEDGER_BYTES = MAX_VARCHAR_BYTES
+"""Of one text in the ledger, as UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +183,43 @@ class VectorStore(Protocol):
         """Number of entities, exactly."""
         ...
 
+    def identity(self, collection: str) -> str:
+        """What tells this collection from any other that had, or will have, its name.
+
+        Made up when it was created; "" where that was before there were such.
+        """
+        ...
+
     def close(self) -> None:
         """Release the connection."""
+        ...
+
+
+class LedgerStore(Protocol):
+    """Small texts by name, beside the collections that they are about.
+
+    Reads are Strong: they see every write that was acknowledged before they began. Of two writes of
+    one name, the later that arrives holds.
+
+    Both methods may raise `RetriableError` and `FatalError`, as those of `VectorStore`.
+    """
+
+    def read(self) -> dict[str, str]:
+        """All entries, by name."""
+        ...
+
+    def write(self, entries: Mapping[str, str]) -> None:
+        """Insert or replace entries; afterwards each of the names holds exactly what was given.
+
+        All or none only as far as they fit one request. After an error any of them may be written.
+
+        Args:
+            entries: Texts of at most `MAX_LEDGER_BYTES` of UTF-8 by names that are percent-encoded:
+                ASCII letters, digits and `._-~%/`.
+
+        Raises:
+            FatalError: A name or a text is something else; then none of them is written.
+        """
         ...
 
 

@@ -115,6 +115,11 @@ class VersionMap:
         """Whether the store may hold a newer version of the row than the map."""
         return key in self._unverified
 
+    def distrust(self) -> None:
+        """Have every row looked up: the store may hold newer ones than the map."""
+        self.whole = False
+        self._unverified |= self._young.keys() | self._old.keys()
+
     def learn(self, key: RowKey, stored: Known | None) -> None:
         """Take over what the store holds; whatever is newer stays."""
         self._unverified.discard(key)

@@ -6,9 +6,8 @@ from typing import Any
 import orjson
 
 from operators.contract import Contract
-from operators.errors import FatalError
 from operators.events import DeadLetter
-from operators.source import BEGINNING, Record
+from operators.source import BEGINNING, OffsetGone, Record
 from operators.table import TableSection
 
 TOPIC = "app.public.docs"
@@ -100,37 +99,47 @@ class Log:
     Attributes:
         written: How many of them are there by now; None for all.
         per_read: How many a reader gets at once, as a broker answers; None for all it asks for.
+        first: The oldest that retention has left.
+        compacted: Offsets of records that compaction has removed.
+        silent: It gives nothing, and never tells that it is at its end.
     """
 
     records: list[tuple[Any, ...]] = field(default_factory=list)
     written: int | None = None
     per_read: int | None = None
+    first: int = 0
+    compacted: set[int] = field(default_factory=set)
+    silent: bool = False
 
     def end(self) -> int:
         return len(self.records) if self.written is None else self.written
 
     def reader(self, offset: int) -> "LogReader":
-        return LogReader(self, 0 if offset == BEGINNING else offset)
+        return LogReader(self, self.first if offset == BEGINNING else offset)
 
 
 class LogReader:
     """A `LogReader` over a `Log`."""
 
     def __init__(self, log: Log, offset: int) -> None:
-        if offset > log.end():
-            raise FatalError(subject="log", cause="the offset is gone")
         self._log = log
         self._next = offset
 
     def read(self, max_records: int) -> tuple[list[Record], list[Any]]:
-        count = min(max_records, self._log.per_read or max_records)
-        batch = self._log.records[self._next : min(self._next + count, self._log.end())]
-        records = [(self._next + i, k, v, _other_key(h)) for i, (k, v, *h) in enumerate(batch)]
-        self._next += len(records)
-        return records, []
+        log = self._log
+        if not log.first <= self._next <= log.end():
+            raise OffsetGone(log.first)
+        if log.silent:
+            return [], []
+        end = min(self._next + min(max_records, log.per_read or max_records), log.end())
+        offsets = range(self._next, end)
+        batch = zip(offsets, log.records[self._next : end], strict=True)
+        self._next = end
+        left = [(o, k, v, _other_key(h)) for o, (k, v, *h) in batch if o not in log.compacted]
+        return left, []
 
     def at_end(self) -> bool:
-        return self._next == self._log.end()
+        return self._next == self._log.end() and not self._log.silent
 
     def lag(self) -> int | None:
         return self._log.end() - self._next

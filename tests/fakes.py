@@ -6,17 +6,18 @@ import json
 import operator
 import re
 import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
+from uuid import uuid4
 
 import numpy as np
 import numpy.typing as npt
 
 from operators.errors import FatalError
 from operators.events import RowKey, Version
-from operators.milvus_rows import to_entity, to_rows
+from operators.milvus_rows import ledger_rows, to_entity, to_rows
 from operators.milvus_schema import (
     Shape,
     cannot_add,
@@ -75,6 +76,7 @@ class HashEmbedder:
 @dataclass
 class _Collection:
     shape: Shape
+    identity: str
     rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -96,9 +98,16 @@ class MemoryStore:
 
     nullable = True
 
-    def __init__(self, max_writers: int | None = None, *, can_add_fields: bool = True) -> None:
+    def __init__(
+        self,
+        max_writers: int | None = None,
+        *,
+        can_add_fields: bool = True,
+        new_identity: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
         self.max_writers = max_writers
         self.can_add_fields = can_add_fields
+        self._new_identity = new_identity
         self.history: list[Applied] = []
         self._collections: dict[str, _Collection] = {}
         self._ensured: set[str] = set()
@@ -117,7 +126,9 @@ class MemoryStore:
     def ensure(self, spec: CollectionSpec) -> bool:
         with self._operation("ensure"):
             wanted = shape_of(spec)
-            kept = self._collections.setdefault(spec.name, _Collection(wanted))
+            if spec.name not in self._collections:
+                self._collections[spec.name] = _Collection(wanted, self._new_identity())
+            kept = self._collections[spec.name]
             kept.shape = check_shape(spec.name, wanted, kept.shape)
             self._ensured.add(spec.name)
             return not kept.rows
@@ -201,6 +212,15 @@ class MemoryStore:
         with self._operation("count"):
             return len(self._get(collection).rows)
 
+    def identity(self, collection: str) -> str:
+        with self._operation("identity"):
+            return self._get(collection).identity
+
+    def drop(self, collection: str) -> None:
+        """What no `VectorStore` does: an operator removes a collection."""
+        with self._lock:
+            del self._collections[collection]
+
     def search(
         self,
         collection: str,
@@ -249,17 +269,8 @@ class MemoryStore:
     def close(self) -> None:
         pass
 
-    @contextmanager
-    def _operation(self, name: str) -> Iterator[None]:
-        with self._lock:
-            planned = next((f for f in self._failures if f[1] in (None, name)), None)
-            if planned is not None:
-                self._failures.remove(planned)
-                if not planned[2]:
-                    raise planned[0]
-            yield
-            if planned is not None:
-                raise planned[0]
+    def _operation(self, name: str) -> AbstractContextManager[None]:
+        return _failing(self._lock, self._failures, name)
 
     def _get(self, collection: str) -> _Collection:
         try:
@@ -280,6 +291,49 @@ class MemoryStore:
             else value
             for name, value in row.items()
         }
+
+
+class MemoryLedger:
+    """A `LedgerStore` in a dict: the same checks and the same errors as `MilvusLedger`.
+
+    Attributes:
+        entries: What it holds.
+    """
+
+    def __init__(self) -> None:
+        self.entries: dict[str, str] = {}
+        self._failures: list[tuple[Exception, str | None, bool]] = []
+        self._lock = threading.Lock()
+
+    def fail_next(
+        self, error: Exception, operation: str | None = None, *, applied: bool = False
+    ) -> None:
+        """See `MemoryStore.fail_next`; the operations are "read" and "write"."""
+        self._failures.append((error, operation, applied))
+
+    def read(self) -> dict[str, str]:
+        with _failing(self._lock, self._failures, "read"):
+            return dict(self.entries)
+
+    def write(self, entries: Mapping[str, str]) -> None:
+        with _failing(self._lock, self._failures, "write"):
+            self.entries |= {row["id"]: row["body"] for row, _ in ledger_rows(entries)}
+
+
+@contextmanager
+def _failing(
+    lock: threading.Lock, failures: list[tuple[Exception, str | None, bool]], operation: str
+) -> Iterator[None]:
+    """Hold the lock, and raise the first failure that was planned for this operation."""
+    with lock:
+        planned = next((f for f in failures if f[1] in (None, operation)), None)
+        if planned is not None:
+            failures.remove(planned)
+            if not planned[2]:
+                raise planned[0]
+        yield
+        if planned is not None:
+            raise planned[0]
 
 
 def _score(metric: str, a: Vector, b: Vector) -> float:

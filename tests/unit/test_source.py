@@ -48,9 +48,8 @@ class Partition:
             3,
             self._open,
             SourceSettings(
-                **values,
+                **{"now": lambda: self.now, **values},
                 stop=lambda: self.stopped,
-                now=lambda: self.now,
                 telemetry=Telemetry(),
                 on_epoch=self._on_epoch,
             ),
@@ -96,6 +95,11 @@ def log(count: int, size: int = 10) -> Log:
     return Log([(b"k", b"v" * (size - 1)) for _ in range(count)])
 
 
+def at(offset: int, records: int, size: int, digest: int | None = None) -> SourceState:
+    """A recovery state that remembers no ledger."""
+    return (STATE_FORMAT, offset, records, size, digest, "", 0)
+
+
 def offsets(batches: list[SourceBatch]) -> list[int]:
     return [record[0] for batch in batches for record in batch.records]
 
@@ -122,7 +126,7 @@ def test_nothing_is_sent_before_the_whole_range_is_there():
     # The log answers in pieces, as Kafka does.
     source = log(300)
     source.written = 100
-    partition = Partition(source, (STATE_FORMAT, 0, 250, MIB))
+    partition = Partition(source, at(0, 250, MIB))
     reader = partition.readers[0]
     reader.at_end = lambda: False  # type: ignore[method-assign]
     assert partition.polls(3) == []
@@ -135,7 +139,7 @@ def test_nothing_is_sent_before_the_whole_range_is_there():
 
 
 def test_after_the_first_batch_come_small_ones():
-    partition = Partition(log(45), (STATE_FORMAT, 0, 20, MIB))
+    partition = Partition(log(45), at(0, 20, MIB))
     (first,) = partition.polls(1)
     partition.epoch()
     rest = partition.polls(3)
@@ -156,7 +160,7 @@ def test_an_empty_partition_sends_an_empty_first_batch():
 
 
 def test_a_resume_at_the_end_sends_an_empty_first_batch():
-    partition = Partition(log(5), (STATE_FORMAT, 5, 500, MIB))
+    partition = Partition(log(5), at(5, 500, MIB))
     (batch,) = partition.polls(1)
     assert (batch.resumed, batch.records) == (True, ())
     assert partition.epoch()[1] == 5
@@ -164,7 +168,7 @@ def test_a_resume_at_the_end_sends_an_empty_first_batch():
 
 def test_a_resume_reads_on_where_the_epoch_ended():
     source = log(12)
-    partition = Partition(source, (STATE_FORMAT, 7, 500, MIB))
+    partition = Partition(source, at(7, 500, MIB))
     assert partition.readers[0].opened_at == 7
     assert offsets(partition.polls(1)) == [7, 8, 9, 10, 11]
 
@@ -172,7 +176,7 @@ def test_a_resume_reads_on_where_the_epoch_ended():
 def test_a_checkpoint_while_gathering_changes_nothing():
     source = log(100)
     source.written = 50
-    state = (STATE_FORMAT, 3, 80, MIB)
+    state = at(3, 80, MIB)
     partition = Partition(source, state, max_epoch_records=10)
     partition.readers[0].at_end = lambda: False  # type: ignore[method-assign]
     partition.polls(2)
@@ -194,11 +198,11 @@ def test_smaller_settings_still_gather_the_old_range():
     (batch,) = after.polls(1)
     assert len(batch.records) == min(state[2], 3_000 - state[1])
     # And from the next epoch on they hold.
-    assert after.epoch()[2:] == (500, MIB)
+    assert after.epoch()[2:4] == (500, MIB)
 
 
 def test_fewer_bytes_in_the_settings_still_gather_the_old_range():
-    partition = Partition(log(60), (STATE_FORMAT, 0, 500, 200), max_epoch_bytes=50)
+    partition = Partition(log(60), at(0, 500, 200), max_epoch_bytes=50)
     assert offsets(partition.polls(1)) == list(range(20))
     assert partition.epoch()[3] == 50
     assert offsets(partition.polls(10)) == list(range(20, 25))
@@ -207,7 +211,7 @@ def test_fewer_bytes_in_the_settings_still_gather_the_old_range():
 @pytest.mark.parametrize("caps", [(20, MIB), (100_000, 95)])
 def test_replay_gathers_exactly_what_an_epoch_took(caps):
     source = log(60, size=10)
-    state = (STATE_FORMAT, 0, *caps)
+    state = at(0, *caps)
     first = Partition(source, state, batch_size=7)
     taken = offsets(first.polls(50))
     assert 0 < len(taken) < 60
@@ -229,7 +233,7 @@ def test_a_first_epoch_that_crashed_is_gathered_whole_whatever_the_settings_are(
 
 
 def test_nothing_beyond_the_cap_before_the_next_checkpoint():
-    partition = Partition(log(5_000), (STATE_FORMAT, 0, 20, MIB), max_epoch_records=30)
+    partition = Partition(log(5_000), at(0, 20, MIB), max_epoch_records=30)
     assert len(offsets(partition.polls(100))) == 20
     partition.epoch()
     # The largest that may be is smaller than the smallest of all; it wins.
@@ -240,7 +244,7 @@ def test_nothing_beyond_the_cap_before_the_next_checkpoint():
 
 
 def test_the_cap_in_bytes_is_an_exact_prefix():
-    partition = Partition(log(1_000, size=10), (STATE_FORMAT, 0, 500, 95), max_epoch_bytes=95)
+    partition = Partition(log(1_000, size=10), at(0, 500, 95), max_epoch_bytes=95)
     # A record counts as long as less than the cap went before it: 10 records of 10 bytes.
     assert offsets(partition.polls(100)) == list(range(10))
     partition.epoch()
@@ -255,14 +259,14 @@ def test_the_cap_in_bytes_is_an_exact_prefix():
 
 def test_one_record_larger_than_the_cap_passes_alone():
     source = Log([(b"k", b"v" * 1_000), (b"k", b"v"), (b"k", None)])
-    partition = Partition(source, (STATE_FORMAT, 0, 500, 100))
+    partition = Partition(source, at(0, 500, 100))
     assert offsets(partition.polls(10)) == [0]
     partition.epoch()
     assert offsets(partition.polls(10)) == [1, 2]
 
 
 def test_it_reads_no_more_than_it_may_send():
-    partition = Partition(log(1_000), (STATE_FORMAT, 0, 25, MIB), max_epoch_records=25)
+    partition = Partition(log(1_000), at(0, 25, MIB), max_epoch_records=25)
     partition.polls(50)
     assert sum(partition.readers[0].asked) == 25
 
@@ -277,7 +281,7 @@ def test_the_cap_grows_while_it_is_full_and_in_time():
 
 
 def test_the_cap_halves_when_epochs_take_too_long():
-    partition = Partition(log(100_000), (STATE_FORMAT, 0, 4_000, MIB))
+    partition = Partition(log(100_000), at(0, 4_000, MIB))
     partition.polls(1_000)
     assert partition.epoch(2.0)[2] == 4_000
     partition.polls(1_000)
@@ -288,7 +292,7 @@ def test_the_cap_halves_when_epochs_take_too_long():
 
 
 def test_an_idle_partition_keeps_its_cap():
-    partition = Partition(log(5), (STATE_FORMAT, 0, 2_000, MIB))
+    partition = Partition(log(5), at(0, 2_000, MIB))
     partition.polls(3)
     assert [partition.epoch(1.0)[2] for _ in range(3)] == [2_000] * 3
 
@@ -309,7 +313,7 @@ def test_every_checkpoint_is_a_sign_of_life():
 )
 def test_any_partition_is_sent_once_and_in_order(sizes, records, size_cap, steps):
     source = Log([(None, b"v" * size) for size in sizes])
-    state: SourceState = (STATE_FORMAT, 0, records, size_cap)
+    state: SourceState = at(0, records, size_cap)
     partition = Partition(
         source, state, batch_size=3, max_epoch_records=records, max_epoch_bytes=size_cap
     )
@@ -345,6 +349,79 @@ def test_the_key_counts_as_well():
     assert not budget.take((1, None, None))
 
 
+# The same log.
+
+
+def taken(count: int) -> tuple[Log, SourceState]:
+    """A log of distinct records, and the state after `count` of them."""
+    source = Log([(b"k", b"%d" % number) for number in range(20)])
+    source.written = count
+    partition = Partition(source)
+    assert offsets(partition.polls(1)) == list(range(count))
+    state = partition.epoch()
+    source.written = None
+    return source, state
+
+
+def test_a_resume_reads_the_last_record_again_and_does_not_send_it_again():
+    source, state = taken(7)
+    partition = Partition(source, state)
+    assert partition.readers[0].opened_at == 6
+    assert offsets(partition.polls(1)) == list(range(7, 20))
+
+
+def test_another_record_there_is_another_topic():
+    source, state = taken(7)
+    source.records[6] = (b"k", b"another")
+    with pytest.raises(FatalError, match="made anew"):
+        Partition(source, state)
+
+
+def test_a_shorter_log_is_another_topic():
+    source, state = taken(7)
+    source.first, source.written = 0, 3
+    with pytest.raises(FatalError, match="made anew"):
+        Partition(source, state)
+
+
+def test_retention_up_to_the_next_record_is_no_loss():
+    source, state = taken(7)
+    source.first = 7
+    assert offsets(Partition(source, state).polls(1)) == list(range(7, 20))
+
+
+def test_retention_past_the_next_record_is():
+    source, state = taken(7)
+    source.first = 8
+    with pytest.raises(FatalError, match=r"offset 7 .* before 8"):
+        Partition(source, state)
+
+
+def test_retention_that_overtakes_a_running_flow_stops_it():
+    source, state = taken(7)
+    partition = Partition(source, (*state[:2], 2, *state[3:]))
+    assert offsets(partition.polls(1)) == [7, 8]
+    partition.epoch()
+    source.first = 12
+    with pytest.raises(FatalError, match="no longer there"):
+        partition.polls(1)
+
+
+@given(st.integers(0, 6))
+def test_a_compacted_last_record_cannot_be_compared_and_nothing_is_lost(removed):
+    source, state = taken(7)
+    source.compacted = set(range(removed, 7))
+    assert offsets(Partition(source, state).polls(1)) == list(range(7, 20))
+
+
+def test_a_broker_that_does_not_find_the_last_record_is_told():
+    source, state = taken(7)
+    source.silent = True
+    clock = iter(range(0, 100, 5))
+    with pytest.raises(FatalError, match="offset 6 was not found"):
+        Partition(source, state, now=lambda: float(next(clock)), sleep=lambda _: None)
+
+
 # The end.
 
 
@@ -357,15 +434,15 @@ def test_a_stop_ends_it():
 
 
 def test_a_stop_while_gathering_sends_nothing_and_loses_nothing():
-    partition = Partition(log(100), (STATE_FORMAT, 40, 20, MIB))
+    partition = Partition(log(100), at(40, 20, MIB))
     partition.stopped = True
     with pytest.raises(StopIteration):
         partition.logic.next_batch()
-    assert partition.epoch() == (STATE_FORMAT, 40, 20, MIB)
+    assert partition.epoch() == at(40, 20, MIB)
 
 
 def test_it_ends_at_the_end_if_asked_to():
-    partition = Partition(log(25), (STATE_FORMAT, 0, 10, MIB), exit_at_end=True)
+    partition = Partition(log(25), at(0, 10, MIB), exit_at_end=True)
     assert len(offsets(partition.polls(2))) == 10
     partition.epoch()
     assert len(offsets(partition.polls(2))) == 15
@@ -374,14 +451,14 @@ def test_it_ends_at_the_end_if_asked_to():
 
 
 def test_a_full_epoch_is_not_the_end():
-    partition = Partition(log(25), (STATE_FORMAT, 0, 10, MIB), exit_at_end=True)
+    partition = Partition(log(25), at(0, 10, MIB), exit_at_end=True)
     partition.polls(1)
     for _ in range(5):
         assert partition.logic.next_batch() == []
 
 
 def test_what_was_fetched_and_does_not_fit_is_not_the_end():
-    partition = Partition(log(25), (STATE_FORMAT, 0, 500, 95), max_epoch_bytes=95, exit_at_end=True)
+    partition = Partition(log(25), at(0, 500, 95), max_epoch_bytes=95, exit_at_end=True)
     sent = []
     for _ in range(3):
         # All of it was fetched by the first poll: the log is at its end, the flow is not.
@@ -419,9 +496,10 @@ def test_closing_closes_the_reader():
     assert partition.readers[0].closed
 
 
-def test_an_offset_that_is_gone_stops_the_flow():
-    with pytest.raises(FatalError, match="the offset is gone"):
-        Partition(log(5), (STATE_FORMAT, 6, 500, MIB))
+def test_an_offset_that_never_was_stops_the_flow():
+    partition = Partition(log(5), at(6, 500, MIB))
+    with pytest.raises(FatalError, match="made anew"):
+        partition.polls(1)
 
 
 # All partitions.
@@ -438,5 +516,5 @@ def test_each_partition_resumes_from_its_own_state():
     source = PartitionedSource([(TOPIC, 0), ("app/odd", 7)], open_reader, settings)
     assert source.list_parts() == [f"{TOPIC}/0", "app/odd/7"]
     source.build_part("source", f"{TOPIC}/0", None)
-    source.build_part("source", "app/odd/7", (STATE_FORMAT, 4, 500, MIB))
+    source.build_part("source", "app/odd/7", at(4, 500, MIB))
     assert opened == [(TOPIC, 0, BEGINNING), ("app/odd", 7, 4)]

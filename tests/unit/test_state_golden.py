@@ -194,7 +194,7 @@ def test_a_shard_resumes_from_the_state():
 
 def test_the_state_of_a_partition():
     assert [as_json(state) for state in source_states()] == golden("source_states.json")
-    assert source.STATE_FORMAT == 1
+    assert source.STATE_FORMAT == 2
 
 
 @pytest.mark.parametrize("number", [0, 1])
