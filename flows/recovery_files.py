@@ -21,6 +21,9 @@ OR_LOSE = (
     "; or name an empty directory and start with `--accept-lost-state`: rows that were deleted "
     "meanwhile may show again until their delete is read again"
 )
+_AROUND_IT = (OSError, sqlite3.OperationalError)
+"""Errors that lie with the disk, or with another process."""
+
 _TABLES = frozenset({"parts", "exs", "fronts", "commits", "snaps"})
 
 
@@ -182,7 +185,8 @@ def _read(path: Path) -> Part:
             used = database.execute("SELECT EXISTS (SELECT * FROM snaps)").fetchone() != (0,)
     except (sqlite3.Error, OSError) as error:
         # Such an error tells a state of the file, never what is stored there.
-        raise damaged(path, f"it cannot be read: {error}") from None
+        how = "cannot be read" if isinstance(error, _AROUND_IT) else "is damaged"
+        raise damaged(path, f"it {how}: {error}") from None
     epoch = max((each for (each,) in epochs), default=0)
     return Part(path, index, count, epoch, frozenset(resumed), bool(epochs or resumed or used))
 

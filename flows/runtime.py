@@ -22,7 +22,13 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from flows import preflight
 from flows.observability import Observability
 from flows.recovery import Recovery, fault_of
-from flows.settings import Process, exporters_from_env, load_contract, process_from_env
+from flows.settings import (
+    Process,
+    bytewax_cluster,
+    exporters_from_env,
+    load_contract,
+    process_from_env,
+)
 from flows.sync import Flow, Parts, build_flow
 from operators import points
 from operators.contract import Contract
@@ -134,6 +140,11 @@ class Session:
             )
         )
 
+    def ended(self) -> None:
+        """Note that the flow has come to a clean end, and all of it is committed."""
+        if self._opened.ledger is not None:
+            self._opened.ledger.ended()
+
     def close(self) -> None:
         """End the threads and close the connections; spans and metrics are sent."""
         self._abort.set()
@@ -195,6 +206,7 @@ def run(
                     epoch_interval=timedelta(seconds=contract.recovery.epoch_interval_s),
                     recovery_config=recovery.config(),
                 )
+                session.ended()
         except BaseException as error:
             if isinstance(error, Exception) or type(error).__name__ == _PANIC:
                 raise _reason(error) from error
@@ -211,15 +223,28 @@ def flow_from_env() -> Dataflow:
     It is `python -m bytewax.run "flows.runtime:flow_from_env()"`.
 
     Recovery, workers and addresses are then Bytewax's to set, by its options and `BYTEWAX_…`
-    variables. SIGTERM and SIGINT end the flow cleanly. Exits with a message where something is not
-    right.
+    variables. The recovery directory is checked and locked where `BYTEWAX_RECOVERY_DIRECTORY` names
+    it; otherwise a start after a crash waits until the lease has run out. SIGTERM and SIGINT end the
+    flow cleanly. Exits with a message where something is not right.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
         process = process_from_env()
         arm(process)
         contract = load_contract(process.contract)
-        session = Session(contract, heartbeat=process.heartbeat, accepted=process.accepted)
+        cluster = Cluster(*bytewax_cluster())
+        recovery = None
+        if process.recovery is not None:
+            section = contract.recovery.model_copy(update={"directory": process.recovery})
+            recovery = Recovery(section, cluster.process_id, max(1, len(cluster.addresses)))
+        session = Session(
+            contract,
+            heartbeat=process.heartbeat,
+            cluster=cluster,
+            locks=() if recovery is None else recovery.identities(),
+            accepted=process.accepted,
+            on_epoch=lambda: None if recovery is None else recovery.check_intact(),
+        )
     except RowvecError as error:
         sys.exit(f"rowvec: {error}")
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -71,6 +71,7 @@ class Process:
 
     Attributes:
         heartbeat: File to touch whenever the flow advances, for a liveness probe.
+        recovery: Directory that Bytewax's own command was told, where it was told by its variable.
         accepted: What the flow goes on without, for once.
         kill_at: For tests: the point where the process is to be killed, and at which time of being
             there.
@@ -78,6 +79,7 @@ class Process:
 
     contract: Path
     heartbeat: Path | None
+    recovery: Path | None = None
     accepted: frozenset[Accept] = frozenset()
     kill_at: tuple[Point, int] | None = None
 
@@ -102,9 +104,11 @@ def process_from_env() -> Process:
         ContractError: `ROWVEC_ACCEPT` or `ROWVEC_KILL_AT` names what there is not.
     """
     heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
+    recovery = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
     return Process(
         contract=Path(os.environ.get(CONTRACT_VARIABLE) or DEFAULT_CONTRACT),
         heartbeat=Path(heartbeat) if heartbeat else None,
+        recovery=Path(recovery) if recovery else None,
         accepted=_accepted(os.environ.get(ACCEPT_VARIABLE, "")),
         kill_at=_kill_at(os.environ.get(KILL_VARIABLE, "")),
     )
@@ -163,6 +167,18 @@ def exporters_from_env() -> Exporters:
         "OTEL_RESOURCE_ATTRIBUTES", ""
     )
     return Exporters(chosen["traces"], chosen["metrics"], default_name=not named)
+
+
+def bytewax_cluster() -> tuple[int, tuple[str, ...]]:
+    """`cluster_from` for Bytewax's own command, which is told by variables.
+
+    Raises:
+        ContractError: The variables do not fit together.
+    """
+    number = os.environ.get("BYTEWAX_PROCESS_ID", "0")
+    if not number.isdecimal():
+        raise ContractError(subject="BYTEWAX_PROCESS_ID", cause=f"'{number}' is no number")
+    return cluster_from(int(number), os.environ.get("BYTEWAX_ADDRESSES", ""))
 
 
 def cluster_from(process_id: int, addresses: str) -> tuple[int, tuple[str, ...]]:

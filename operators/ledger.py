@@ -446,17 +446,27 @@ class Ledger:
             self._told.update(seen)
         self._epoch = epoch
 
-    def _tell(self, seen: Mapping[str, int]) -> None:
-        def tell(collection: str, entry: Entry) -> Entry:
-            now = {
-                part: offset
-                for part, offset in seen.items()
-                if self._collections[part.rpartition("/")[0]] == collection
-            }
-            return replace(entry, seen={**entry.seen, **now})
+    def ended(self) -> None:
+        """Note that the flow has ended cleanly: the last epoch is committed as well.
 
+        It is told with the next write, when the lease is let go.
+        """
+        last = {part: ends[max(ends)] for part, ends in self._closed.items()}
+        seen = {part: offset for part, offset in last.items() if offset >= 0}
+        with self._writing:
+            self._mine = {name: self._with(name, e, seen) for name, e in self._mine.items()}
+
+    def _tell(self, seen: Mapping[str, int]) -> None:
         with self.fence():
-            self.write(tell)
+            self.write(lambda collection, entry: self._with(collection, entry, seen))
+
+    def _with(self, collection: str, entry: Entry, seen: Mapping[str, int]) -> Entry:
+        now = {
+            part: offset
+            for part, offset in seen.items()
+            if self._collections[part.rpartition("/")[0]] == collection
+        }
+        return replace(entry, seen={**entry.seen, **now})
 
     def write(self, change: Callable[[str, Entry], Entry]) -> None:
         """Change the entries of this process, and store them; once, without another try.

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from operators.errors import FatalError
 from operators.milvus_client import Client
 from operators.milvus_rows import ledger_rows, requests
-from operators.milvus_schema import LEDGER, LEDGER_SHAPE, check_ledger_shape
+from operators.milvus_schema import LEDGER_SHAPE, check_ledger_shape
+from operators.table import LEDGER
 
 
 class MilvusLedger:

@@ -90,7 +90,6 @@ class Shape:
     identity: str = ""
 
 
-LEDGER = "rowvec_ledger"
 LEDGER_SHAPE = Shape(
     {
         "id": Field("id", "varchar", _LEDGER_NAME_BYTES),

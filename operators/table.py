@@ -20,6 +20,8 @@ from pydantic import (
 )
 
 RESERVED_FIELDS = frozenset({"id", "vector", "text"})
+LEDGER = "rowvec_ledger"
+"""The collection where Rowvec keeps what it knows of the others."""
 """Fields of every collection besides the provenance fields, which all start with `rv_`."""
 
 PROVENANCE_PREFIX = "rv_"
@@ -233,6 +235,13 @@ class TableSection(Section):
         if len(set(key)) != len(key):
             raise ValueError("names a column twice")
         return key
+
+    @field_validator("collection")
+    @classmethod
+    def _collection_is_not_the_ledger(cls, collection: str) -> str:
+        if collection == LEDGER:
+            raise ValueError("is Rowvec's own; name another")
+        return collection
 
     @model_validator(mode="after")
     def _fields_are_distinct(self) -> Self:

@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -595,6 +596,115 @@ def test_every_difference_is_told_at_once_and_nothing_is_altered(backend: Backen
     assert backend.store.stored(spec.name, [one.id])
 
 
+def drop(backend: Backend, collection: str) -> None:
+    """An operator removes a collection."""
+    if backend.kind == "memory":
+        backend.store.drop(collection)
+    else:
+        backend.store._client._client.drop_collection(collection)
+
+
+def test_a_collection_keeps_its_identity(backend: Backend):
+    store, spec, other = backend.store, spec_of(next(_names)), spec_of(next(_names), fields={})
+    store.ensure(spec)
+    store.ensure(other)
+    identity = store.identity(spec.name)
+    assert re.fullmatch("[0-9a-f]{32}", identity)
+    assert store.identity(other.name) != identity
+    store.upsert(spec.name, [entity("1")])
+    store.ensure(spec)
+    assert store.identity(spec.name) == identity
+    if backend.section is not None:
+        with closing(MilvusStore(backend.section)) as again:
+            assert again.identity(spec.name) == identity
+            again.ensure(spec)
+            assert again.identity(spec.name) == identity
+    drop(backend, other.name)
+
+
+def test_a_collection_made_anew_has_another_identity(backend: Backend):
+    store, spec = backend.store, spec_of(next(_names))
+    store.ensure(spec)
+    identity = store.identity(spec.name)
+    drop(backend, spec.name)
+    with pytest.raises(FatalError, match=spec.name):
+        store.identity(spec.name)
+    store.ensure(spec)
+    assert store.identity(spec.name) not in ("", identity)
+    drop(backend, spec.name)
+
+
+def test_the_identity_and_the_model_do_not_disturb_each_other(backend: Backend):
+    model = "org/name; collection 0123456789abcdef0123456789abcdef@1; collection x"
+    store, spec = backend.store, spec_of(next(_names), model=model)
+    store.ensure(spec)
+    store.ensure(spec)
+    assert re.fullmatch("[0-9a-f]{32}", store.identity(spec.name))
+    with pytest.raises(FatalError, match="were made by org/name"):
+        store.ensure(replace(spec, model="org/name"))
+    drop(backend, spec.name)
+
+
+@pytest.mark.parametrize(
+    "backend",
+    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
+    indirect=True,
+    scope="module",
+)
+def test_a_collection_from_before_there_were_identities(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch
+):
+    store, spec = backend.store, spec_of(next(_names))
+    client = store._client._client
+    create = client.create_collection
+
+    def as_before(name, *, schema, properties, **options):
+        schema._description = f"Kept equal to SQL tables by Rowvec; vectors by {spec.model}"
+        create(name, schema=schema, properties={"rowvec.model": spec.model}, **options)
+
+    monkeypatch.setattr(client, "create_collection", as_before)
+    store.ensure(spec)
+    monkeypatch.undo()
+    store.ensure(spec)
+    assert store.identity(spec.name) == ""
+    with pytest.raises(FatalError, match="were made by hash@1, not by hash@2"):
+        store.ensure(replace(spec, model="hash@2"))
+    store.upsert(spec.name, [entity("1")])
+    assert store.count(spec.name) == 1
+    drop(backend, spec.name)
+
+
+@pytest.mark.parametrize(
+    ("description", "model", "identity"),
+    [
+        (
+            "vectors by hash@1; collection 0123456789abcdef0123456789abcdef",
+            "hash@1",
+            "0123456789abcdef" * 2,
+        ),
+        ("vectors by hash@1", "hash@1", ""),
+        ("vectors by hash@1; collection 0123", "hash@1; collection 0123", ""),
+        ("vectors by somebody", "somebody", ""),
+        ("nothing of Rowvec's", "", ""),
+    ],
+)
+def test_a_server_that_forgets_properties_has_the_description(
+    mortal, monkeypatch: pytest.MonkeyPatch, description: str, model: str, identity: str
+):
+    store, _ = mortal
+    client = store._client._client
+    describe = client.describe_collection
+
+    def without_properties(*args, **options):
+        about = {**describe(*args, **options), "properties": {}}
+        return about | {"description": f"Kept equal to SQL tables by Rowvec; {description}"}
+
+    monkeypatch.setattr(client, "describe_collection", without_properties)
+    found = store._client.describe("mortal")
+    assert (found.model, found.identity) == (model, identity)
+    assert store.identity("mortal") == identity
+
+
 def test_fields_tells_what_is_mirrored(backend: Backend, shared: str):
     found = backend.store.fields(shared)
     assert found.keys() == COLUMNS.keys()
@@ -668,6 +778,7 @@ def test_a_collection_that_is_not_there(backend: Backend):
         lambda: backend.store.fields("nowhere"),
         lambda: backend.store.add_field("nowhere", "more", ColumnSpec(type="int64")),
         lambda: backend.store.count("nowhere"),
+        lambda: backend.store.identity("nowhere"),
         lambda: backend.store.search("nowhere", one.vector, 3),
         lambda: list(backend.store.scan("nowhere")),
         lambda: backend.store.upsert("nowhere", [one]),

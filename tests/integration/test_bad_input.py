@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import TopicPartition
-from confluent_kafka.admin import AdminClient
 
-from flows.embedded.broker import Broker, DurableBroker
+from flows.embedded.broker import Broker
 from flows.embedded.process import free_ports
 from tests.changes import doc, envelope, key, put
 from tests.integration.running import (
@@ -20,7 +18,6 @@ from tests.integration.running import (
     collection,
     consume,
     docs_contract,
-    everything,
     position_of,
     produce,
     quiet,
@@ -282,29 +279,6 @@ class TestWhileRunning:
         # Once each: a restart sends no letter again.
         again = consume(broker.bootstrap_servers, f"{topic}.dead", 5)
         assert [json.loads(letter.key())[2] for letter in again][-1] == 9
-
-    def test_retention_that_has_passed_the_resume_offset_is_told(
-        self, milvus: str, tiny_model: Path, tmp_path: Path
-    ) -> None:
-        broker, name = DurableBroker(tmp_path / "broker"), tmp_path.name
-        try:
-            broker.start()
-            broker.create_topic(name, 1)
-            produce(broker.bootstrap_servers, name, rows(1, 2, 3))
-            docs_contract(tmp_path, broker, milvus, tiny_model)
-            run_to_end(tmp_path)
-            produce(broker.bootstrap_servers, name, rows(4, 5, 6))
-            admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
-            for future in admin.delete_records([TopicPartition(name, 0, 5)]).values():
-                future.result(10)
-            before = everything(milvus, name)
-            with rowvec(tmp_path, "run", "-c", tmp_path / "rowvec.toml") as flow:
-                assert flow.wait(30) == 1, flow.stderr
-            quiet(flow)
-            told(flow, f"{name}[0]: offset 3 is no longer there", "fresh initial snapshot")
-            assert everything(milvus, name) == before
-        finally:
-            broker.stop()
 
     def test_a_second_run_on_one_recovery_directory_is_refused(
         self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path

@@ -113,6 +113,18 @@ def test_a_ledger_that_cannot_be_written_lets_nothing_go_on():
     assert seen(store) == {f"{TOPIC}/0": 7}
 
 
+def test_a_clean_end_tells_the_last_epoch_when_the_lease_is_let_go():
+    store = MemoryLedger()
+    ledger = started(store)
+    ledger.closed(TOPIC, 0, -1, -2)
+    ledger.closed(TOPIC, 1, -1, -2)
+    ledger.emitting(0)
+    ledger.closed(TOPIC, 0, 0, 10)
+    ledger.ended()
+    ledger.write(lambda _name, entry: entry)
+    assert seen(store) == {f"{TOPIC}/0": 10}
+
+
 @pytest.mark.parametrize("at", [20, 21, 1_000])
 def test_the_state_of_the_last_epoch_or_a_later_one_goes_on(at):
     store = MemoryLedger()
