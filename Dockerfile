@@ -47,6 +47,6 @@ ENV PATH=/opt/rowvec/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1
 WORKDIR /
 USER 10001:10001
-# The exec form: Python is process 1, and SIGTERM reaches it.
+# The exec form: Rowvec is process 1, and passes SIGTERM on to the flow that it starts.
 ENTRYPOINT ["rowvec"]
 CMD ["run"]
