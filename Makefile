@@ -5,9 +5,11 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   && echo $$p && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
+KILLS ?= 200
+SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format clean
+.PHONY: help demo test simulate chaos mutation lint format clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,6 +33,15 @@ demo: $(VENV)/demo ## A live PostgreSQL table becomes, and stays, a searchable c
 
 test: $(VENV)/dev lint ## Lint, types, layers, and all tests
 	@$(BIN)/python -m pytest
+
+chaos: $(VENV)/dev ## Kill real flows with kill -9, KILLS times (200), and judge all that readers saw
+	@$(BIN)/python -m tests.chaos --kills $(KILLS)
+
+mutation: $(VENV)/dev ## Take out one guard at a time, and see a test go red for each
+	@$(BIN)/python -m tests.mutation
+
+simulate: $(VENV)/dev ## Everything that can go wrong, in SEEDS simulated runs
+	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
 
 lint: $(VENV)/dev ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

@@ -13,7 +13,9 @@ come to their deadline, and the timer is put off. When Milvus is back and the le
 process's, it goes on.
 
 Milvus has no compare-and-set. A claim counts only if its write took less than the time for which the
-claimant then waits before it looks again; so of two that claim at once, at most one goes on.
+claimant then waits before it looks again; so of two that claim at once, at most one goes on. What was
+written later than that may have written over somebody who goes on until he looks: then this process
+waits until he must have looked, or is dead, before it counts.
 """
 
 import logging
@@ -127,6 +129,8 @@ class Lease:
         self._gate_until = float("-inf")
         self._armed = False
         self._settled_at = float("inf")
+        self._told_at = float("-inf")
+        self._alone_from = float("-inf")
         self._lost: FatalError | None = None
 
     # Taking it.
@@ -145,9 +149,11 @@ class Lease:
             if written - began <= self._times.settle:
                 self._settled_at = written + self._times.settle
                 self._ledger.fence = self.writing
+                self._told_at = began
                 self._renewed(began)
                 self._thread.start()
                 return
+            self._pause(self._times.lease)
         raise FatalError(
             subject="the lease",
             cause=f"Milvus took longer than {self._times.settle:.1f} s to write it, {_CLAIMS} times",
@@ -189,10 +195,11 @@ class Lease:
                 logger.info(
                     "Waiting up to %.0f s for the lease of %s to run out", left, entry.holder.where
                 )
-            if self._wait(min(left, self._times.renewal)):
-                raise FatalError(
-                    subject="the flow", cause="it was stopped while it waited its turn"
-                )
+            self._pause(min(left, self._times.renewal))
+
+    def _pause(self, seconds: float) -> None:
+        if self._wait(seconds):
+            raise FatalError(subject="the flow", cause="it was stopped while it waited its turn")
 
     def _others(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
         """Entries with a holder who may still be writing, and is no peer of this process."""
@@ -250,19 +257,33 @@ class Lease:
     def renew(self) -> None:
         """Renew the lease; what goes wrong is kept for `check` and `writing`."""
         began = self._now()
-        dormant = not self._armed
+        found = False
         try:
             self._check_holder(self._ledger.entries())
+            found = True
             self._ledger.write(self._held_by_this)
-            if dormant and self._now() - began > self._times.settle:
-                # Somebody may have claimed it after it was read, and been written over.
-                raise self._taken("it cannot tell whether another process has")
-            self._renewed(began)
+            if self._now() - began > self._times.settle:
+                self._doubt()
+            self._told_at = began
+            if began >= self._alone_from:
+                self._renewed(began)
         except FatalError as error:
             self._lose(error)
         except RowvecError as error:
+            if found:  # it may have been written all the same, and late
+                self._doubt()
             logger.warning("The lease could not be renewed: %s", error)
             self.expire()
+
+    def _doubt(self) -> None:
+        """Somebody may have claimed the lease after it was read, and been written over.
+
+        Only where it had not been renewed for so long that others may take it. From then on nobody
+        finds it unchanged, so that one lease later nobody else goes on.
+        """
+        now = self._now()
+        if not self._armed and now - self._told_at >= self._times.lease - self._times.request:
+            self._alone_from = now + self._times.lease
 
     def expire(self) -> None:
         """Put the timer off where nothing may be written any more, and nothing is under way."""

@@ -248,6 +248,23 @@ def test_a_store_that_stays_down_stops_the_flow_and_loses_nothing(tmp_path: Path
     assert set(texts(store, "docs")) == {"docs:1#0"}
 
 
+@pytest.mark.parametrize(("writers", "lanes"), [(1, 1), (2, 2), (None, 4), (9, 4)])
+def test_there_are_no_more_lanes_than_the_store_bears_writers(
+    writers: int | None, lanes: int, tmp_path: Path
+) -> None:
+    threads: set[str] = set()
+
+    class Telling(MemoryStore):
+        def upsert(self, collection, entities) -> None:  # type: ignore[no-untyped-def]
+            threads.add(threading.current_thread().name)
+            super().upsert(collection, entities)
+
+    log = Log([put(row, row + 1) for row in range(200)])
+    section = {"uri": "memory", "write_lanes": 4}
+    run_flow(contract(milvus=section), as_topic([log]), Telling(writers), tmp_path / "r")
+    assert len(threads) == lanes
+
+
 class Picky(MemoryStore):
     """Refuses one entity, and every call that has it."""
 

@@ -3,7 +3,7 @@
 import pytest
 
 from operators import source
-from tests.changes import Log, put
+from tests.changes import Log, gone, put, tombstone
 from tests.properties.simulation import Simulation, id_of
 
 ROW = id_of(0)
@@ -94,3 +94,28 @@ def test_what_was_not_yet_looked_up_is_looked_up_after_a_crash() -> None:
     simulation.commit()  # with v4 on its way to the look-up
     simulation.crash()
     assert seen(simulation, polls=2) == "v9"
+
+
+def test_a_delete_that_the_store_has_overtaken_is_not_sent() -> None:
+    simulation = start([*versions(3), gone(0, 4), *versions(9)[4:]])
+    simulation.drain()
+    simulation.committed.clear()
+    simulation.crash()
+    # The delete is the last of the first four.
+    for _ in range(6):
+        assert seen(simulation, polls=2) == "v9"
+        simulation.commit()
+
+
+def test_a_tombstone_that_the_store_has_overtaken_is_not_sent(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(source, "FIRST_CAP", 1)
+    simulation = start([tombstone(0), *versions(3)])
+    simulation.drain()
+    simulation.committed.clear()
+    simulation.crash()
+    # Nobody knows its row, so it has no version but its offset.
+    for _ in range(4):
+        assert seen(simulation) == "v3"
+        simulation.commit()

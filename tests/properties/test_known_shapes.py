@@ -425,6 +425,15 @@ def test_a_refused_value_does_not_go_with_its_row_and_nor_does_the_one_before(fa
         assert play.letters()[-1] == (1, 0)
 
 
+@pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE])
+def test_nor_if_all_of_it_is_in_one_window(fault: Fault) -> None:
+    lost = Values("name", "lost")
+    play = Play(put(0, 1), put(0, 2, lost, fault), *moved(0, 1, 3, OLD._replace(doc="lost")))
+    play("0001w")
+    assert play.end() == {}
+    assert play.letters()[-1] == (1, 0)
+
+
 def test_what_waits_in_a_checkpoint_is_not_read_back_from_the_store_after_a_crash() -> None:
     # The store has the text from before the last change of it, which only the dead process knew.
     play = Play(put(0, 1), put(0, 2, NEW), *moved(0, 1, 3, NEW))

@@ -3,6 +3,7 @@
 import json
 import pickle
 from collections.abc import Collection
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -13,7 +14,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from flows.sync import rules_of
 from operators.dedup import DedupLogic
 from operators.embedding import text_hash
-from operators.events import NO_POSITION, RowKey, make_version, offset_of
+from operators.events import NO_POSITION, RowKey, make_version, offset_of, same_position
 from operators.route import Router
 from operators.settling import MAX_DEAD_LETTER_BYTES, DedupContext
 from operators.shards import ALL_SHARDS, ShardRecords, Window, shard_of
@@ -361,6 +362,38 @@ def test_the_tombstone_of_a_stale_delete_is_known_after_a_restart():
     assert shard.close() is None
 
 
+# Changes without a position.
+
+
+def lone(id_: int, text: str) -> Pair:
+    source = {"connector": "postgresql"}
+    return key(id=id_), json.dumps({"after": doc(id_, text), "source": source, "op": "u"}).encode()
+
+
+def test_a_change_without_a_position_is_dropped_if_its_partition_said_more_since():
+    shard = Shard()
+    shard.offset = 7
+    shard.take(lone(1, "new"))
+    assert set(shard.closed().rows) == {ONE}
+    shard.offset = 3
+    shard.take(lone(1, "old"))
+    assert shard.close() is None
+    assert shard.dropped() == {"stale": 1}
+
+
+def test_a_change_without_a_position_takes_the_place_of_what_is_known_of_its_row():
+    shard = Shard()
+    shard.take(put(1, 5, "first"))
+    before = shard.closed().rows[ONE].version
+    shard.take(lone(1, "second"))
+    version = shard.closed().rows[ONE].version
+    assert same_position(before, version)
+    assert before < version
+    # What is sent again from before it is the past.
+    shard.take(put(1, 4, "sent again"))
+    assert shard.close() is None
+
+
 # What the window tells the steps after it.
 
 
@@ -577,6 +610,31 @@ def test_held_rows_stay_in_the_state():
         assert shard.logic.on_eof() == ([], False)
     shard.take(resumed=True)
     assert shard.closed().rows[ONE].text == "doc 1\nmine"
+
+
+def test_a_dead_letter_does_not_take_along_what_is_held():
+    shard = Shard(partitions={(TOPIC, 0), (TOPIC, 1)})
+    shard.take(truncate(1), put(1, 2), (key(id=2), b"{"), resumed=True)
+    window = shard.closed()
+    assert [letter.position.offset for letter in window.dead] == [2]
+    assert window.rows == {}
+    assert window.truncates == []
+    shard.take(partition=1, resumed=True)
+    window = shard.closed()
+    assert set(window.rows) == {ONE}
+    assert len(window.truncates) == 1
+
+
+def test_state_that_may_be_old_vouches_for_no_row():
+    shard = Shard(whole=True)
+    shard.take(put(1, 1))
+    assert not shard.closed().versions.must_look_up(ONE)
+    shard.shared = replace(shard.shared, distrust=True)
+    shard.restart()
+    shard.take(put(1, 2), put(2, 2), resumed=True)
+    versions = shard.closed().versions
+    assert versions.must_look_up(ONE)
+    assert versions.must_look_up(TWO)
 
 
 def test_the_first_windows_of_a_shard_are_held_by_nothing():

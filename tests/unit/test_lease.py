@@ -229,11 +229,40 @@ def test_a_claim_that_was_written_over_does_not_count():
         one.lease.confirm()
 
 
-def test_a_renewal_after_a_long_silence_that_takes_too_long_does_not_count():
+def silent_for(seconds: float, process: Process) -> None:
+    """It could not renew, and has put its timer off."""
+    process.world.pass_by(seconds)
+    process.lease.expire()
+    assert process.deadline is None
+
+
+def test_renewals_after_a_long_silence_that_take_too_long_count_one_lease_later():
     world = World()
     one = world.process("one").start()
-    world.pass_by(TIMES.gate + 1)
-    one.lease.expire()
+    silent_for(TIMES.gate + 1, one)
+    world.pass_by(TIMES.lease)
+    write = world.store.write
+
+    def slow(entries: Any) -> None:
+        world.pass_by(TIMES.settle + 0.1)
+        write(entries)
+
+    world.store.write = slow  # type: ignore[method-assign]
+    until = world.now + TIMES.lease
+    while world.now < until:
+        one.lease.renew()
+        with pytest.raises(RetriableError):
+            one.write()
+        world.pass_by(TIMES.renewal)
+    one.lease.renew()
+    one.write()
+
+
+def test_after_a_short_silence_a_slow_renewal_counts_at_once():
+    """Nobody can have found the lease unchanged for long enough."""
+    world = World()
+    one = world.process("one").start()
+    silent_for(TIMES.gate + 1, one)
     write = world.store.write
 
     def slow(entries: Any) -> None:
@@ -242,8 +271,81 @@ def test_a_renewal_after_a_long_silence_that_takes_too_long_does_not_count():
 
     world.store.write = slow  # type: ignore[method-assign]
     one.lease.renew()
-    with pytest.raises(FatalError):
+    one.write()
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_who_is_written_over_by_a_late_renewal_has_ended_when_that_counts(answered: bool):
+    world = World()
+    one = world.process("one").start()
+    silent_for(TIMES.lease, one)
+    two = world.process("two")
+    write = world.store.write
+
+    def late(entries: Any) -> None:
+        world.store.write = write  # type: ignore[method-assign]
+        two.start()
+        write(entries)
+        if not answered:
+            raise RetriableError(subject="milvus", cause="timed out")
+
+    world.store.write = late  # type: ignore[method-assign]
+    one.lease.renew()
+    two.write()
+    for _ in range(200):
+        world.pass_by(1)
+        one.lease.renew()
+        if may_write(one):
+            break
+        one.lease.expire()
+        two.lease.expire()
+    else:
+        raise AssertionError("it never went on")
+    assert two.dead or not may_write(two)
+
+
+def test_who_is_written_over_by_a_late_claim_has_ended_when_that_counts():
+    world = World()
+    one = world.process("one").start()
+    silent_for(TIMES.lease, one)
+    two = world.process("two")
+    write = world.store.write
+
+    def late(entries: Any) -> None:
+        world.store.write = write  # type: ignore[method-assign]
+        one.lease.renew()
         one.write()
+        world.pass_by(TIMES.settle + 0.1)
+        write(entries)
+
+    world.store.write = late  # type: ignore[method-assign]
+    two.start()
+    two.write()
+    assert one.dead or not may_write(one)
+
+
+def may_write(process: Process) -> bool:
+    with suppress(RowvecError):
+        process.write()
+        return True
+    return False
+
+
+def test_a_renewal_counts_from_before_it_looked():
+    world = World()
+    one = world.process("one").start()
+    read = world.store.read
+
+    def slow() -> dict[str, str]:
+        world.pass_by(20)
+        return read()
+
+    world.store.read = slow  # type: ignore[method-assign]
+    began = world.now
+    one.lease.renew()
+    # Whoever saw the entry unchanged from then on may take over a lease later.
+    assert one.deadline is not None
+    assert one.deadline < began + TIMES.lease
 
 
 def test_what_the_ledger_holds_besides_stays():

@@ -314,6 +314,21 @@ def test_an_entry_of_another_release_is_refused(body):
         started(store)
 
 
+def test_an_entry_of_a_later_release_is_refused_even_if_it_looks_the_same():
+    (name, body), *_ = entries_of_a_run().items()
+    later = body.replace('"format":1', '"format":2')
+    assert later != body
+    assert Entry.unpack(name, body).seen
+    with pytest.raises(FatalError, match="not in the format 1"):
+        Entry.unpack(name, later)
+
+
+def entries_of_a_run() -> dict[str, str]:
+    store = MemoryLedger()
+    ran(store, 0, 10)
+    return store.entries
+
+
 def test_other_collections_are_none_of_its_business():
     store = MemoryLedger()
     store.entries["elsewhere/0"] = Entry(

@@ -7,7 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.errors import FatalError
+from operators.errors import FatalError, RetriableError
+from operators.ledger import Entry, Ledger
+from operators.retry import RetryPolicy
 from operators.source import (
     BEGINNING,
     FIRST_CAP,
@@ -21,7 +23,8 @@ from operators.source import (
     SourceState,
 )
 from operators.telemetry import Telemetry
-from tests.changes import TOPIC, Log, LogReader
+from tests.changes import TOPIC, Log, LogReader, table
+from tests.fakes import MemoryLedger
 
 MIB = 2**20
 
@@ -347,6 +350,55 @@ def test_the_key_counts_as_well():
     budget = EpochBudget(10, 10, 1.0, 0.0)
     assert budget.take((0, b"x" * 10, None))
     assert not budget.take((1, None, None))
+
+
+# What the ledger is told.
+
+
+def ledger_of(store: MemoryLedger) -> Ledger:
+    ledger = Ledger(store, RetryPolicy(0.0, Telemetry()), (table(),))
+    ledger.adopt(ledger.entries())
+    ledger.check(dict.fromkeys(ledger.collections, "identity"))
+    return ledger
+
+
+def seen(store: MemoryLedger) -> list[int]:
+    entries = (Entry.unpack(name, body) for name, body in store.entries.items())
+    return [offset for entry in entries for offset in entry.seen.values()]
+
+
+def test_an_epoch_is_told_before_anything_of_the_next_one_goes_on():
+    store, source = MemoryLedger(), log(60)
+    source.written = 25
+    partition = Partition(source, ledger=ledger_of(store))
+    assert len(offsets(partition.polls(1))) == 25
+    partition.epoch()
+    source.written = None
+    down = RetriableError(subject="milvus", cause="down")
+    store.fail_next(down, "write")
+    with pytest.raises(FatalError):
+        partition.polls(1)
+    assert seen(store) == []
+    partition = Partition(source, partition.epoch(), ledger=ledger_of(store))
+    assert len(offsets(partition.polls(1))) == 35
+    assert seen(store) == [25]
+
+
+def test_a_state_is_held_against_what_the_collection_has_seen():
+    store, source = MemoryLedger(), log(60)
+    source.written = 25
+    partition = Partition(source, ledger=ledger_of(store))
+    partition.polls(1)
+    older = partition.epoch()
+    source.written = 40
+    assert len(offsets(partition.polls(2))) == 15
+    latest = partition.epoch()
+    source.written = None
+    partition.polls(1)
+    for state in (None, older):
+        with pytest.raises(FatalError, match="up to"):
+            Partition(source, state, ledger=ledger_of(store))
+    assert offsets(Partition(source, latest, ledger=ledger_of(store)).polls(1))[0] == 40
 
 
 # The same log.

@@ -237,6 +237,15 @@ def test_where_the_store_holds_another_text_after_all_it_is_embedded():
         assert np.array_equal(vector, HashEmbedder().embed([text])[0])
 
 
+def test_a_text_taken_for_unchanged_does_not_get_the_vector_of_the_one_that_it_replaces():
+    bench = Bench()
+    bench.write(window(row(1, 1, "a")))
+    bench.write(window(row(1, 2, "b")), window(row(1, 3, "a"), unchanged=True))
+    assert bench.texts() == {"docs:1#0": "a"}
+    _, vector = bench.store.vectors("docs", ["docs:1#0"])["docs:1#0"]
+    assert np.array_equal(vector, HashEmbedder().embed(["a"])[0])
+
+
 def test_nothing_is_read_back_without_need():
     bench = Bench()
     bench.store.fail_next(FatalError(subject="store", cause="was asked"), "vectors")
@@ -409,6 +418,28 @@ def test_windows_are_written_in_order_and_those_that_wait_together():
         ]
         assert lane.receipts() == [Receipt(1, 0, 0), Receipt(4, 0, 0)]
         assert lane.receipts() == []
+
+
+def test_what_waited_for_another_lane_is_written_before_what_came_after_it():
+    waiting, newer = window(row(1, 1)), window(row(1, 2))
+    calls: list[list[Window]] = []
+    entered, submitted = threading.Event(), threading.Event()
+
+    def write(windows: Sequence[Window]) -> Receipt:
+        calls.append(list(windows))
+        if len(calls) > 1:
+            return Receipt(len(windows), 0, 0)
+        entered.set()
+        assert submitted.wait(SOON)
+        return Receipt(0, 0, 0, (waiting,))
+
+    with lane_of(write) as lane:
+        lane.submit(waiting)
+        assert entered.wait(SOON)
+        ticket = lane.submit(newer)
+        submitted.set()
+        lane.wait(ticket)
+    assert [[id(w) for w in call] for call in calls] == [[id(waiting)], [id(waiting), id(newer)]]
 
 
 def test_a_wait_returns_when_its_own_window_is_written_and_not_before():

@@ -184,6 +184,16 @@ def test_a_dropped_delete_is_remembered_as_long_as_a_row():
     assert not known.ends_dropped_delete(B)
 
 
+def test_what_a_truncate_took_is_known_as_gone_and_no_older_than_it():
+    known = versions()
+    known.put(A, version(1, 7), "one")
+    known.put(B, version(9, 8), "two")
+    known.truncate("docs:", version(5, 3))
+    # The offset is the row's own: what has no position is ordered by it.
+    assert known.get(A) == (version(5, 7), None)
+    assert known.get(B) == (version(9, 8), "two")
+
+
 # State.
 
 

@@ -1,0 +1,1 @@
+"""The real flow under attack: kill -9 by the thousand, and a judge of all that readers saw."""

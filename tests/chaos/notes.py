@@ -1,0 +1,139 @@
+"""What a flow under attack writes down of itself, so that a kill at any moment can be judged.
+
+Each note is one line of JSON in a file of the process, written by one `write` and thus whole even if
+the process is killed right after. The hooks sit on the Milvus client, on what is resumed from the recovery
+files and on the loading of the model; they change nothing of what these do.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+
+class Write(NamedTuple):
+    """One request that changes the collection.
+
+    Attributes:
+        rows: (entity id, version), of a delete with "" as version.
+        began: Seconds of the machine's monotonic clock, when it was sent.
+        acked: When its answer was there; None if the process was killed before.
+    """
+
+    delete: bool
+    rows: list[tuple[str, str]]
+    began: float
+    acked: float | None
+
+
+class Resume(NamedTuple):
+    """Where a partition went on: its next offset (-2: the beginning), and how much an epoch may hold."""
+
+    partition: int
+    next: int
+    cap: int
+
+
+class Notes(NamedTuple):
+    """All that a process wrote down.
+
+    Attributes:
+        model_s: Seconds that the loading of the model took; 0 if it did not come to that.
+        pending: Entity → newest version of it that the recovery files hold because its window was open.
+    """
+
+    model_s: float
+    resumes: list[Resume]
+    pending: dict[str, str]
+    writes: list[Write]
+
+
+def write_notes(path: Path, collection: str) -> None:
+    """Have this process write down what it does to a collection. For a fresh fork, before it runs."""
+    from flows import preflight
+    from operators.dedup import DedupLogic
+    from operators.dedup_state import unpack
+    from operators.milvus_client import Client
+    from operators.source import FIRST_CAP, PartitionedSource
+    from operators.store import entity_id
+
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def note(**what: Any) -> None:
+        os.write(file, orjson.dumps({**what, "at": time.monotonic()}) + b"\n")
+
+    def around(original: Callable[..., Any], noted: Callable[[Any], dict[str, Any]]) -> Any:
+        def send(client: Client, name: str, items: Any, *rest: Any, **named: Any) -> Any:
+            if name != collection:
+                return original(client, name, items, *rest, **named)
+            note(**noted(items))
+            result = original(client, name, items, *rest, **named)
+            note(acked=True)
+            return result
+
+        return send
+
+    def upserted(rows: Any) -> dict[str, Any]:
+        return {"upsert": [(row["id"], row["rv_version"]) for row in rows]}
+
+    build_part, load_embedder = PartitionedSource.build_part, preflight.load_embedder
+    restore = DedupLogic._restore
+
+    def resumed(source: Any, step_id: str, for_part: str, state: Any) -> Any:
+        _, next_, cap, *_ = state or (0, -2, FIRST_CAP)
+        note(resume=int(for_part.rpartition("/")[2]), next=next_, cap=cap)
+        return build_part(source, step_id, for_part, state)
+
+    def restored(logic: Any, state: Any) -> None:
+        if state[2]:
+            note(pending=[(entity_id(row.row_key), row.version) for row in map(unpack, state[2])])
+        restore(logic, state)
+
+    def loaded(contract: Any) -> Any:
+        began = time.monotonic()
+        embedder = load_embedder(contract)
+        note(model=time.monotonic() - began)
+        return embedder
+
+    hooks: list[tuple[Any, str, Any]] = [
+        (Client, "upsert", around(Client.upsert, upserted)),
+        (Client, "delete", around(Client.delete, lambda ids: {"delete": [(i, "") for i in ids]})),
+        (PartitionedSource, "build_part", resumed),
+        (DedupLogic, "_restore", restored),
+        (preflight, "load_embedder", loaded),
+    ]
+    for where, name, hook in hooks:
+        setattr(where, name, hook)
+
+
+def has_written(path: Path) -> bool:
+    """Whether a write of this process was acknowledged by now."""
+    try:
+        return b'"acked"' in path.read_bytes()
+    except FileNotFoundError:
+        return False
+
+
+def read_notes(path: Path) -> Notes:
+    """The notes of a process that has ended; it has one writing thread, as Milvus Lite asks for."""
+    model_s, resumes, writes = 0.0, list[Resume](), list[Write]()
+    pending: dict[str, str] = {}
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        note = orjson.loads(line)
+        match note:
+            case {"model": seconds}:
+                model_s = seconds
+            case {"resume": partition}:
+                resumes.append(Resume(partition, note["next"], note["cap"]))
+            case {"pending": rows}:
+                for entity, version in rows:
+                    pending[entity] = max(version, pending.get(entity, ""))
+            case {"acked": _}:
+                writes[-1] = writes[-1]._replace(acked=note["at"])
+            case {"upsert": rows} | {"delete": rows}:
+                pairs = [(id_, version) for id_, version in rows]
+                writes.append(Write("delete" in note, pairs, note["at"], None))
+    return Notes(model_s, resumes, pending, writes)

@@ -1,0 +1,110 @@
+"""One whole attack: the servers, the zygote, the flows side by side; and what came of it."""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+from transformers.utils import logging as transformers_logging
+
+from flows.embedded.broker import Broker
+from flows.embedded.milvus_lite import MilvusLiteServer
+from tests.chaos.attack import Attack
+from tests.chaos.kills import Plan, draw_kills
+from tests.chaos.report import Attacked, Outcome, figures
+from tests.chaos.zygote import Zygote
+from tests.live.model import make_model
+
+PROGRESS_S = 15.0
+
+
+def attack(kills: int, seed: int, flows: int = 2, tell: Callable[[str], None] = print) -> Outcome:
+    """Kill so many processes of so many flows, and judge all that was seen.
+
+    A run that goes well leaves nothing behind; what another one leaves is told.
+
+    Args:
+        kills: How many.
+        seed: Of the kills and the streams.
+        flows: How many flows, each with a Milvus of its own.
+        tell: Gets a line now and then.
+    """
+    directory = Path(tempfile.mkdtemp(prefix="rowvec-chaos-"))
+    began = time.monotonic()
+    attacks: list[Attack] = []
+    error: BaseException | None = None
+    try:
+        _attack(directory, kills, seed, flows, attacks, tell)
+    except Exception as problem:
+        error = problem
+    outcome = Outcome(
+        kills=kills,
+        seed=seed,
+        seconds=time.monotonic() - began,
+        flows=[Attacked(each.name, each.toll, each.checker, each.stream) for each in attacks],
+        error=error,
+        directory=directory,
+    )
+    if outcome.clean:
+        shutil.rmtree(directory)
+    else:
+        (directory / "figures.md").write_text(figures(outcome), "utf-8")
+        tell(f"Everything is kept in {directory}")
+    return outcome
+
+
+def _attack(
+    directory: Path,
+    kills: int,
+    seed: int,
+    flows: int,
+    attacks: list[Attack],
+    tell: Callable[[str], None],
+) -> None:
+    with ExitStack() as stack:
+        broker = Broker(directory / "broker")
+        stack.callback(broker.stop)
+        broker.start()
+        servers = [MilvusLiteServer(directory / f"milvus{number}") for number in range(flows)]
+        for server in servers:
+            stack.callback(server.stop)
+            server.start()
+        transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        model = make_model(directory / "model")
+        zygote = stack.enter_context(Zygote(directory))
+        plan, stop = Plan(draw_kills(kills, seed)), threading.Event()
+        attacks += [
+            Attack(
+                directory / f"flow{number}",
+                zygote,
+                broker,
+                server.uri,
+                model,
+                seed * 100 + number,
+                plan,
+                stop,
+            )
+            for number, server in enumerate(servers)
+        ]
+        ended = threading.Event()
+        teller = threading.Thread(target=_tell, args=(attacks, kills, ended, tell), daemon=True)
+        teller.start()
+        pool = stack.enter_context(ThreadPoolExecutor(flows))
+        stack.callback(ended.set)
+        stack.callback(stop.set)  # an interrupt: the pool is waited for
+        for future in [pool.submit(each.run) for each in attacks]:
+            future.result()
+
+
+def _tell(
+    attacks: list[Attack], kills: int, ended: threading.Event, tell: Callable[[str], None]
+) -> None:
+    began = time.monotonic()
+    while not ended.wait(PROGRESS_S):
+        done = sum(len(each.toll.lives) for each in attacks)
+        found = sum(each.checker.total for each in attacks)
+        tell(f"{time.monotonic() - began:6.0f} s: {done} of {kills} kills, {found} violations")

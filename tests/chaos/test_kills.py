@@ -1,0 +1,27 @@
+"""Sixty of the kills of `make chaos`: the flow is killed at every point, and nothing is lost for it."""
+
+import pytest
+
+from operators.points import POINTS
+from tests.chaos.report import figures
+from tests.chaos.run import attack
+
+pytestmark = pytest.mark.integration
+
+KILLS = 60
+
+
+@pytest.mark.timeout(600)
+def test_sixty_kills_lose_nothing_and_turn_nothing_back() -> None:
+    outcome = attack(KILLS, seed=1)
+    print(figures(outcome))
+    assert outcome.error is None, figures(outcome)
+    assert outcome.clean, figures(outcome)
+    assert len(outcome.lives) >= KILLS
+    assert {life.point for life in outcome.lives} == {*POINTS, None}
+    # They struck in the middle, and the readers were there.
+    assert sum(life.reached == "writing" for life in outcome.lives) > KILLS / 4
+    for flow in outcome.flows:
+        assert flow.toll.looks > flow.toll.scans > KILLS
+        assert flow.checker.versions > 1_000
+        assert flow.checker.absences > 100

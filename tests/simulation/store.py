@@ -1,0 +1,326 @@
+"""What the flow talks to, failing as such things do: a store, a model, a dead-letter topic.
+
+Nobody waits here for real: a wait is a `pause` of the world, in which others go on.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from random import Random
+from typing import NamedTuple, Protocol, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from operators import points
+from operators.errors import FatalError, RecordError, RetriableError
+from operators.events import DeadLetter, Version
+from operators.retry import RetryPolicy
+from operators.store import Entity, Stored, Vector
+from tests.fakes import HashEmbedder, MemoryLedger, MemoryStore
+from tests.simulation.history import POISON
+
+T = TypeVar("T")
+
+FIRST_WAIT_S = 0.1
+
+
+class PowerCut(BaseException):
+    """A process is gone, at this very instant. Nothing may catch it for good.
+
+    Attributes:
+        victim: Its number, as soon as that is known.
+    """
+
+    victim: int | None = None
+
+
+class Surroundings(Protocol):
+    """What happens while somebody waits."""
+
+    def pause(self, seconds: float) -> None:
+        """Let virtual time pass, and others go on.
+
+        Raises:
+            PowerCut: One of them took the process with it.
+        """
+        ...
+
+    def happened(self, fault: str) -> None:
+        """Note that a fault has happened."""
+        ...
+
+    def seconds(self) -> float:
+        """Virtual time."""
+        ...
+
+
+class Written(NamedTuple):
+    """One entity as it was written or removed, or the TRUNCATE of some shards.
+
+    Attributes:
+        id: Of the entity; "" for a TRUNCATE.
+        entity: None where it was removed.
+    """
+
+    id: str
+    entity: Entity | None = None
+    emptied: Version | None = None
+    shards: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Moods:
+    """How often the store does what, of all requests."""
+
+    slow: float = 0.0
+    down: float = 0.0
+    half: float = 0.0
+    unheard: float = 0.0
+    fatal: float = 0.0
+    cut: float = 0.0
+    letters: float = 0.0
+    ledger: float = 0.0
+
+
+CALM = Moods()
+
+
+class FaultyStore(MemoryStore):
+    """A `MemoryStore` with moods.
+
+    A request that is half done has done a prefix of it: a collection has one shard, which takes the
+    entities of a request in their order. Those of one row go there in one message.
+
+    Attributes:
+        written: Everything that was written or removed, in order.
+    """
+
+    def __init__(self, rng: Random, around: Surroundings, moods: Moods) -> None:
+        super().__init__(new_identity=lambda: "the only one")
+        self.written: list[Written] = []
+        self.moods = moods
+        self._rng = rng
+        self._around = around
+        self._down_until = 0.0
+
+    def calm_down(self) -> None:
+        """From now on it does what it is told."""
+        self.moods = CALM
+        self._down_until = 0.0
+
+    def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
+        self._before(0, _nothing)
+        return super().stored(collection, ids)
+
+    def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
+        self._before(0, _nothing)
+        return super().vectors(collection, ids)
+
+    def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
+        self._before(0, _nothing)
+        return super().entities(collection, ids)
+
+    def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
+        if any(POISON in entity.text for entity in entities):
+            self._before(0, _nothing)
+            self._around.happened("store: refuses a record")
+            raise RecordError(subject="entity", cause="refused")
+
+        starts = [i for i, each in enumerate(entities) if each.chunk == 0] + [len(entities)]
+
+        def apply(rows: int) -> None:
+            taken = entities[: starts[rows]]
+            super(FaultyStore, self).upsert(collection, taken)
+            self.written += [Written(each.id, each) for each in taken]
+
+        self._write(len(starts) - 1, apply)
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        def apply(count: int) -> None:
+            super(FaultyStore, self).delete(collection, ids[:count])
+            self.written += [Written(each) for each in ids[:count]]
+
+        self._write(len(ids), apply)
+
+    def delete_older(
+        self,
+        collection: str,
+        table: str,
+        version: Version,
+        shards: Collection[int] | None = None,
+    ) -> None:
+        ordered = sorted(shards or ())
+
+        def apply(count: int) -> None:
+            if not count:
+                return
+            before = len(self.history)
+            super(FaultyStore, self).delete_older(collection, table, version, ordered[:count])
+            self.written += [Written(each.id) for each in self.history[before:]]
+            self.written.append(Written("", None, version, tuple(ordered[:count])))
+
+        self._write(len(ordered), apply)
+
+    def _write(self, size: int, apply: Callable[[int], None]) -> None:
+        """Apply a request, all of it or the first few of its parts, and answer or not."""
+        self._before(size, apply)
+        dice, moods, around = self._rng.random(), self.moods, self._around
+        count = self._rng.randint(0, size)
+        if dice < moods.half:
+            apply(count)
+            around.happened(
+                "store: half done, then an error" if 0 < count < size else "store: refuses"
+            )
+            raise self._error()
+        dice -= moods.half
+        if dice < moods.unheard:
+            apply(size)
+            around.happened("store: done, then an error")
+            raise self._error()
+        dice -= moods.unheard
+        if dice < moods.cut:
+            self._cut(size, count, apply)
+        apply(size)
+
+    def _before(self, size: int, apply: Callable[[int], None]) -> None:
+        """What may happen before a request is done, or while it is under way."""
+        dice, moods, around = self._rng.random(), self.moods, self._around
+        if around.seconds() < self._down_until:
+            raise RetriableError(subject="store", cause="is still down")
+        if dice < moods.slow:
+            around.happened("store: slow")
+            try:
+                around.pause(self._rng.choice([0.1, 1.0, 5.0]))
+            except PowerCut:
+                # What was sent may have been done all the same.
+                apply(self._rng.choice([0, size // 2, size]))
+                raise
+            return
+        dice -= moods.slow
+        if dice < moods.down:
+            around.happened("store: refuses")
+            self._down_until = around.seconds() + self._rng.choice([0.1, 1.0, 40.0])
+            raise RetriableError(subject="store", cause="is down")
+        dice -= moods.down
+        if dice < moods.fatal:
+            around.happened("store: fatal error")
+            raise FatalError(subject="store", cause="is broken")
+
+    def _error(self) -> Exception:
+        if self._rng.random() < 0.5:
+            return RetriableError(subject="store", cause="did not answer")
+        self._around.happened("store: fatal error")
+        return FatalError(subject="store", cause="did not answer")
+
+    def _cut(self, size: int, count: int, apply: Callable[[int], None]) -> None:
+        apply(count)
+        what = "nothing" if not count else "all" if count == size else "half"
+        self._around.happened(f"crash in a request, {what} of it done")
+        raise PowerCut("in a request")
+
+
+class FaultyLedger(MemoryLedger):
+    """A `MemoryLedger` that fails as the store does.
+
+    Attributes:
+        rate: How often.
+    """
+
+    def __init__(self, rng: Random, around: Surroundings, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+        self._rng = rng
+        self._around = around
+
+    def write(self, entries: Mapping[str, str]) -> None:
+        if self._rng.random() >= self.rate:
+            super().write(entries)
+            return
+        match self._rng.choice(["refused", "unheard", "slow", "cut", "cut after"]):
+            case "refused":
+                self._around.happened("ledger: refused")
+                raise RetriableError(subject="ledger", cause="is down")
+            case "unheard":
+                super().write(entries)
+                self._around.happened("ledger: written, then an error")
+                raise RetriableError(subject="ledger", cause="did not answer")
+            case "slow":
+                self._around.happened("ledger: slow")
+                self._around.pause(1.0)
+                super().write(entries)
+            case "cut":
+                self._around.happened("crash before a write to the ledger")
+                raise PowerCut("in the ledger")
+            case _:
+                super().write(entries)
+                self._around.happened("crash after a write to the ledger")
+                raise PowerCut("in the ledger")
+
+
+def _nothing(_count: int) -> None:
+    """A read leaves nothing behind."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRetry(RetryPolicy):
+    """The same bound as the real policy, in virtual time."""
+
+    around: Surroundings | None = None
+
+    def call(self, function: Callable[[], T]) -> T:
+        """`function()`, again while it raises RetriableError, with pauses of virtual time."""
+        assert self.around is not None
+        waited, wait = 0.0, FIRST_WAIT_S
+        while True:
+            try:
+                return function()
+            except RetriableError as error:
+                if waited >= self.for_s:
+                    self.around.happened("store: given up")
+                    raise FatalError(subject=error.subject, cause="gave up") from error
+                self.around.happened("store: tried again")
+                self.around.pause(wait)
+                waited += wait
+                wait *= 2
+
+
+class PunctualEmbedder(HashEmbedder):
+    """A model at whose work a crash may strike."""
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        points.reach("in_embed")
+        return np.array([vector_of(text) for text in texts], np.float32)
+
+
+@lru_cache(maxsize=4096)
+def vector_of(text: str) -> npt.NDArray[np.float32]:
+    """What the model makes of a text; the same in every run."""
+    vector = HashEmbedder()._vector(text)
+    vector.setflags(write=False)
+    return vector
+
+
+class Letters:
+    """A dead-letter topic that answers too late at times."""
+
+    def __init__(self, rng: Random, around: Surroundings, rate: float) -> None:
+        self.letters: list[DeadLetter] = []
+        self.rate = rate
+        self._rng = rng
+        self._around = around
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        dice = self._rng.random()
+        if dice < self.rate / 2:
+            self._around.happened("dead letters: refused")
+            raise RetriableError(subject="dead letters", cause="did not take them")
+        self.letters += letters
+        if dice < self.rate:
+            self._around.happened("dead letters: sent, then an error")
+            raise RetriableError(subject="dead letters", cause="did not answer")
+
+
+def quieter(moods: Moods, kinds: set[str]) -> Moods:
+    """Only some of the moods."""
+    return replace(CALM, **{kind: getattr(moods, kind) for kind in sorted(kinds)})
