@@ -236,6 +236,8 @@ def first_records(
         for topic, partition in partitions:
             if len(records[topic]) >= count:
                 continue
+            # Without knowing the leader, the client would look for the beginning half a second later.
+            consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
             message = consumer.poll(REQUEST_TIMEOUT_S)
             while message is not None and message.error() is None:
@@ -244,6 +246,8 @@ def first_records(
                     break
                 message = consumer.poll(REQUEST_TIMEOUT_S)
             consumer.unassign()
+    except KafkaException as error:
+        raise _no_broker(section, error) from None
     finally:
         consumer.close()
     return records
@@ -280,11 +284,15 @@ def _list_topics(admin: AdminClient, section: KafkaSection) -> Any:
     try:
         return admin.list_topics(timeout=REQUEST_TIMEOUT_S)
     except KafkaException as error:
-        raise FatalError(
-            subject=f"Kafka at {section.bootstrap_servers}",
-            cause=f"no broker answers: {error.args[0].str()}",
-            hint="check [kafka] bootstrap_servers, security_protocol and that the broker is up",
-        ) from None
+        raise _no_broker(section, error) from None
+
+
+def _no_broker(section: KafkaSection, error: KafkaException) -> FatalError:
+    return FatalError(
+        subject=f"Kafka at {section.bootstrap_servers}",
+        cause=f"no broker answers: {error.args[0].str()}",
+        hint="check [kafka] bootstrap_servers, security_protocol and that the broker is up",
+    )
 
 
 def _record(message: Message, needles: Sequence[bytes] | None) -> Record:

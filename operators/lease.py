@@ -310,6 +310,9 @@ class Lease:
         with self._changing:
             self._gate_until = float("-inf")
             held, self._lost = self._lost is None, self._lost or self._taken("this one has ended")
+        if self._thread.is_alive():
+            # A renewal under way uses the connection that is closed next.
+            self._thread.join(self._times.request)
         try:
             if held:
                 self._check_holder(self._ledger.entries())

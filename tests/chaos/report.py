@@ -118,7 +118,8 @@ def _method(outcome: Outcome) -> str:
         "for each flow look on with Strong consistency, one at all rows, one at the hottest 30 many "
         "times a second. Each process notes its writes in a file, by a hook around the Milvus "
         "client's `upsert` and `delete`. After every kill all rows are compared with what was "
-        "written, seen and committed before it."
+        f"written, seen and committed before it. No more than the {ROWS} rows of the table can be "
+        "rewritten after a kill, however many records are read again."
     )
 
 

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import NamedTuple
+from functools import lru_cache, partial
+from typing import NamedTuple, TypeAlias
 
 from flows.sync import collection_specs, rules_of
 from operators import source
@@ -62,6 +62,10 @@ class Knobs(NamedTuple):
     batch_rows: int
     retry_s: float
     cache_texts: int
+
+
+Step: TypeAlias = tuple[int, str, Callable[[], object]]
+"""What can be done: (weight, name, how)."""
 
 
 @lru_cache(maxsize=2)
@@ -333,20 +337,19 @@ class Flow:
 
     # ------------------------------------------------------------------ the steps
 
-    def enabled(self) -> list[tuple[int, str, Callable[[], None]]]:
-        """What can be done now: (weight, name, how)."""
-        steps: list[tuple[int, str, Callable[[], None]]] = []
+    def enabled(self) -> list[Step]:
+        """What can be done now."""
+        steps: list[Step] = []
         if self.ended:
             return steps
-        rng = self._clock.rng
         for number in range(len(self.partitions)):
             owner = self.workers[self._owner[number]]
             if number in self.closed or owner.busy or owner.dead:
                 continue
             if not self.stopping:
-                steps.append((8, f"poll {number}", lambda n=number: self.poll(n)))
+                steps.append((8, f"poll {number}", partial(self.poll, number)))
             weight = 8 if self.stopping else 6 if self.closed else 2
-            steps.append((weight, f"close {number}", lambda n=number: self.close(n)))
+            steps.append((weight, f"close {number}", partial(self.close, number)))
         for worker in self.workers:
             if worker.dead:
                 continue
@@ -357,40 +360,46 @@ class Flow:
                         (
                             6,
                             f"lane {worker.number}.{number}",
-                            lambda w=worker, ln=lane: self.write(w, ln, rng.choice([1, 2, 99])),
+                            self._with_some(self.write, worker, lane, counts=[1, 2, 99]),
                         )
                     )
         if self.may_commit():
             steps.append((20, "commit", self.commit))
         return steps
 
-    def _thread_steps(self, worker: Worker) -> list[tuple[int, str, Callable[[], None]]]:
+    def _with_some(
+        self, step: Callable[..., object], *given: object, counts: Sequence[int]
+    ) -> Callable[[], object]:
+        """The step for one of so many items; which of the numbers, is left to the moment."""
+        return lambda: step(*given, self._clock.rng.choice(counts))
+
+    def _thread_steps(self, worker: Worker) -> list[Step]:
         """What the worker's own thread can do, one of it at a time."""
-        steps: list[tuple[int, str, Callable[[], None]]] = []
+        steps: list[Step] = []
         if worker.busy:
             return steps
-        rng, n = self._clock.rng, worker.number
-        for source, queue in enumerate(worker.arrived):
+        n = worker.number
+        for sender, queue in enumerate(worker.arrived):
             if queue:
                 steps.append(
                     (
                         10,
-                        f"deliver {source}>{n}",
-                        lambda s=source: self.deliver(worker, s, rng.choice([1, 3, 99])),
+                        f"deliver {sender}>{n}",
+                        self._with_some(self.deliver, worker, sender, counts=[1, 3, 99]),
                     )
                 )
         if self.due(worker):
-            steps.append((8, f"notify {n}", lambda: self.notify(worker, rng.random() < 0.7)))
+            steps.append((8, f"notify {n}", partial(self.notify, worker)))
         if worker.closed:
-            steps.append((8, f"resolve {n}", lambda: self.resolve(worker, rng.choice([1, 99]))))
+            steps.append((8, f"resolve {n}", self._with_some(self.resolve, worker, counts=[1, 99])))
         if worker.resolved:
-            steps.append((8, f"embed {n}", lambda: self.embed(worker, rng.choice([1, 99]))))
+            steps.append((8, f"embed {n}", self._with_some(self.embed, worker, counts=[1, 99])))
         if worker.embedded:
-            steps.append((8, f"submit {n}", lambda: self.submit(worker, rng.choice([1, 99]))))
+            steps.append((8, f"submit {n}", self._with_some(self.submit, worker, counts=[1, 99])))
         if any(lane.error is not None for lane in worker.lanes):
-            steps.append((8, f"notice {n}", lambda: self.notice(worker)))
+            steps.append((8, f"notice {n}", partial(self.notice, worker)))
         if self._may_snapshot(worker):
-            steps.append((16, f"snapshot {n}", lambda: self.snapshot(worker)))
+            steps.append((16, f"snapshot {n}", partial(self.snapshot, worker)))
         return steps
 
     def poll(self, number: int) -> int:
@@ -433,8 +442,9 @@ class Flow:
             if (due := logic.notify_at()) is not None and due <= now
         ]
 
-    def notify(self, worker: Worker, everywhere: bool) -> None:
-        """Let windows close that are due, in all shards or in the first."""
+    def notify(self, worker: Worker, *, everywhere: bool = False) -> None:
+        """Let windows close that are due, in all shards or, at times, in the first alone."""
+        everywhere = everywhere or self._clock.rng.random() < 0.7
         due = self.due(worker)
         with self._acting(worker):
             for shard in due if everywhere else due[:1]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from operators.embedding import text_hash
-from operators.events import DeadLetter, Version, offset_of
+from operators.events import DeadLetter, RowKey, Version, offset_of
 from operators.shards import shard_of
 from operators.store import Entity, entity_id
 from tests.fakes import HashEmbedder
@@ -15,6 +15,9 @@ from tests.simulation.history import Change, Fault, Topic
 from tests.simulation.store import FaultyStore, Written, vector_of
 
 CHUNK, OVERLAP = 8, 2
+
+MAX_CHUNKS = 12
+"""More than any text here is cut into."""
 
 
 class Violation(AssertionError):
@@ -143,11 +146,8 @@ class Oracle:
     def _whole(self, row: int) -> Change | None:
         """The change that is shown of a row, with exactly the chunks of its text."""
         rows = self._store._collections["docs"].rows
-        found = {
-            i: rows[entity_id(f"docs:{row}", i)]
-            for i in range(12)
-            if entity_id(f"docs:{row}", i) in rows
-        }  # type: ignore[arg-type]
+        ids = {i: id_of(row, i) for i in range(MAX_CHUNKS)}
+        found = {i: rows[id_] for i, id_ in ids.items() if id_ in rows}
         if not found:
             return None
         hold(0 in found, "I5", f"row {row}: chunks {sorted(found)} without the first")
@@ -213,7 +213,7 @@ class Oracle:
         self._before.clear()
         self._since.clear()
         for row in self._rows:
-            if entity_id(f"docs:{row}") not in self._store._collections["docs"].rows:  # type: ignore[arg-type]
+            if id_of(row) not in self._store._collections["docs"].rows:
                 self._at[row] = -1
 
     # ------------------------------------------------------------------ at rest
@@ -312,6 +312,11 @@ def _doubted(topic: Topic) -> set[Change]:
 
 def _row_of(key: str) -> int:
     return int(key.removeprefix("docs:"))
+
+
+def id_of(row: int, chunk: int = 0) -> str:
+    """Entity id of a row."""
+    return entity_id(RowKey(f"docs:{row}"), chunk)
 
 
 def _lsn(change: Change | None) -> int | None:

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from operators import dedup, resolve, source
+from operators import resolve, source
 from operators.dedup import DedupLogic
+from operators.events import Delete
 from operators.ledger import Ledger
 from operators.source import EpochBudget, PartitionLogic
 from operators.versions import VersionMap
@@ -53,7 +54,7 @@ def _known_deletes_not_sent(patch: pytest.MonkeyPatch) -> None:
 
     def sparing(self: Any, window: Any, winner: Any) -> None:
         known = self._versions.get(winner.row_key)
-        if isinstance(winner, dedup.Delete) and (known is None or known[1] is None):
+        if isinstance(winner, Delete) and (known is None or known[1] is None):
             self._versions.put(winner.row_key, winner.version, None)
             return
         send(self, window, winner)

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
 from typing import NamedTuple
 
@@ -298,7 +299,7 @@ class World:
 
     def _any_step(self, *, nested: bool) -> None:
         flow, rng = self.flow, self._rng
-        steps: list[tuple[int, str, Callable[[], object]]] = [*flow.enabled()]
+        steps = flow.enabled()
         steps.append((3, "time passes", self._time_passes))
         if any(log.end() < len(log.records) for log in self.topic.logs):
             steps.append((6, "the database writes", self._database_writes))
@@ -522,15 +523,15 @@ class World:
         self._through()
         self.clock.advance(seconds)
         for worker in flow.workers:
-            self._do(f"notify {worker.number}", lambda w=worker: flow.notify(w, True))
+            self._do(f"notify {worker.number}", partial(flow.notify, worker, everywhere=True))
         self._through()
         for number in range(len(flow.partitions)):
             if number not in flow.closed:
-                self._do(f"close {number}", lambda n=number: flow.close(n))
+                self._do(f"close {number}", partial(flow.close, number))
         self._through()
         for worker in flow.workers:
             if not worker.snapshotted:
-                self._do(f"snapshot {worker.number}", lambda w=worker: flow.snapshot(w))
+                self._do(f"snapshot {worker.number}", partial(flow.snapshot, worker))
         self._through()
         hold(flow.may_commit(), "I2", "a lane waits for what nobody will tell it")
         self._do("commit", flow.commit)
@@ -541,14 +542,15 @@ class World:
         for worker in flow.workers:
             for number in range(len(worker.arrived)):
                 if worker.arrived[number]:
-                    self._do("deliver", lambda w=worker, n=number: flow.deliver(w, n, 999))
+                    self._do("deliver", partial(flow.deliver, worker, number, 999))
         for worker in flow.workers:
-            for name, step in (
-                ("notice", lambda w=worker: flow.notice(w)),
-                ("resolve", lambda w=worker: flow.resolve(w, 999)),
-                ("embed", lambda w=worker: flow.embed(w, 999)),
-                ("submit", lambda w=worker: flow.submit(w, 999)),
-            ):
+            steps: tuple[tuple[str, Callable[[], object]], ...] = (
+                ("notice", partial(flow.notice, worker)),
+                ("resolve", partial(flow.resolve, worker, 999)),
+                ("embed", partial(flow.embed, worker, 999)),
+                ("submit", partial(flow.submit, worker, 999)),
+            )
+            for name, step in steps:
                 if name == "notice" or worker.closed or worker.resolved or worker.embedded:
                     self._do(f"{name} {worker.number}", step)
         for _ in range(4):
@@ -557,7 +559,7 @@ class World:
                     if lane.queue or lane.later:
                         self._do(
                             f"lane {worker.number}",
-                            lambda w=worker, ln=lane: flow.write(w, ln, 999),
+                            partial(flow.write, worker, lane, 999),
                         )
 
 
