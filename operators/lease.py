@@ -38,6 +38,7 @@ _MARGIN = 0.05
 """Share of it that is left for putting the timer off."""
 
 _SETTLE_S = 1.0
+_SETTLE = 1 / 30
 _CLAIMS = 5
 
 
@@ -77,8 +78,8 @@ class LeaseTimes:
 
     @property
     def settle(self) -> float:
-        """How long a claim is left to stand before it counts."""
-        return min(_SETTLE_S, self.lease / 4)
+        """How long a claim may take, and is left to stand before it counts."""
+        return max(min(_SETTLE_S, self.lease / 4), self.lease * _SETTLE)
 
 
 def boottime() -> float:

@@ -39,7 +39,7 @@ class RetryPolicy:
     for_s: float
     telemetry: Telemetry
     abort: threading.Event = field(default_factory=threading.Event)
-    max_wait_s: float = 10.0
+    max_wait_s: float = 3.0
     stopping: Callable[[], bool] = lambda: False
 
     def call(self, function: Callable[[], T]) -> T:

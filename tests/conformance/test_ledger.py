@@ -14,8 +14,8 @@ from operators.contract import MilvusSection
 from operators.errors import FatalError, RetriableError
 from operators.milvus import MilvusStore
 from operators.milvus_client import Client
-from operators.milvus_schema import LEDGER
 from operators.store import MAX_LEDGER_BYTES, CollectionSpec, LedgerStore
+from operators.table import LEDGER
 from tests.conformance.conftest import Backend, lite_server
 from tests.fakes import MemoryLedger
 

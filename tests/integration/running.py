@@ -62,7 +62,8 @@ def docs_contract(
             "dead_letter_topic": f"{name}.dead",
             "librdkafka": {"fetch.wait.max.ms": 10},
         },
-        "milvus": {"uri": milvus},
+        # A shorter lease: a claim of the default one is left to stand for longer than such a flow starts.
+        "milvus": {"uri": milvus, "request_timeout_s": 10, "lease_s": 30},
         "embedding": {"model": str(model), "device": "cpu"},
         "recovery": {"directory": str(directory / "recovery"), "epoch_interval_s": 0.5},
     }
