@@ -1,7 +1,7 @@
 """What a flow under attack writes down of itself, so that a kill at any moment can be judged.
 
-Each note is one line of JSON in a file of the process, written by one `write` and thus whole even if
-the process is killed right after. The hooks sit on the Milvus client, on what is resumed from the recovery
+Each note is one line of JSON in a file of the process, written by one `write` before what it tells of
+is done; a kill right after leaves it whole, and one in the middle leaves it without its end. The hooks sit on the Milvus client, on what is resumed from the recovery
 files and on the loading of the model; they change nothing of what these do.
 """
 
@@ -121,7 +121,10 @@ def read_notes(path: Path) -> Notes:
     """The notes of a process that has ended; it has one writing thread, as Milvus Lite asks for."""
     model_s, resumes, writes = 0.0, list[Resume](), list[Write]()
     pending: dict[str, str] = {}
-    for line in path.read_bytes().splitlines() if path.exists() else ():
+    text = path.read_bytes() if path.exists() else b""
+    # A line without its end is one that the kill has cut: what it tells of was not done yet, or, of an
+    # answer, counts as not known.
+    for line in text[: text.rfind(b"\n") + 1].splitlines():
         note = orjson.loads(line)
         match note:
             case {"model": seconds}:

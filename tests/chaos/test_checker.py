@@ -1,6 +1,7 @@
 """The judge must be able to find fault: each wrong history is told, and the right one is not."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -8,7 +9,7 @@ from operators.events import make_version
 from operators.points import POINTS
 from tests.chaos.checker import Checker, Replayed, Sight
 from tests.chaos.kills import draw_kills
-from tests.chaos.notes import Notes, Resume, Write
+from tests.chaos.notes import Notes, Resume, Write, read_notes
 from tests.chaos.stream import PARTITIONS, Stream, Truth
 
 ROW = "docs:0#0"
@@ -309,3 +310,13 @@ def test_a_stream_is_the_same_for_a_seed_and_its_truth_is_what_it_sends() -> Non
         assert [key.decode() for key in keys] == [f'{{"id":{row}}}' for row, _ in logged]
     assert any(record.value is None for record in sent)
     assert 0 < len(one.truth.final()) < 100
+
+
+def test_a_note_that_the_kill_has_cut_tells_nothing(tmp_path: Path) -> None:
+    written = tmp_path / "notes.json"
+    whole = b'{"upsert":[["docs:1#0","a"]],"at":1.0}\n{"acked":true,"at":2.0}\n'
+    for cut in (b'{"upsert":[["docs:2#0","b', b'{"upsert":[["docs:2#0","b"]],"at":3.0}', b""):
+        written.write_bytes(whole + cut)
+        assert read_notes(written).writes == [Write(False, [("docs:1#0", "a")], 1.0, 2.0)]
+    written.write_bytes(whole + b'{"upsert":[["docs:2#0","b"]],"at":3.0}\n{"acked":tr')
+    assert read_notes(written).writes[-1].acked is None
