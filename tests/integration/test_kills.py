@@ -34,6 +34,7 @@ pytestmark = pytest.mark.integration
 
 REAL_MODEL = os.environ.get("ROWVEC_TEST_MODEL")
 KILLS = 3
+CHANGES = 50_000 if REAL_MODEL else 20_000
 CAP = 4_000
 """Records that an epoch of one partition may hold: so many may be read again after a kill."""
 
@@ -53,7 +54,7 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
     seed: int, broker: Broker, milvus: str, model: Path | str, tmp_path: Path
 ) -> None:
     name = tmp_path.name
-    history, draw = History(rows=10_000, changes=50_000, seed=seed), random.Random(seed)
+    history, draw = History(rows=CHANGES // 5, changes=CHANGES, seed=seed), random.Random(seed)
     # Many small windows: what goes back for a moment is there long enough to be seen.
     contract = docs_contract(
         tmp_path,
@@ -70,7 +71,7 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
     with Reader(milvus, name, history) as reader, hot:
         for _ in range(KILLS):
             with rowvec(tmp_path, "run", "-c", contract) as flow:
-                target = reader.seen + draw.randrange(100, 2_500)
+                target = reader.seen + draw.randrange(CHANGES // 500, CHANGES // 20)
                 flow.wait_until(lambda target=target: reader.seen >= target, seconds(90))
                 time.sleep(draw.random() / 2)
                 assert flow.code is None

@@ -169,7 +169,8 @@ class Oracle:
         )
         for i, each in found.items():
             hold(
-                each["rv_version"] == first["rv_version"] and each["text"] == wanted[i][1],
+                self._refused_since(change)
+                or (each["rv_version"] == first["rv_version"] and each["text"] == wanted[i][1]),
                 "I5",
                 f"row {row} @ {change.lsn}: chunk {i} of another version",
             )

@@ -167,6 +167,8 @@ class FaultyStore(MemoryStore):
         self._before(size, apply)
         dice, moods, around = self._rng.random(), self.moods, self._around
         count = self._rng.randint(0, size)
+        if size > 1 and self._rng.random() < 0.7:
+            count = self._rng.randint(1, size - 1)
         if dice < moods.half:
             apply(count)
             around.happened(

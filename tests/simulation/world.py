@@ -129,7 +129,7 @@ def plan_of(rng: Random) -> Plan:
     horizon_s = rng.choice([0.3, 3600.0, 3600.0])
     first_cap = rng.choice([2, 4, 500])
     kinds = Kinds(
-        rows=rng.randint(2, 6),
+        rows=rng.randint(2, 8),
         changes=rng.randint(5, 30),
         faults=rng.random() < 0.35,
         moves=rng.random() < 0.4,
@@ -141,10 +141,10 @@ def plan_of(rng: Random) -> Plan:
     wild = Moods(
         slow=0.06,
         down=0.02,
-        half=0.05,
+        half=0.15,
         unheard=0.03,
         fatal=0.01,
-        cut=0.03,
+        cut=0.1,
         letters=0.3,
         ledger=0.05,
     )
@@ -227,7 +227,7 @@ class World:
         self._depth += 1
         try:
             for _ in range(self._rng.choice([0, 1, 4])):
-                self._crash_now(0.3 * self.plan.crash, "crash while others wait for the store")
+                self._crash_now(self.plan.crash, "crash while others wait for the store")
                 self._any_step(nested=True)
         finally:
             self._depth -= 1
@@ -430,6 +430,7 @@ class World:
             flow.older.clear()
             flow.untold = set(range(self.topic.partitions))
         elif meddled:
+            flow.older.clear()
             self.happened("state lost or taken back, and that did no harm")
         self._bind()
 
@@ -442,8 +443,8 @@ class World:
             epoch_bytes=rng.choice([600, 1 << 20]),
             window_s=rng.choice([0.1, 0.2]),
             window_rows=rng.choice([2, 1000]),
-            lanes=rng.choice([1, 2, 3]),
-            batch_rows=rng.choice([1, 2, 100]),
+            lanes=rng.choice([1, 1, 2, 3]),
+            batch_rows=rng.choice([1, 100, 100]),
             retry_s=rng.choice([0.2, 5.0]),
             cache_texts=rng.choice([0, 2]),
         )
