@@ -206,7 +206,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 pending.lone if pending is not None else self._versions.must_look_up(key)
             )
             event = event._replace(version=at_offset(newest, event.position.offset), lone=lone)
-        elif newest is not None and event.version < newest:
+        elif not event.lone and event.version < (self._fence(key) or ""):
             if isinstance(event, Delete):
                 self._versions.dropped_delete(key)
             return "stale"
@@ -221,6 +221,16 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def _newest(self, key: RowKey) -> Version | None:
         pending = self._pending.get(key)
         return pending.version if pending is not None else self._versions.newest(key)
+
+    def _fence(self, key: RowKey) -> Version | None:
+        """What a change of the row must not be older than, if it has a position of its own.
+
+        A pending delete without one (a tombstone alone) does not lift what a TRUNCATE has set.
+        """
+        pending = self._pending.get(key)
+        if pending is not None and has_position(pending.version):
+            return pending.version
+        return self._versions.newest(key)
 
     def _is_again(self, event: Upsert) -> bool:
         """Whether a change of the key is here for the second time: its row is there, as it made it."""
@@ -358,6 +368,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 if winner.moved:
                     self._hand_over(window, Move(winner))
                 self._versions.put(key, winner.version, None)
+
+        if self._versions.must_look_up(key):
+            # Each window for itself: another one of the row may be looked up before this one.
+            window.unverified.add(key)
 
     def _hand_over(self, window: Window, move: Move) -> None:
         """Let the lane read what a row held whose key changed, and keep it."""

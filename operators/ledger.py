@@ -111,6 +111,9 @@ class Entry:
     holder: Holder = Holder()
     tables: Mapping[str, str] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
+    breaks: Mapping[str, int] = field(default_factory=dict)
+    """By `topic/partition`, how often somebody has accepted a break there: an entry that knows of fewer
+    says nothing about it."""
 
     def pack(self) -> str:
         """As text for the store."""
@@ -126,6 +129,7 @@ class Entry:
                 "holder": [holder.id, holder.where, holder.lock, holder.lease_s],
                 "tables": dict(self.tables),
                 "seen": dict(self.seen),
+                "breaks": dict(self.breaks),
             },
             separators=(",", ":"),
         )
@@ -268,13 +272,15 @@ class Ledger:
         remade = Accept.OTHER_COLLECTION in self._used
         for collection, entries in self._known.items():
             history = max((entry.history for entry in entries), default=0)
+            seen, breaks = self._seen(collection)
             self._mine[collection] = replace(
                 self._mine[collection],
                 identity=identities[collection],
                 history=history + remade,
                 shards=SHARDS,
                 tables=self._tables[collection],
-                seen={} if remade else self._seen(collection),
+                seen={} if remade else seen,
+                breaks=breaks,
             )
             self._told.update(self._mine[collection].seen)
 
@@ -356,7 +362,7 @@ class Ledger:
                 "its ledger is gone",
                 "restore the recovery directory of the same moment; or empty both and fill them anew",
             )
-        elif seen is not None and at < seen:
+        elif seen is not None and max(0, at) < seen:
             self.refuse(
                 Accept.OLDER_STATE,
                 subject,
@@ -369,7 +375,8 @@ class Ledger:
     @property
     def distrusts(self) -> bool:
         """Whether what the recovery state knows of rows has to be looked up again."""
-        return bool(self._accepted & {Accept.OLDER_STATE, Accept.OTHER_COLLECTION})
+        broken = any(entry.breaks for known in self._known.values() for entry in known)
+        return broken or bool(self._accepted & {Accept.OLDER_STATE, Accept.OTHER_COLLECTION})
 
     def refuse(self, what: Accept, subject: str, cause: str, hint: str) -> None:
         """Stop, unless the user has accepted it.
@@ -391,20 +398,22 @@ class Ledger:
         collection, part = self._collections[topic], f"{topic}/{partition}"
         with self._writing:
             mine = self._mine[collection]
-            history = 1 + max((e.history for e in self._known[collection]), default=0)
             seen = {name: offset for name, offset in mine.seen.items() if name != part}
-            self._mine[collection] = replace(mine, history=history, seen=seen)
+            breaks = {**mine.breaks, part: mine.breaks.get(part, 0) + 1}
+            self._mine[collection] = replace(mine, seen=seen, breaks=breaks)
             self._told.pop(part, None)
 
-    def _seen(self, collection: str) -> dict[str, int]:
+    def _seen(self, collection: str) -> tuple[dict[str, int], dict[str, int]]:
         entries = self._known[collection]
         history = max((entry.history for entry in entries), default=0)
-        seen: dict[str, int] = {}
+        best: dict[str, tuple[int, int]] = {}
         for entry in entries:
             if entry.history == history:
-                for part, offset in entry.seen.items():
-                    seen[part] = max(offset, seen.get(part, 0))
-        return seen
+                for part in {**entry.seen, **entry.breaks}:
+                    said = (entry.breaks.get(part, 0), entry.seen.get(part, -1))
+                    best[part] = max(said, best.get(part, said))
+        seen = {part: offset for part, (_, offset) in best.items() if offset >= 0}
+        return seen, {part: breaks for part, (breaks, _) in best.items() if breaks}
 
     # Running.
 

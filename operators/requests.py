@@ -9,6 +9,7 @@ from typing import TypeVar
 from opentelemetry.trace import SpanKind
 
 from operators import points
+from operators.embedding import text_hash
 from operators.errors import RecordError
 from operators.events import RowKey, Version
 from operators.retry import RetryPolicy
@@ -68,7 +69,7 @@ class Requests:
         for key, entity in first.items():
             others = (rest.get(entity_id(key, chunk)) for chunk in range(1, entity.chunks))
             row = (entity, *(e for e in others if e is not None and e.version == entity.version))
-            if len(row) == entity.chunks:
+            if len(row) == entity.chunks or _is_whole(row):
                 found[key] = row
         return found
 
@@ -81,7 +82,9 @@ class Requests:
             cut: Whether a row may have several chunks.
         """
         if cut and keys:
-            self._delete(collection, self._surplus(collection, dict.fromkeys(keys, 1)))
+            surplus = self._surplus(collection, dict.fromkeys(keys, 1))
+            ids = [entity_id(key, chunk) for key, more in surplus.items() for chunk in more]
+            self._delete(collection, ids)
         self._delete(collection, list(map(entity_id, keys)))
 
     def delete_older(
@@ -103,9 +106,23 @@ class Requests:
         Returns:
             Those that the store refuses, with the reason. The others are written.
         """
-        if cut and rows:
-            counts = {row[0].row_key: len(row) for row in rows}
-            self._delete(collection, self._surplus(collection, counts))
+        counts = {row[0].row_key: len(row) for row in rows} if cut else {}
+        surplus = self._surplus(collection, counts) if counts else {}
+        # Until its surplus is gone, the first chunk tells of it; what is there by then is whole.
+        sent = [_announcing(row, surplus.get(row[0].row_key)) for row in rows] if surplus else rows
+        refused = self._upsert(collection, sent)
+        if surplus:
+            for entities, _ in refused:
+                surplus.pop(entities[0].row_key, None)
+            ids = [entity_id(k, i) for k, more in surplus.items() for i in more]
+            self._delete(collection, ids)
+            final = [(row[0],) for row in rows if row[0].row_key in surplus]
+            refused += self._upsert(collection, final)
+        return refused
+
+    def _upsert(
+        self, collection: str, rows: Sequence[Entities]
+    ) -> list[tuple[Entities, RecordError]]:
         refused: list[tuple[Entities, RecordError]] = []
         batch: list[Entities] = []
         size = 0
@@ -119,18 +136,18 @@ class Requests:
             self._halve(collection, batch, refused)
         return refused
 
-    def _surplus(self, collection: str, counts: Mapping[RowKey, int]) -> list[str]:
-        """Ids of stored chunks beyond the given number of each row."""
+    def _surplus(self, collection: str, counts: Mapping[RowKey, int]) -> dict[RowKey, range]:
+        """The stored chunks beyond the given number of each row that has such."""
         keys = list(counts)
         ids = list(map(entity_id, keys))
         found: dict[RowKey, Stored] = _by_row(
             keys, self.retry.call(lambda: self.store.stored(collection, ids))
         )
-        return [
-            entity_id(key, chunk)
+        return {
+            key: range(counts[key], stored.chunks)
             for key, stored in found.items()
-            for chunk in range(counts[key], stored.chunks)
-        ]
+            if stored.chunks > counts[key]
+        }
 
     def _delete(self, collection: str, ids: Sequence[str]) -> None:
         for start in range(0, len(ids), self.batch_rows):
@@ -183,6 +200,18 @@ class Requests:
             time.perf_counter() - started,
             {"db.system.name": "milvus", "db.operation.name": operation},
         )
+
+
+def _announcing(row: Entities, surplus: range | None) -> Entities:
+    return row if surplus is None else (row[0]._replace(chunks=surplus.stop), *row[1:])
+
+
+def _is_whole(row: Entities) -> bool:
+    """Whether chunks that were written together are all of a text, though surplus is announced."""
+    text = ""
+    for entity in row:
+        text = text[: entity.start] + entity.text
+    return text_hash(text) == row[0].text_hash
 
 
 def _under_way(send: Callable[[], None]) -> None:

@@ -70,7 +70,7 @@ class Resolver:
         for window in windows:
             winners: list[Winner] = [*window.rows.values(), *window.deletes.values()]
             for winner in winners:
-                if window.versions.must_look_up(winner.row_key):
+                if winner.row_key in window.unverified:
                     collection = self._collections[winner.position.topic]
                     places = unknown[collection].setdefault(entity_id(winner.row_key), [])
                     places.append((window, winner.row_key))

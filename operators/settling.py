@@ -89,7 +89,10 @@ class Settler:
             self._superseded[key] = kept
         if key in self.moves:
             moves = [each for each in self.moves[key] if not is_before(each.delete, truncate)]
-            self.moves[key] = moves
+            if moves:
+                self.moves[key] = moves
+            else:
+                del self.moves[key]
 
     def settle(self, pending: dict[RowKey, Pending]) -> None:
         """Turn pending upserts into rows; those that cannot be rendered become dead letters.
@@ -110,6 +113,9 @@ class Settler:
             if earlier and isinstance(sound, PartialRow):
                 # It cannot be completed from these, and may be refused in its lane.
                 before = self._sound(earlier.pop(), earlier)
+                while earlier and isinstance(before, PartialRow) and before.after == "":
+                    # It follows a refused change as well, and would be refused with the winner.
+                    before = self._sound(earlier.pop(), earlier)
                 if before is not None:
                     self.before[key] = before
         superseded.clear()
@@ -196,11 +202,21 @@ class Settler:
                     self.moves.setdefault(delete.row_key, []).append(held)
                 else:
                     self._shared.moves.put(delete.row_key, delete.version, held)
+            elif not self._will_tell(delete, chain[len(before) : index]):
+                # It was told before, and may have been taken since.
+                self._shared.moves.put(delete.row_key, delete.version, None)
             if index < len(earlier):
                 # It may yet be sent, as what a partial row stands in for.
                 earlier[index] = delete._replace(moved=False)
         # From here on it is known; what the store holds may be older than that.
         return winner._replace(moved=False) if isinstance(winner, Delete) else winner
+
+    def _will_tell(self, delete: Delete, same: list[Pending]) -> bool:
+        """Whether an earlier copy of a delete, or its lane, is still to tell what the row held."""
+        asked = (move.delete for move in self.moves.get(delete.row_key, ()))
+        return any(isinstance(each, Delete) and each.moved for each in same) or any(
+            same_position(each.version, delete.version) for each in asked
+        )
 
     def _held(self, delete: Delete, earlier: list[Pending]) -> Row | PartialRow | Move | None:
         """What a row held whose key changed, or what to ask its lane if this window cannot tell."""

@@ -69,6 +69,7 @@ class Window:
     truncates: list[Truncate] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     vectors: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
+    unverified: set[RowKey] = field(default_factory=set)
     shard: str = ""
     context: TraceContext | None = None
 

@@ -44,7 +44,7 @@ MIN_CAP = 500
 
 IDLE_WAIT = timedelta(milliseconds=5)
 
-FIRST_RECORD_WAIT_S = 15.0
+FIRST_RECORD_WAIT_S = 60.0
 
 Record: TypeAlias = tuple[int, bytes | None, bytes | None, bytes | None]
 """(offset, key, value, the key before or after a change of the primary key)."""
@@ -225,7 +225,9 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             settings.ledger.resume(topic, partition, at, stamp)
         self._reader = self._open()
         if settings.ledger is not None:
-            settings.ledger.closed(topic, partition, -1, self._next)
+            # A state that begins at the beginning is a state all the same: it may have another cap.
+            began = self._next if stamp is None else max(0, self._next)
+            settings.ledger.closed(topic, partition, -1, began)
         self._gathered: list[Record] | None = []
         self._links: dict[TraceContext, None] = {}
         self._idle = False
@@ -280,7 +282,8 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         settings.on_epoch()
         stamp = Stamp("", 0)
         if settings.ledger is not None:
-            settings.ledger.closed(self._topic, self._partition, self._epoch, self._next)
+            ended = max(0, self._next)
+            settings.ledger.closed(self._topic, self._partition, self._epoch, ended)
             stamp = settings.ledger.stamp(self._topic)
         self._epoch += 1
         if self._gathered is None:

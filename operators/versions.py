@@ -104,7 +104,15 @@ class VersionMap:
         return any(since < refused < version for refused in self._tainted.get(key, ()))
 
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
-        """Enter a change that is on its way to the store."""
+        """Enter a change that is on its way to the store.
+
+        What the store has told since the change was read may be newer: then that stays, and the change
+        has to be looked up.
+        """
+        known = self.get(key)
+        if known is not None and version < known[0]:
+            self._unverified.add(key)
+            return
         if self._tainted and text_hash != "" and key in self._tainted:
             self._untaint(key, version)
         if not self.whole and key not in self._young and key not in self._old:

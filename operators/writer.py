@@ -94,12 +94,16 @@ class _Batch:
         else:
             self.pieces.pop(key, None)
 
-    def forget(self, prefix: str, version: Version) -> None:
-        """Drop the operations on a table's rows that are older than its TRUNCATE."""
+    def forget(self, prefix: str, version: Version, shard: str) -> None:
+        """Drop the operations on a shard's rows of a table that are older than its TRUNCATE.
+
+        The other shards come to it in their turn: what they still have to write may need these.
+        """
         winners: list[Row | PartialRow | Delete] = [*self.rows.values(), *self.deletes.values()]
         for winner in winners:
             older = has_position(winner.version) and winner.version < version
-            if older and winner.row_key.startswith(prefix):
+            mine = winner.row_key.startswith(prefix) and shard_of(winner.row_key) == shard
+            if older and mine:
                 self.rows.pop(winner.row_key, None)
                 self.deletes.pop(winner.row_key, None)
                 self.pieces.pop(winner.row_key, None)
@@ -150,7 +154,17 @@ class Writer:
             FatalError: The store is gone or refuses everything.
         """
         try:
-            return self._write(windows)
+            done = Receipt(0, 0, 0)
+            for apart in _apart(windows):
+                # What waits comes before all that follows, and may be merged with it.
+                now = self._write([*done.later, *apart])
+                done = Receipt(
+                    done.rows + now.rows,
+                    done.deletes + now.deletes,
+                    done.dead_letters + now.dead_letters,
+                    now.later,
+                )
+            return done
         except BaseException as error:
             self._completer.fail(error)
             raise
@@ -185,7 +199,7 @@ class Writer:
             batch = batches[self._collection(truncate.position.topic)]
             shards = batch.emptied.setdefault((truncate.table, truncate.version), set())
             shards.add(NUMBER_OF_SHARD[window.shard])
-            batch.forget(key_prefix(truncate.table), truncate.version)
+            batch.forget(key_prefix(truncate.table), truncate.version, window.shard)
         for move in window.moves:
             batch = batches[self._collection(move.delete.position.topic)]
             batch.moves.append((move, batch.rows.get(move.delete.row_key)))
@@ -354,6 +368,24 @@ class Writer:
                 self._telemetry.rows_written.add(
                     count, {"db.collection.name": collection, "rowvec.op": operation}
                 )
+
+
+def _apart(windows: Sequence[Window]) -> list[list[Window]]:
+    """The windows that can be written together, in order.
+
+    A partial row that may take nothing from the one before it will be refused, unless the database
+    helps; merged with it, it would take that one along.
+    """
+    apart: list[list[Window]] = [[]]
+    partial: set[RowKey] = set()
+    for window in windows:
+        rows = [row for row in window.rows.values() if isinstance(row, PartialRow)]
+        if any(row.after == "" and row.row_key in partial for row in rows):
+            apart.append([])
+            partial.clear()
+        apart[-1].append(window)
+        partial.update(row.row_key for row in rows)
+    return apart
 
 
 def _window_of(row: PartialRow, versions: VersionMap) -> Window:

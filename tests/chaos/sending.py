@@ -64,10 +64,10 @@ class Feeder:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(self._draw.uniform(0.005, 0.05)):
+            while not self._stop.wait(self._draw.uniform(0.01, 0.1)):
                 # Mostly a trickle, at times a flood; a drop always: what waits may all be stale, and
                 # then nothing of it comes into sight.
-                wanted = 1_500 if self._draw.random() < 0.02 else self._draw.randrange(1, 30)
+                wanted = 1_500 if self._draw.random() < 0.01 else self._draw.randrange(1, 20)
                 room = BACKLOG - (self._stream.truth.records - self._seen())
                 if room > 0 or self._draw.random() < 0.1:
                     self._send(max(1, min(wanted, room)))
