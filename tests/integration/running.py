@@ -198,9 +198,10 @@ def rowvec(
     return Process(directory, (*ROWVEC, *arguments), {**METRICS, **(env or {})})
 
 
-def run_to_end(directory: Path, seconds: float = 90.0) -> Process:
+def run_to_end(directory: Path, seconds: float = 90.0, options: Sequence[str] = ()) -> Process:
     """`rowvec run --exit-at-end` with the contract of the directory, which must go well."""
-    with rowvec(directory, "run", "-c", directory / "rowvec.toml", "--exit-at-end") as flow:
+    contract = directory / "rowvec.toml"
+    with rowvec(directory, "run", "-c", contract, "--exit-at-end", *options) as flow:
         assert flow.wait(seconds) == 0, flow.stderr
     quiet(flow)
     return flow

@@ -91,6 +91,10 @@ def sizes(milvus: str, name: str) -> dict[str, tuple[int, int]]:
     return {id_: (lsn, size) for id_, (lsn, _, size) in collection(milvus, name).items()}
 
 
+CORRECTED = ("--accept-other-contract",)
+"""What the first start with another contract has to say."""
+
+
 class TestACorrectedContract:
     def test_replay_makes_the_collection_right(
         self, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
@@ -147,7 +151,7 @@ class TestACorrectedContract:
             assert dict(copy.headers()) == {
                 "rowvec.replay-of": f"{name}/0/{original.offset()}".encode()
             }
-        run_to_end(tmp_path)
+        run_to_end(tmp_path, options=CORRECTED)
         assert sizes(milvus, name) == {
             "docs:1#0": (1, 1),
             "docs:2#0": (2, 2),
@@ -180,7 +184,7 @@ class TestACorrectedContract:
         produce(broker.bootstrap_servers, name, [good(1, 4)])
         # No copy was sent.
         assert consume(broker.bootstrap_servers, name, 5)[4].value() == good(1, 4)[2]
-        run_to_end(tmp_path)
+        run_to_end(tmp_path, options=CORRECTED)
         assert sizes(milvus, name) == {"docs:1#0": (4, 1)}
 
     def test_keys_that_could_not_be_read(
@@ -201,7 +205,7 @@ class TestACorrectedContract:
             "0/3": "replayed",
             "0/4": "overtaken",
         }
-        run_to_end(tmp_path)
+        run_to_end(tmp_path, options=CORRECTED)
         assert sizes(milvus, name) == {"docs:1#0": (2, 1), "docs:3,0#0": (1, 1)}
 
 
@@ -296,7 +300,7 @@ class TestWhatIsNotSent:
         assert "replayed: as " in lines[f"{name}/0/2"]
         # Not even by force: there is nothing to send.
         assert replayed(tmp_path, "--force", code=1) == {"0/1": "gone", "0/2": "replayed already"}
-        run_to_end(tmp_path)
+        run_to_end(tmp_path, options=CORRECTED)
         assert sizes(milvus, name) == {"docs:1#0": (4, 1), "docs:3#0": (3, 2)}
 
     def test_what_partitions_that_were_added_overtake(
