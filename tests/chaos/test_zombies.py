@@ -37,7 +37,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 LONG_LEASE = {"ROWVEC_MILVUS__LEASE_S": "20"}
 """Long enough for a freeze in which another process starts, and ends again."""
 
-FREEZES = int(os.environ.get("ROWVEC_TEST_FREEZES", "2"))
+FREEZES = int(os.environ.get("ROWVEC_TEST_FREEZES", "1"))
 SEED = int(os.environ.get("ROWVEC_TEST_SEED", "7"))
 
 

@@ -14,7 +14,7 @@ from operators.table import UNAVAILABLE
 from tests.changes import Log, doc, envelope, gone, key, tombstone
 from tests.properties.simulation import Simulation, id_of
 
-EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "150"))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from tests.properties.shapes import (
 )
 from tests.properties.simulation import Simulation
 
-EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "300"))
+EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "150"))
 
 CALM = "aapptwwWcPPWcS"
 """Steps without a crash; S is a clean stop."""
