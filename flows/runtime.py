@@ -54,6 +54,11 @@ class Cluster:
     process_id: int = 0
     addresses: tuple[str, ...] = ()
 
+    @property
+    def processes(self) -> int:
+        """How many there are; without addresses this one is alone."""
+        return max(1, len(self.addresses))
+
 
 class Session:
     """A flow with everything it holds open, from preflight to close.
@@ -93,8 +98,7 @@ class Session:
             self._abort,
             stopping=self.stop.is_set,
         )
-        processes = max(1, len(cluster.addresses))
-        claim = preflight.Claim(retry, cluster.process_id, processes, locks, accepted)
+        claim = preflight.Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
         self._opened = opened = preflight.pass_all(contract, claim)
         assert opened.store is not None
         assert opened.embedder is not None
@@ -181,8 +185,7 @@ def run(
     Raises:
         RowvecError: It could not start, or something stopped it; nothing is lost.
     """
-    processes = max(1, len(cluster.addresses))
-    recovery = Recovery(contract.recovery, cluster.process_id, processes)
+    recovery = Recovery(contract.recovery, cluster.process_id, cluster.processes)
     try:
         session = Session(
             contract,
@@ -236,7 +239,7 @@ def flow_from_env() -> Dataflow:
         recovery = None
         if process.recovery is not None:
             section = contract.recovery.model_copy(update={"directory": process.recovery})
-            recovery = Recovery(section, cluster.process_id, max(1, len(cluster.addresses)))
+            recovery = Recovery(section, cluster.process_id, cluster.processes)
         session = Session(
             contract,
             heartbeat=process.heartbeat,
