@@ -23,8 +23,8 @@ from tests.chaos.kills import Kill, Plan
 from tests.chaos.looking import Looker, look
 from tests.chaos.sending import Feeder
 from tests.chaos.stream import PARTITIONS, Stream
-from tests.chaos.zygote import Flow, Order, Zygote
 from tests.integration.running import docs_contract, open_store
+from tests.zygote import Fork, Order, Zygote
 
 ROWS = 600
 """Rows of a table at the most. Few, so that each of them changes often, and a look takes little."""
@@ -151,7 +151,7 @@ class Attack:
                 self._feeder.stop()
         return self.toll
 
-    def _start(self, env: dict[str, str]) -> tuple[Flow, Path]:
+    def _start(self, env: dict[str, str]) -> tuple[Fork, Path]:
         self._count += 1
         written = self._directory / "notes.json"
         written.unlink(missing_ok=True)
@@ -162,7 +162,8 @@ class Attack:
             argv=("run", "-c", str(self._directory / "rowvec.toml")),
             env={"HOME": str(self._directory), **env},
             directory=str(self._directory),
-            output=str(output),
+            stdout=str(output),
+            stderr=str(output),
             notes=str(written),
             collection=self.name,
         )
@@ -177,7 +178,7 @@ class Attack:
         if not struck:
             self._plan.missed(kill)
 
-    def _strike(self, flow: Flow, written: Path, kill: Kill) -> bool:
+    def _strike(self, flow: Fork, written: Path, kill: Kill) -> bool:
         """Kill it; whether that was as planned."""
         if kill.point is not None or kill.writing:
             self._until_written(flow, written)
@@ -189,13 +190,13 @@ class Attack:
         assert flow.wait(STUCK_S), "a kill -9 did not end it"
         return kill.point is None
 
-    def _until_written(self, flow: Flow, written: Path) -> None:
+    def _until_written(self, flow: Fork, written: Path) -> None:
         deadline = time.monotonic() + STUCK_S
         while not notes.has_written(written) and not flow.wait(0.02):
             if time.monotonic() > deadline:
                 raise AssertionError(f"{self.name}: it writes nothing\n{self._told()}")
 
-    def _judge(self, flow: Flow, written: Path, began: float, point: Point | None) -> None:
+    def _judge(self, flow: Fork, written: Path, began: float, point: Point | None) -> None:
         self._feeder.check()
         if flow.code != -signal.SIGKILL:
             raise AssertionError(f"{self.name}: it ended with {flow.code}\n{self._told()}")

@@ -11,6 +11,10 @@ from operators.points import POINTS, Point
 LEAST = 0.045
 """The share of the kills that each named point gets; the rest strikes at random moments."""
 
+ROUND = 250
+"""Kills after which everything is judged and begins anew, the servers too: the broker, which keeps its log
+in memory, takes seconds to find an offset once there are many, and that is not what is measured."""
+
 TIMES: dict[Point, int] = {
     "after_fetch": 40,
     "before_window_close": 2_000,

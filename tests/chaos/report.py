@@ -13,6 +13,7 @@ from pathlib import Path
 from operators.points import POINTS
 from tests.chaos.attack import ROWS, Life, Toll
 from tests.chaos.checker import INVARIANTS, Checker
+from tests.chaos.kills import ROUND
 from tests.chaos.stream import Stream
 
 PACKAGES = (
@@ -48,6 +49,7 @@ class Outcome:
     """What an attack came to.
 
     Attributes:
+        abreast: How many flows were attacked at a time.
         error: What ended it early.
         directory: Where it all happened; kept if it was not clean.
     """
@@ -55,6 +57,7 @@ class Outcome:
     kills: int
     seed: int
     seconds: float
+    abreast: int
     flows: Sequence[Attacked]
     error: BaseException | None
     directory: Path
@@ -110,8 +113,9 @@ def write_report(path: Path, outcome: Outcome, arguments: Sequence[str]) -> None
 
 def _method(outcome: Outcome) -> str:
     return (
-        f"{len(outcome.flows)} flows side by side, each a process of `rowvec run` against a broker "
-        f"process and a Milvus Lite server process, with a model of no size and {ROWS} rows; a seeded "
+        f"{outcome.abreast} flows side by side, each a process of `rowvec run` against a broker "
+        f"process and a Milvus Lite server process, with a model of no size and {ROWS} rows; after "
+        f"every {ROUND} kills others take their place, with new servers ({len(outcome.flows)} flows in all). A seeded "
         "stream of changes goes on all the while. Each process is a fork of one that has done the imports and "
         "nothing else, so **the time of the imports is not part of the recovery figures**. It is "
         "killed by SIGKILL, at a named point or at a random moment, and started again. Two readers "

@@ -14,10 +14,10 @@ from transformers.utils import logging as transformers_logging
 from flows.embedded.broker import Broker
 from flows.embedded.milvus_lite import MilvusLiteServer
 from tests.chaos.attack import Attack
-from tests.chaos.kills import Plan, draw_kills
+from tests.chaos.kills import ROUND, Plan, draw_kills
 from tests.chaos.report import Attacked, Outcome, figures
-from tests.chaos.zygote import Zygote
 from tests.live.model import make_model
+from tests.zygote import Zygote
 
 PROGRESS_S = 15.0
 
@@ -37,14 +37,24 @@ def attack(kills: int, seed: int, flows: int = 2, tell: Callable[[str], None] = 
     began = time.monotonic()
     attacks: list[Attack] = []
     error: BaseException | None = None
+    drawn = draw_kills(kills, seed)
+    ended = threading.Event()
+    teller = threading.Thread(target=_tell, args=(attacks, kills, ended, tell), daemon=True)
     try:
-        _attack(directory, kills, seed, flows, attacks, tell)
+        teller.start()
+        for first in range(0, kills, ROUND):
+            plan = Plan(drawn[first : first + ROUND])
+            _round(directory / f"from{first}", plan, seed + first, flows, attacks)
     except Exception as problem:
         error = problem
+    finally:
+        ended.set()
+        teller.join()
     outcome = Outcome(
         kills=kills,
         seed=seed,
         seconds=time.monotonic() - began,
+        abreast=flows,
         flows=[Attacked(each.name, each.toll, each.checker, each.stream) for each in attacks],
         error=error,
         directory=directory,
@@ -57,14 +67,8 @@ def attack(kills: int, seed: int, flows: int = 2, tell: Callable[[str], None] = 
     return outcome
 
 
-def _attack(
-    directory: Path,
-    kills: int,
-    seed: int,
-    flows: int,
-    attacks: list[Attack],
-    tell: Callable[[str], None],
-) -> None:
+def _round(directory: Path, plan: Plan, seed: int, flows: int, attacks: list[Attack]) -> None:
+    directory.mkdir()
     with ExitStack() as stack:
         broker = Broker(directory / "broker")
         stack.callback(broker.stop)
@@ -76,10 +80,10 @@ def _attack(
         transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         model = make_model(directory / "model")
         zygote = stack.enter_context(Zygote(directory))
-        plan, stop = Plan(draw_kills(kills, seed)), threading.Event()
-        attacks += [
+        stop = threading.Event()
+        attackers = [
             Attack(
-                directory / f"flow{number}",
+                directory / f"flow{len(attacks) + number}",
                 zygote,
                 broker,
                 server.uri,
@@ -90,13 +94,10 @@ def _attack(
             )
             for number, server in enumerate(servers)
         ]
-        ended = threading.Event()
-        teller = threading.Thread(target=_tell, args=(attacks, kills, ended, tell), daemon=True)
-        teller.start()
+        attacks += attackers
         pool = stack.enter_context(ThreadPoolExecutor(flows))
-        stack.callback(ended.set)
         stack.callback(stop.set)  # an interrupt: the pool is waited for
-        for future in [pool.submit(each.run) for each in attacks]:
+        for future in [pool.submit(each.run) for each in attackers]:
             future.result()
 
 
@@ -105,6 +106,6 @@ def _tell(
 ) -> None:
     began = time.monotonic()
     while not ended.wait(PROGRESS_S):
-        done = sum(len(each.toll.lives) for each in attacks)
-        found = sum(each.checker.total for each in attacks)
+        done = sum(len(each.toll.lives) for each in list(attacks))
+        found = sum(each.checker.total for each in list(attacks))
         tell(f"{time.monotonic() - began:6.0f} s: {done} of {kills} kills, {found} violations")

@@ -33,7 +33,6 @@ from tests.integration.running import (
     run_to_end,
     told,
 )
-from tests.live.model import make_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -65,7 +64,7 @@ class Servers(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     directory = tmp_path_factory.mktemp("servers")
     with ExitStack() as stack:
         broker = DurableBroker(directory / "broker")
@@ -76,7 +75,7 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
         milvus.start()
         kafka = stack.enter_context(Proxy(port_of(broker.bootstrap_servers), advertised=True))
         network = stack.enter_context(Proxy(port_of(milvus.uri)))
-        yield Servers(broker, kafka, milvus, network, make_model(directory / "model"))
+        yield Servers(broker, kafka, milvus, network, tiny_model)
 
 
 @pytest.fixture

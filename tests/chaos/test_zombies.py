@@ -4,7 +4,6 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +11,6 @@ from typing import NamedTuple
 import pytest
 
 from flows.embedded.broker import Broker
-from flows.embedded.milvus_lite import MilvusLiteServer
 from operators.ledger import Entry
 from tests.chaos.scene import (
     Feed,
@@ -30,7 +28,6 @@ from tests.integration.running import (
     quiet,
     told,
 )
-from tests.live.model import make_model
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
@@ -50,16 +47,8 @@ class Servers(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    directory = tmp_path_factory.mktemp("servers")
-    with ExitStack() as stack:
-        broker = Broker(directory / "broker")
-        stack.callback(broker.stop)
-        broker.start()
-        milvus = MilvusLiteServer(directory / "milvus")
-        stack.callback(milvus.stop)
-        milvus.start()
-        yield Servers(broker, milvus.uri, make_model(directory / "model"))
+def servers(broker: Broker, milvus: str, tiny_model: Path) -> Servers:
+    return Servers(broker, milvus, tiny_model)
 
 
 class Homes:

@@ -7,7 +7,15 @@ import pytest
 
 from flows.embedded.broker import Broker
 from flows.embedded.milvus_lite import MilvusLiteServer
+from tests.integration.running import prestarted
 from tests.live.model import make_model
+
+
+@pytest.fixture(scope="package", autouse=True)
+def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`rowvec` starts without its imports; what a test starts as a `Process` of its own does not."""
+    with prestarted(tmp_path_factory.mktemp("zygote")):
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -347,4 +348,5 @@ class TestOtherCommands:
         assert health(tmp_path, "ready", env=env)[0] == 0
         code, why = health(tmp_path, "live", env=env)
         assert code == 1
-        assert "the last checkpoint was 500 s ago" in why
+        # The process takes a moment to start.
+        assert re.search(r"the last checkpoint was 5\d\d s ago", why)

@@ -1,8 +1,8 @@
-"""Flows that start at once: each is a fork of a process that has done the imports, and nothing else.
+"""Commands of Rowvec that start at once: each is a fork of a process that has done the imports only.
 
 The imports (torch, transformers, pymilvus, Bytewax) take seconds, and a thousand kills would take hours.
 The parent of the forks has run nothing: it has no connection, no thread of Python's, no model. So what a
-fork does from there is all that `rowvec run` does after its imports.
+fork does from there is all that `rowvec` does after its imports.
 """
 
 import gc
@@ -20,8 +20,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from flows.embedded import launcher
-from tests.chaos import notes
-from tests.integration.running import ROOT
+
+ROOT = Path(__file__).resolve().parents[1]
 
 _START_SECONDS = 120.0
 _IMPORTS = (
@@ -40,27 +40,33 @@ class Order(NamedTuple):
         argv: Of `rowvec`, without its name.
         env: All of its environment besides what the zygote has.
         directory: Where it works.
-        output: Where its standard output and errors go.
-        notes: Where it writes down what it does.
-        collection: To what.
+        stdout, stderr: Where its standard output and errors go; may be the same.
+        notes: Where it writes down what it does to the collection; "" for not at all.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     directory: str
-    output: str
-    notes: str
-    collection: str
+    stdout: str
+    stderr: str
+    notes: str = ""
+    collection: str = ""
 
 
-class Flow:
-    """A process of `rowvec run`; it dies with the zygote, which dies with us."""
+class Fork:
+    """A process of `rowvec`; it dies with the zygote, which dies with us."""
 
     def __init__(self, zygote: "Zygote", number: int) -> None:
         self._zygote = zygote
         self._number = number
-        self._ended = threading.Event()
-        self._status = 0
+        self._began, self._ended = threading.Event(), threading.Event()
+        self._pid = self._status = 0
+
+    @property
+    def pid(self) -> int:
+        self._began.wait()
+        self._zygote.check()
+        return self._pid
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal; the process's parent does it, so that it never strikes another process."""
@@ -73,14 +79,13 @@ class Flow:
         return ended
 
     @property
-    def ended(self) -> bool:
-        return self._ended.is_set()
+    def code(self) -> int | None:
+        """Its exit code, or the negative number of the signal that ended it; None while it runs."""
+        return os.waitstatus_to_exitcode(self._status) if self._ended.is_set() else None
 
-    @property
-    def code(self) -> int:
-        """Its exit code, or the negative number of the signal that ended it."""
-        assert self.ended
-        return os.waitstatus_to_exitcode(self._status)
+    def begin(self, pid: int) -> None:
+        self._pid = pid
+        self._began.set()
 
     def end(self, status: int) -> None:
         self._status = status
@@ -96,7 +101,7 @@ class Zygote:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._flows: dict[int, Flow] = {}
+        self._forks: dict[int, Fork] = {}
         self._lock = threading.Lock()
         self._ready = threading.Event()
         self._gone = threading.Event()
@@ -105,7 +110,7 @@ class Zygote:
         launch = (sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), "keep")
         self._log = (self._directory / "zygote.log").open("wb")
         self._popen = subprocess.Popen(
-            [*launch, sys.executable, "-m", "tests.chaos.zygote"],
+            [*launch, sys.executable, "-m", "tests.zygote"],
             cwd=self._directory,
             env={
                 "PATH": os.defpath,
@@ -147,13 +152,13 @@ class Zygote:
         self._popen.stdout.close()
         self._log.close()
 
-    def start(self, order: Order) -> Flow:
-        """Fork a flow; it is on its way when this returns."""
+    def start(self, order: Order) -> Fork:
+        """Fork a process; it is on its way when this returns."""
         with self._lock:
-            number = len(self._flows)
-            flow = self._flows[number] = Flow(self, number)
+            number = len(self._forks)
+            fork = self._forks[number] = Fork(self, number)
         self.tell("start", [number, order._asdict()])
-        return flow
+        return fork
 
     def tell(self, what: str, values: Any) -> None:
         self.check()
@@ -171,15 +176,18 @@ class Zygote:
     def _listen(self) -> None:
         assert self._popen.stdout is not None
         for line in self._popen.stdout:
-            number, status = json.loads(line)
-            if number < 0:
-                self._ready.set()
-            else:
-                self._flows[number].end(status)
+            match json.loads(line):
+                case ["ready"]:
+                    self._ready.set()
+                case ["began", number, pid]:
+                    self._forks[number].begin(pid)
+                case ["ended", number, status]:
+                    self._forks[number].end(status)
         self._gone.set()
         self._ready.set()
-        for flow in self._flows.values():
-            flow._ended.set()
+        for fork in self._forks.values():
+            fork._began.set()
+            fork._ended.set()
 
 
 def _warm_up() -> None:
@@ -203,7 +211,7 @@ def _serve() -> Order | None:
     poller.register(0, select.POLLIN)
     running: dict[int, tuple[int, int]] = {}
     handles: dict[int, int] = {}
-    os.write(replies, b"[-1, 0]\n")
+    os.write(replies, b'["ready"]\n')
     rest = b""
     while True:
         for descriptor, _ in poller.poll():
@@ -213,7 +221,7 @@ def _serve() -> Order | None:
                 del handles[number]
                 poller.unregister(descriptor)
                 os.close(descriptor)
-                os.write(replies, b"[%d, %d]\n" % (number, status))
+                os.write(replies, b'["ended", %d, %d]\n' % (number, status))
                 continue
             data = os.read(0, 1 << 16)
             if not data:
@@ -235,18 +243,21 @@ def _serve() -> Order | None:
                 handle = os.pidfd_open(pid)
                 running[handle], handles[number] = (number, pid), handle
                 poller.register(handle, select.POLLIN)
+                os.write(replies, b'["began", %d, %d]\n' % (number, pid))
 
 
 def _become(order: Order) -> None:
     """Run the command in this fork, as if it had been started by itself."""
     os.setsid()
-    output = os.open(order.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (output, 1), (output, 2)):
-        os.dup2(source, target)
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    for path, target in ((order.stdout, 1), (order.stderr, 2)):
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), target)
     os.chdir(order.directory)
     os.environ.update(order.env)
-    notes.write_notes(Path(order.notes), order.collection)
+    if order.notes:
+        from tests.chaos.notes import write_notes
+
+        write_notes(Path(order.notes), order.collection)
     sys.argv = ["rowvec", *order.argv]
     from flows import cli
 
