@@ -195,7 +195,7 @@ def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
                 if isinstance(event, Upsert):
                     rules.renderer.render(event)
                     opened.origins[topic] = origin_of(event)
-                    return f"{table.topic} fits, {described(event.source or {})}"
+                    return f"{table.topic} fits, {described(event.source)}"
         except RecordError as error:
             first = first or error
     if first is not None:

@@ -7,6 +7,7 @@ is wrong with one record is a `RecordError` with the fix in its hint; nothing el
 """
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, Protocol
 
 import orjson
@@ -34,7 +35,12 @@ from operators.unavailable import Unavailable
 OLD_KEY_HEADER = "__debezium.oldkey"
 NEW_KEY_HEADER = "__debezium.newkey"
 
+KEYS_KEPT = 2**15
+"""Keys whose rows are remembered, the last ones: rows change again, and a key takes time to read."""
+
 _DELETE_MARKS = (b'"op":"d"', b'"__deleted":"true"', b'"__op":"d"')
+
+_FRAMED = b"\0"
 
 _UNWRAPPED_MARKS = frozenset({"__deleted", "__op"})
 
@@ -73,6 +79,7 @@ class Decoder:
         self._generation = table.generation
         self._by_row = table.key_from == "row"
         self._any_row = table.shape == "unwrapped"
+        self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
         self.header_needles: tuple[bytes, ...] | None = (
             None
             if table.format in ("avro", "protobuf")
@@ -161,7 +168,9 @@ class Decoder:
             if self._by_row and self._key(after, self._types(schema)) != row_key:
                 # The row that it was before its key changed.
                 return self._delete(row_key, source, position, moved=True)
-            return self._upsert(row_key, op, after, source, schema, raw, position, other_key)
+            in_raw = schema is None and raw[:1] != _FRAMED and after is message["after"]
+            row = None if in_raw else after
+            return self._upsert(row_key, op, row, source, schema, raw, position, other_key)
         if op == "d":
             return self._delete(row_key, source, position, moved=other_key is not None)
         if op == "t":
@@ -178,7 +187,7 @@ class Decoder:
         self,
         row_key: RowKey,
         op: str,
-        row: dict[str, Any],
+        row: dict[str, Any] | None,
         source: dict[str, Any],
         schema: Any,
         raw: bytes,
@@ -195,7 +204,7 @@ class Decoder:
             row,
             raw,
             schema,
-            source,
+            None if row is None else source,
             lone,
             None if other_key is None else self._old_key(other_key),
         )
@@ -267,7 +276,7 @@ class Decoder:
         kind = op if isinstance(op, str) and op in ("c", "u", "r") else "u"
         return self._upsert(row_key, kind, row, source, schema, raw, position, other_key)
 
-    def _row_key(self, raw: bytes) -> RowKey:
+    def _read_key(self, raw: bytes) -> RowKey:
         fields, schema = self._parsed(raw, True)
         return self._key(fields, None if schema is None else self._types(schema))
 
@@ -286,7 +295,7 @@ class Decoder:
 
     def _parsed(self, raw: bytes, key: bool = False) -> tuple[dict[str, Any], Any]:
         """The message, and what it says of the types of the row's columns."""
-        if raw[:1] == b"\0" and self.table.format != "json":
+        if raw[:1] == _FRAMED and self.table.format != "json":
             return self._unframed(raw, key=key)
         try:
             message = orjson.loads(raw)

@@ -8,6 +8,8 @@ renaming a class cannot break a resume.
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NewType, TypeAlias
 
+import orjson
+
 Version = NewType("Version", str)
 """Order of the changes of one row: the source's log position, tie broken by the Kafka offset.
 
@@ -68,10 +70,12 @@ class Upsert(NamedTuple):
     """A row that exists as of `version`, with all its columns.
 
     Attributes:
-        raw: The record's value, for the dead letter if the row cannot be rendered.
+        row: Its columns; None: they are in `raw`, an envelope in JSON. Thousands of parsed rows that
+            wait for their window cost more than to parse once more those that win.
+        raw: The record's value, also for the dead letter if the row cannot be rendered.
         schema: What the message says of its columns' types, as `operators.logical_types` reads it;
             None where it says nothing.
-        source: The envelope's `source`.
+        told: The envelope's `source`, unless the row is in `raw`.
         lone: It has no source position, and only its offset orders it against what is known.
         old_key: The row was this one before its primary key changed.
     """
@@ -81,12 +85,27 @@ class Upsert(NamedTuple):
     position: KafkaPosition
     source_ts_ms: int
     op: str
-    columns: Mapping[str, Any]
+    row: Mapping[str, Any] | None
     raw: bytes = b""
     schema: Any = None
-    source: Mapping[str, Any] | None = None
+    told: Mapping[str, Any] | None = None
     lone: bool = False
     old_key: RowKey | None = None
+
+    @property
+    def columns(self) -> Mapping[str, Any]:
+        """All columns of the row."""
+        row = self.row
+        return self._envelope()["after"] if row is None else row
+
+    @property
+    def source(self) -> Mapping[str, Any]:
+        """The envelope's `source`."""
+        return self._envelope()["source"] if self.row is None else self.told or {}
+
+    def _envelope(self) -> Any:
+        message = orjson.loads(self.raw)
+        return message if "source" in message else message["payload"]
 
 
 class Delete(NamedTuple):

@@ -96,6 +96,30 @@ def as_field(value: Any, spec: ColumnSpec) -> Any:
     return None if value is None else _FIELDS[spec.type](value, spec)
 
 
+def field_maker(spec: ColumnSpec) -> Callable[[Any], Any]:
+    """`as_field` of one column, sooner done with what most columns hold."""
+    convert = _FIELDS[spec.type]
+    if spec.type == "varchar":
+        length = spec.max_length
+
+        def text(value: Any) -> Any:
+            if type(value) is str and len(value) <= length and value.isascii():
+                return value
+            return None if value is None else convert(value, spec)
+
+        return text
+    if spec.type in _INT_LIMITS:
+        limit = _INT_LIMITS[spec.type]
+
+        def integer(value: Any) -> Any:
+            if type(value) is int and -limit <= value < limit:
+                return value
+            return None if value is None else convert(value, spec)
+
+        return integer
+    return lambda value: None if value is None else convert(value, spec)
+
+
 def _digits(number: int) -> str:
     # Python refuses to print an integer of more than 4,300 digits; a Decimal has no such limit.
     return str(number) if -_MAX_PRINTED < number < _MAX_PRINTED else f"{Decimal(number):f}"

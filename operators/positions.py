@@ -124,6 +124,12 @@ def _postgresql(source: Source) -> str | None:
 def _sequence(sequence: Any) -> tuple[int | None, int | None]:
     """The two numbers of `source.sequence`, a string that holds JSON; the first may be null."""
     try:
+        # As Debezium writes it; reading this as JSON would take several times as long.
+        first, second = sequence[2:-2].split('","')
+        return int(first), int(second)
+    except (TypeError, AttributeError, ValueError):
+        pass
+    try:
         commit, own = orjson.loads(sequence)
         return None if commit is None else int(commit), None if own is None else int(own)
     except (orjson.JSONDecodeError, TypeError, ValueError, OverflowError):

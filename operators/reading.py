@@ -30,7 +30,8 @@ class ColumnReader:
         self._masker = masker
         self._masked = frozenset(table.masks if masker is not None else ())
         self._unavailable = Unavailable(table.unavailable_value)
-        self._lengths = self._unavailable.lengths
+        self.lengths = self._unavailable.lengths
+        """A text of another length is no placeholder."""
         self._encodings = {c: from_encoding(e) for c, e in table.encodings.items()}
 
     def types(self, event: Upsert) -> Types:
@@ -65,7 +66,7 @@ class ColumnReader:
         # Most values are short texts and numbers, of which nothing more is to be said.
         kind = type(value)
         if kind is str:
-            if len(value) in self._lengths and self._unavailable(value):
+            if len(value) in self.lengths and self._unavailable(value):
                 return MISSING
         elif value is None:
             return None

@@ -11,7 +11,7 @@ from operators.drift import AddedColumns
 from operators.embedding import text_hash
 from operators.errors import FatalError, RecordError
 from operators.events import Delete, PartialRow, Row, Spans, Upsert
-from operators.fields import as_field, as_text
+from operators.fields import as_field, as_text, field_maker
 from operators.keys import names_of
 from operators.masking import Masker
 from operators.reading import MISSING, ColumnReader, Types
@@ -41,6 +41,7 @@ class Renderer:
         added: AddedColumns | None = None,
     ) -> None:
         self.table = table
+        self._name = table.name
         self._added = added
         self._reader = ColumnReader(table, masker)
         self._literals: list[tuple[str, str | None]] = [
@@ -52,7 +53,16 @@ class Renderer:
         ]
         self._keep = compile_filter(table.filter) if table.filter else None
         self._filtered = tuple(dict.fromkeys(condition.column for condition in table.filter))
+        self._empty_is_gone = table.empty_text == "skip"
+        self._cut = table.chunks is not None
         self._known = table.known_columns()
+        # Without masks, types, a filter, and what else has to be asked of each value.
+        self._plain = (
+            masker is None
+            and added is None
+            and not (table.encodings or table.filter or table.soft_delete)
+        )
+        self._makers = [(column, field, field_maker(spec)) for column, field, spec in self._fields]
         self._seen: frozenset[str] = frozenset()
         self._shapes: set[frozenset[str]] = set()
 
@@ -64,7 +74,12 @@ class Renderer:
                 text is too long to be stored.
             FatalError: The table's columns changed, and the contract says to halt.
         """
-        columns, types, read = event.columns, self._reader.types(event), self._reader.value
+        columns = event.columns
+        if self._plain and event.schema is None and columns.keys() == self._seen:
+            row = self._plain_row(event, columns)
+            if row is not None:
+                return row
+        types, read = self._reader.types(event), self._reader.value
         if (self._keep or self.table.soft_delete) and not self._is_there(columns, types):
             return _gone(event)
         texts: dict[str, str | None] = {}
@@ -107,6 +122,36 @@ class Renderer:
                 None if event.old_key is None else event.version,
             )
         return self._row(event, texts, fields)
+
+    def _plain_row(self, event: Upsert, columns: Mapping[str, Any]) -> Rendered | None:
+        """What `render` makes of a row with nothing but plain values, as nearly all have; else None."""
+        lengths = self._reader.lengths
+        pieces: list[str] = []
+        spans: list[tuple[str, int, int]] = []
+        fields: dict[str, Any] = {}
+        at = 0
+        try:
+            for literal, name in self._literals:
+                if literal:
+                    pieces.append(literal)
+                    at += len(literal)
+                if name is not None:
+                    value = columns[name]
+                    if type(value) is not str or len(value) in lengths:
+                        return None
+                    pieces.append(value)
+                    end = at + len(value)
+                    spans.append((name, at, end))
+                    at = end
+            for column, field, make in self._makers:
+                value = columns[column]
+                kind = type(value)
+                if (kind is str and len(value) in lengths) or kind is list or kind is dict:
+                    return None
+                fields[field] = make(value)
+        except (KeyError, ValueError, TypeError, OverflowError):
+            return None  # and why is told by the long way
+        return self._finished(event, "".join(pieces), tuple(spans), fields)
 
     def complete(
         self, partial: PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
@@ -195,11 +240,14 @@ class Renderer:
     def _row(
         self, event: Upsert | PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
     ) -> Row | Delete:
-        text, spans = self._composed(texts)
-        table = self.table
-        if table.empty_text == "skip" and not text.strip():
+        return self._finished(event, *self._composed(texts), fields)
+
+    def _finished(
+        self, event: Upsert | PartialRow, text: str, spans: Spans, fields: Mapping[str, Any]
+    ) -> Row | Delete:
+        if self._empty_is_gone and not text.strip():
             return _gone(event)
-        if table.chunks is None:
+        if not self._cut:
             encoded = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             if encoded > MAX_VARCHAR_BYTES:
                 raise RecordError(
@@ -213,7 +261,7 @@ class Renderer:
             event.position,
             event.source_ts_ms,
             event.op,
-            table.name,
+            self._name,
             text,
             text_hash(text),
             fields,
@@ -334,7 +382,7 @@ def _gone(event: Upsert | PartialRow) -> Delete:
 
 def origin_of(event: Upsert) -> tuple[str, str]:
     """Schema and name of the table in the database."""
-    source = event.source or {}
+    source = event.source
     schema, table = source.get("schema"), source.get("table")
     parts = event.position.topic.split(".")
     return (

@@ -103,6 +103,8 @@ class Settler:
         superseded = self._superseded
         for key, winner in list(pending.items()):
             earlier = superseded.get(key, []) if superseded else []
+            if not earlier and type(winner) is Row:
+                continue
             if earlier:
                 winner = self._pass_on(earlier, winner)
             sound = self._sound(winner, earlier)
