@@ -152,7 +152,7 @@ class Session:
     def close(self) -> None:
         """End the threads and close the connections; spans and metrics are sent."""
         self._abort.set()
-        self.flow.lanes.close()
+        self.flow.close()
         self._opened.close()
         self._observability.shutdown()
 

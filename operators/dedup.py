@@ -69,6 +69,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._waiting: dict[RowKey, datetime] = {}
         self._contexts: dict[TraceContext, None] = {}
         self._due: datetime | None = None
+        self._ending = False
         now = self._clock.now().timestamp()
         if state is None:
             self._versions = VersionMap(whole=shared.whole, horizon_s=shared.horizon_s, now=now)
@@ -112,6 +113,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def on_eof(self) -> tuple[list[Window], bool]:
         """The sources ended (a clean stop): flush what may be flushed; the rest stays in the state."""
+        self._ending = True
         return self._close(ending=True), False
 
     def notify_at(self) -> datetime | None:
@@ -127,7 +129,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._settle()
         return (
             STATE_FORMAT,
-            self._versions.pack(),
+            self._versions.pack(ending=self._ending),
             tuple(map(pack, (*self._settler.before.values(), *self._pending.values()))),
             tuple(map(pack_truncate, self._truncates.values())),
             tuple(map(pack_letter, self._settler.dead)),

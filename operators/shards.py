@@ -1,5 +1,7 @@
 """What travels between the keyed steps: the records and the winners of one shard."""
 
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 from zlib import crc32
@@ -53,7 +55,8 @@ class Window:
         unchanged: Rows whose text the store holds already, as far as is known.
         truncates: Tables that were emptied; of older versions than the window's rows of that table.
         moves: Rows whose key changed, to be read before the rest is written.
-        vectors: Filled by the embed step, for every whole row that is not in `unchanged`.
+        vectors: Of every whole row that is not in `unchanged`, once `embedding` is done.
+        embedding: What fills them in; None: they are there, or none is wanted.
         versions: The shard's own map, to be told what the store holds.
         contexts: Spans of the polls that the rows came from.
         shard: The window's key in the stream, which `resolve` copies here for the steps after it.
@@ -69,9 +72,29 @@ class Window:
     truncates: list[Truncate] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
     vectors: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
+    embedding: Future[None] | None = None
     unverified: set[RowKey] = field(default_factory=set)
     shard: str = ""
     context: TraceContext | None = None
+
+    def is_embedded(self) -> bool:
+        """Whether the model is through with it, well or not."""
+        return self.embedding is None or self.embedding.done()
+
+    def wait_embedded(self) -> None:
+        """Return when the model is through with it, well or not."""
+        if self.embedding is not None:
+            with suppress(CancelledError):
+                self.embedding.exception()
+
+    def check_embedded(self) -> None:
+        """Look whether it went well, once the model is through.
+
+        Raises:
+            Exception: Whatever stopped the model.
+        """
+        if self.embedding is not None:
+            self.embedding.result()
 
     def holds_anything(self) -> bool:
         """Whether there is anything in it for the next steps."""

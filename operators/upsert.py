@@ -22,8 +22,8 @@ MAX_QUEUED_ROWS = 4_096
 class Lane:
     """One thread that applies windows in the order in which they were submitted.
 
-    Windows that pile up behind a slow request are written together. One request is under way at a
-    time, so operations on a row never change places.
+    Windows that pile up behind a slow request are written together, as soon as they have their
+    vectors. One request is under way at a time, so operations on a row never change places.
     """
 
     def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:
@@ -82,6 +82,14 @@ class Lane:
             self._changed.notify_all()
         self._thread.join()
 
+    def _take_embedded(self) -> list[Window]:
+        """The next windows, as far as the model is through with them."""
+        windows: list[Window] = []
+        with self._changed:
+            while self._queue and self._queue[0].is_embedded():
+                windows.append(self._queue.popleft())
+        return windows
+
     def _check(self) -> None:
         if self._error is not None:
             raise self._error
@@ -96,8 +104,10 @@ class Lane:
                 )
                 if self._closed:
                     return
-                windows = list(self._queue)
-                self._queue.clear()
+                first = self._queue[0] if self._queue else None
+            if first is not None:
+                first.wait_embedded()
+            windows = self._take_embedded()
             try:
                 receipt = self._write([*later, *windows])
             except BaseException as error:  # noqa: BLE001 - handed over to the worker, by _check

@@ -41,6 +41,10 @@ class VersionMap:
         self._rotate_at = now + horizon_s
         self._young: dict[RowKey, Known] = {}
         self._old: dict[RowKey, Known] = {}
+        # Of all but these the store itself can tell: rows that are known to be deleted, and those that
+        # are on their way to the store, which may yet refuse them.
+        self._gone: set[RowKey] = set()
+        self._sent: set[RowKey] = set()
         self._unverified: set[RowKey] = set()
         self._young_stale: set[RowKey] = set()
         self._old_stale: set[RowKey] = set()
@@ -75,6 +79,7 @@ class VersionMap:
                 if known[0] < version and has_position(known[0]) and key.startswith(prefix):
                     # The offset is of another partition: the row keeps its own.
                     generation[key] = (at_offset(version, offset_of(known[0])), None)
+                    self._gone.add(key)
         for key in [key for key in self._tainted if key.startswith(prefix)]:
             self._untaint(key, version)
 
@@ -117,7 +122,15 @@ class VersionMap:
             self._untaint(key, version)
         if not self.whole and key not in self._young and key not in self._old:
             self._unverified.add(key)
-        self._young[key] = (version, text_hash)
+        self._keep(key, (version, text_hash))
+        self._sent.add(key)
+
+    def _keep(self, key: RowKey, known: Known) -> None:
+        self._young[key] = known
+        if known[1] is None:
+            self._gone.add(key)
+        elif self._gone:
+            self._gone.discard(key)
 
     def must_look_up(self, key: RowKey) -> bool:
         """Whether the store may hold a newer version of the row than the map."""
@@ -133,7 +146,7 @@ class VersionMap:
         self._unverified.discard(key)
         known = self.get(key)
         if stored is not None and (known is None or known[0] < stored[0]):
-            self._young[key] = stored
+            self._keep(key, stored)
 
     def dropped_delete(self, key: RowKey) -> None:
         """Note that a delete was dropped as stale; its tombstone belongs to the past as well."""
@@ -155,18 +168,36 @@ class VersionMap:
         self._old, self._young = self._young, {}
         self._rotate_at = now + self._horizon_s
         self._unverified &= self._old.keys()
+        self._gone &= self._old.keys()
         self._old_stale, self._young_stale = self._young_stale, set()
 
     def __len__(self) -> int:
         return len(self._young.keys() | self._old.keys())
 
-    def pack(self) -> PackedVersions:
-        """The state as plain values that later changes do not touch."""
+    def pack(self, *, ending: bool) -> PackedVersions:
+        """The state as plain values that later changes do not touch.
+
+        Args:
+            ending: The flow comes to a clean end: all that is known is kept, so that nothing has to be
+                looked up after it. Otherwise only what the store cannot tell is: which rows are gone,
+                what was refused, and what was put since the last call, for it may be refused yet. The
+                rest would have to be written anew with each checkpoint, and a million rows take a
+                second; after a crash they are looked up as they change.
+        """
+        young, old, whole = self._young, self._old, self.whole
+        # Whoever goes on from here does not hear of what the store refuses after this.
+        unverified = self._unverified | (self._sent - self._gone)
+        if not ending:
+            kept = self._gone | unverified
+            young = {key: young[key] for key in kept if key in young}
+            old = {key: old[key] for key in kept if key in old}
+            whole = whole and (len(young), len(old)) == (len(self._young), len(self._old))
+        self._sent.clear()
         return (
-            self.whole,
-            dict(self._young),
-            dict(self._old),
-            frozenset(self._unverified),
+            whole,
+            dict(young),
+            dict(old),
+            frozenset(unverified),
             frozenset(self._young_stale),
             frozenset(self._old_stale),
             dict(self._truncated),
@@ -179,6 +210,10 @@ class VersionMap:
         whole, young, old, unverified, young_stale, old_stale, truncated, tainted = packed
         versions = cls(whole=whole, horizon_s=horizon_s, now=now)
         versions._young, versions._old = dict(young), dict(old)
+        versions._gone = {
+            k for each in (old, young) for k, known in each.items() if known[1] is None
+        }
+        versions._gone -= {k for k, known in young.items() if known[1] is not None}
         versions._unverified = set(unverified)
         versions._young_stale, versions._old_stale = set(young_stale), set(old_stale)
         versions._truncated, versions._tainted = dict(truncated), dict(tainted)

@@ -151,9 +151,11 @@ class Writer:
         """Write windows, in order; a later operation on a row replaces an earlier one.
 
         Raises:
-            FatalError: The store is gone or refuses everything.
+            FatalError: The store is gone or refuses everything; or the model failed.
         """
         try:
+            for window in windows:
+                window.check_embedded()
             done = Receipt(0, 0, 0)
             for apart in _apart(windows):
                 # What waits comes before all that follows, and may be merged with it.

@@ -89,7 +89,7 @@ def run_flow(
             worker_count_per_proc=workers,
         )
     finally:
-        flow.lanes.close()
+        flow.close()
     return receipts
 
 

@@ -2,7 +2,9 @@
 
 import random
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -246,6 +248,25 @@ def test_a_store_that_stays_down_stops_the_flow_and_loses_nothing(tmp_path: Path
     store._failures.clear()
     run_flow(contract(), logs, store, tmp_path / "r", letters=letters)
     assert set(texts(store, "docs")) == {"docs:1#0"}
+
+
+@pytest.mark.timeout(60)
+def test_a_model_that_fails_stops_the_flow_and_loses_nothing(tmp_path: Path) -> None:
+    where: set[str] = set()
+
+    class Failing(HashEmbedder):
+        def embed(self, texts: Sequence[str]) -> Any:
+            where.add(threading.current_thread().name.rstrip("_0123456789"))
+            raise FatalError(subject="model", cause="is beyond use")
+
+    store = MemoryStore()
+    logs = as_topic([Log([put(row, row + 1) for row in range(50)])])
+    with pytest.raises(Exception, match=r"rowvec\.upsert") as caught:
+        run_flow(contract(), logs, store, tmp_path / "r", embedder=Failing())
+    assert str(root_cause(caught.value)) == "model: is beyond use."
+    assert where == {"rowvec-embed"}  # no lane has tried it again
+    run_flow(contract(), logs, store, tmp_path / "r")
+    assert set(texts(store, "docs")) == {f"docs:{row}#0" for row in range(50)}
 
 
 @pytest.mark.parametrize(("writers", "lanes"), [(1, 1), (2, 2), (None, 4), (9, 4)])

@@ -273,7 +273,7 @@ def test_the_steps_that_recovery_files_are_keyed_by():
             whole=True,
         )
     )
-    flow.lanes.close()
+    flow.close()
     assert {"flow": flow.dataflow.flow_id, "steps": list(_steps(flow.dataflow))} == golden(
         "steps.json"
     )

@@ -201,6 +201,7 @@ def filled() -> VersionMap:
     known = versions()
     known.put(A, version(1), "one")
     known.learn(A, None)
+    known.pack(ending=False)  # it is in the store by the next checkpoint
     known.dropped_delete(A)
     known.rotate(100.0)
     known.put(B, version(2), None)
@@ -209,9 +210,9 @@ def filled() -> VersionMap:
 
 
 def test_packed_and_pickled_and_unpacked_it_is_the_same():
-    packed = filled().pack()
+    packed = filled().pack(ending=True)
     again = VersionMap.unpack(pickle.loads(pickle.dumps(packed)), horizon_s=HORIZON, now=150.0)
-    assert again.pack() == packed
+    assert again.pack(ending=True) == packed
     assert not again.whole
     assert again.get(A) == (version(1), "one")
     assert again.get(B) == (version(2), None)
@@ -219,11 +220,90 @@ def test_packed_and_pickled_and_unpacked_it_is_the_same():
     assert again.must_look_up(B)
     assert again.ends_dropped_delete(A)
     assert again.ends_dropped_delete(B)
-    assert VersionMap.unpack(versions(whole=True).pack(), horizon_s=HORIZON, now=0.0).whole
+    assert VersionMap.unpack(
+        versions(whole=True).pack(ending=True), horizon_s=HORIZON, now=0.0
+    ).whole
+
+
+def at_checkpoint(known: VersionMap) -> VersionMap:
+    """The map that goes on from a checkpoint after a crash."""
+    packed = pickle.loads(pickle.dumps(known.pack(ending=False)))
+    return VersionMap.unpack(packed, horizon_s=HORIZON, now=0.0)
+
+
+def test_a_checkpoint_keeps_of_a_row_what_the_store_may_not_have_yet():
+    known = versions(whole=True)
+    known.put(A, version(1), "one")
+    crashed = at_checkpoint(known)
+    assert crashed.get(A) == (version(1), "one")
+    assert crashed.whole
+    # The store may have refused it, and only the process that died was told.
+    assert crashed.must_look_up(A)
+    # As long as it was not looked up, it is kept, over any number of crashes.
+    again = at_checkpoint(at_checkpoint(crashed))
+    assert again.get(A) == (version(1), "one")
+    assert again.must_look_up(A)
+    again.learn(A, None)
+    assert at_checkpoint(again).get(A) is None
+
+
+def test_a_checkpoint_leaves_to_the_store_what_the_store_can_tell():
+    known = versions(whole=True)
+    known.put(A, version(1), "one")
+    known.put(B, version(2), "two")
+    known.pack(ending=False)
+    known.put(B, version(3), "three")
+    crashed = at_checkpoint(known)
+    assert crashed.get(A) is None
+    assert crashed.get(B) == (version(3), "three")
+    assert not crashed.whole
+    crashed.put(A, version(4), "four")
+    assert crashed.must_look_up(A)
+
+
+def test_a_checkpoint_keeps_deleted_rows_for_their_horizon():
+    known = versions(whole=True)
+    known.put(A, version(1), None)
+    for _ in range(3):
+        known.pack(ending=False)
+    crashed = at_checkpoint(known)
+    assert crashed.get(A) == (version(1), None)
+    assert crashed.whole
+    crashed.rotate(100.0)
+    crashed = VersionMap.unpack(crashed.pack(ending=False), horizon_s=HORIZON, now=100.0)
+    assert crashed.get(A) == (version(1), None)
+    crashed.rotate(200.0)
+    assert crashed.get(A) is None
+    # And one that was made again is no deleted row any more.
+    known.put(A, version(2), "two")
+    known.pack(ending=False)
+    assert at_checkpoint(known).get(A) is None
+
+
+def test_a_truncate_leaves_deleted_rows_to_a_checkpoint():
+    known = versions()
+    known.put(A, version(1), "one")
+    known.pack(ending=False)
+    known.truncate("docs:", version(5))
+    crashed = at_checkpoint(known)
+    assert crashed.get(A) == (version(5), None)
+    assert crashed.newest(B) == version(5)
+
+
+def test_a_clean_end_keeps_all():
+    known = versions(whole=True)
+    known.put(A, version(1), "one")
+    known.pack(ending=False)
+    known.put(B, version(2), None)
+    again = VersionMap.unpack(known.pack(ending=True), horizon_s=HORIZON, now=0.0)
+    assert again.get(A) == (version(1), "one")
+    assert again.get(B) == (version(2), None)
+    assert again.whole
+    assert not again.must_look_up(A)
 
 
 def test_downtime_does_not_shorten_the_horizon():
-    again = VersionMap.unpack(filled().pack(), horizon_s=HORIZON, now=1_000.0)
+    again = VersionMap.unpack(filled().pack(ending=True), horizon_s=HORIZON, now=1_000.0)
     again.rotate(1_099.0)
     assert again.get(A) is not None
     again.rotate(1_100.0)
@@ -233,7 +313,7 @@ def test_downtime_does_not_shorten_the_horizon():
 
 def test_what_was_packed_does_not_change_any_more():
     known = filled()
-    packed = known.pack()
+    packed = known.pack(ending=True)
     frozen = pickle.dumps(packed)
     known.put(A, version(9), "nine")
     known.learn(B, None)

@@ -1,0 +1,369 @@
+"""Shards that know a given number of rows, recovery files that hold them, and the flow resumed there.
+
+Each function here is the work of one process: what a process holds in memory tells nothing once it
+has done something else before. The figures are of Linux, from `/proc`.
+"""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import bytewax.operators as op
+from bytewax.dataflow import Dataflow, operator
+from bytewax.operators import KeyedStream, StatefulBatchLogic
+from bytewax.recovery import init_db_dir
+from bytewax.testing import TestingSink, TestingSource
+
+from benchmarks.contracts import TABLE, idle_contract
+from benchmarks.envelopes import DOC, update
+from benchmarks.measuring import Clocks, clocks
+from benchmarks.memory import NoStore, Timing, run_in, source_of, whole_flow
+from flows.sync import DEDUP, FLOW_ID, rules_of
+from operators.dedup import DedupLogic
+from operators.dedup_state import STATE_FORMAT, DedupState
+from operators.embedding import text_hash
+from operators.events import RowKey, make_version
+from operators.keys import key_prefix
+from operators.settling import DedupContext
+from operators.shards import ALL_SHARDS, shard_of
+from operators.source import BEGINNING, Record
+from operators.store import Entity, Stored
+from operators.telemetry import Telemetry
+from operators.versions import VersionMap
+from operators.windows import WindowClock
+
+Maps = dict[str, VersionMap]
+"""By shard."""
+
+HORIZON_S = 3_600.0
+_MIN_SKIPPED, _MAX_SKIPPED_S = 2, 12.0
+"""Epochs, and seconds, after the first write that are not counted."""
+
+_CAUGHT_UP_S = 0.25
+"""Of the load: a flow that lags no more has caught up."""
+
+_SPREAD = 2_654_435_761
+"""Of Knuth's multiplicative hashing: neighbours in the log are rows far from one another."""
+
+
+def resident_bytes() -> int:
+    """What this process holds in memory now."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text("utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"{name}:"))
+    return int(line.split()[1]) * 1024
+
+
+def empty_maps() -> Maps:
+    """A map for each shard, as of a table whose load was long ago."""
+    return {name: VersionMap(whole=False, horizon_s=HORIZON_S, now=0.0) for name in ALL_SHARDS}
+
+
+def enter(maps: Maps, numbers: range) -> None:
+    """Enter one insert of each row, as `dedup` does, and the store's answer that it is new there."""
+    prefix = key_prefix(TABLE)
+    for number in numbers:
+        key = RowKey(f"{prefix}{number}")
+        versions = maps[shard_of(key)]
+        version = make_version(0, f"{number:016x}.{number + 1:016x}", number)
+        versions.put(key, version, text_hash(f"row {number}\n{DOC}"))
+        if versions.must_look_up(key):
+            versions.learn(key, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What shards and recovery files take that know so many rows."""
+
+    resident_bytes: int
+    recovery_bytes: int
+    write_s: float
+
+
+def fill(rows: int, recovery: Path) -> Filled:
+    """Fill all shards, and have Bytewax write them into recovery files where the flow finds them.
+
+    Args:
+        rows: Numbered from 0; none of them is pending.
+        recovery: A directory that is empty.
+    """
+    maps = empty_maps()
+    gc.collect()
+    before = resident_bytes()
+    enter(maps, range(rows))
+    gc.collect()
+    held = resident_bytes() - before
+    assert sum(map(len, maps.values())) == rows, "a row is missing"
+    contract = idle_contract()
+    init_db_dir(recovery, contract.recovery.partitions)  # type: ignore[no-untyped-call]
+    shared = DedupContext(
+        rules=rules_of(contract),
+        clock=WindowClock(1.0, 1, lambda: datetime.now(UTC)),
+        telemetry=Telemetry(),
+        horizon_s=HORIZON_S,
+        whole=False,
+    )
+    flow = Dataflow(FLOW_ID)
+    given = op.input("shards", flow, TestingSource(list(maps.items()), 1))
+    op.output("nowhere", op.key_rm("all", _known(DEDUP, given, shared)), TestingSink([]))
+    began = time.perf_counter()
+    run_in(recovery, flow, HORIZON_S)
+    write_s = time.perf_counter() - began
+    return Filled(held, sum(file.stat().st_size for file in recovery.iterdir()), write_s)
+
+
+class _Known(StatefulBatchLogic[VersionMap, None, DedupState]):
+    """Keeps under a shard's key what `dedup` would keep there."""
+
+    def __init__(self, shared: DedupContext) -> None:
+        self._shared = shared
+        self._versions = VersionMap(whole=False, horizon_s=HORIZON_S, now=0.0)
+
+    def on_batch(self, values: list[VersionMap]) -> tuple[list[None], bool]:
+        (self._versions,) = values
+        return [], False
+
+    def snapshot(self) -> DedupState:
+        state: DedupState = (STATE_FORMAT, self._versions.pack(ending=True), (), (), ())
+        logic = DedupLogic(self._shared, state)
+        # As after a clean stop: only then are all rows written that are known.
+        logic.on_eof()
+        return logic.snapshot()
+
+
+@operator
+def _known(step_id: str, up: KeyedStream[VersionMap], shared: DedupContext) -> KeyedStream[None]:
+    """The step whose name in the recovery files is the one of `dedup`."""
+    return op.stateful_batch("logic", up, lambda _state: _Known(shared))
+
+
+def rotate_through(rows: int, horizons: int) -> list[int]:
+    """What the maps hold in memory at the end of each horizon, if no row ever changes twice.
+
+    Args:
+        rows: Inserts within a horizon.
+        horizons: How many of them.
+    """
+    maps = empty_maps()
+    gc.collect()
+    before = resident_bytes()
+    held = []
+    for horizon in range(horizons):
+        enter(maps, range(horizon * rows, (horizon + 1) * rows))
+        gc.collect()
+        held.append(resident_bytes() - before)
+        for versions in maps.values():
+            versions.rotate((horizon + 1) * HORIZON_S)
+    assert sum(map(len, maps.values())) == rows, "rotation forgot too much, or too little"
+    return held
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Updates of rows drawn evenly, by the clock and not by what the flow takes.
+
+    Attributes:
+        rows: That the flow knows.
+        per_s: Updates that fall due in a second.
+        epochs, seconds: What is measured at the least, once the flow has resumed.
+    """
+
+    rows: int
+    per_s: float
+    epochs: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Epoch:
+    """One epoch, from the source's snapshot before it to its own.
+
+    Attributes:
+        lost_s: From its beginning to when the source could read on: what the one before it took to
+            be drained, snapshot, pickled, written and committed.
+        lost_cpu_s: The CPU time of this process in that.
+        records: Taken from the log.
+    """
+
+    took_s: float
+    lost_s: float
+    lost_cpu_s: float
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """What a resumed flow did.
+
+    Attributes:
+        resume_s: From before the flow was built to the first row that the store was handed.
+        resident_bytes: What the process held in memory then, more than before.
+        peak_bytes: The most it ever held, more than before.
+        due: Updates that fell due within `epochs`.
+    """
+
+    resume_s: float
+    resident_bytes: int
+    peak_bytes: int
+    due: float
+    epochs: Sequence[Epoch]
+
+
+def resume(recovery: Path, load: Load, epoch_s: float) -> Resumed:
+    """Resume the whole flow, with a model and a store that do nothing, and keep it under load.
+
+    Refuses a figure for a flow that did not know its rows: none may be looked up in the store.
+    """
+    gc.collect()
+    before, began = resident_bytes(), time.perf_counter()
+    watch = _Watch(load)
+    store = _Store(watch.timing, watch.wrote)
+    contract = idle_contract()
+    source = source_of(
+        contract,
+        [0],
+        lambda _partition, offset: _Due(load, offset, watch),
+        epoch_s,
+        watch.on_epoch,
+        stop=watch.is_over,
+    )
+    flow = whole_flow(contract, source, watch.timing, store=store, partitions=[0], whole=False)
+    try:
+        run_in(recovery, flow.dataflow, epoch_s)
+    finally:
+        flow.close()
+    assert watch.first is not None, "nothing was written"
+    assert not store.looked_up, f"{store.looked_up} rows were not known after the resume"
+    watch.timing.check(watch.timing.records, len(watch.rows))
+    return Resumed(
+        resume_s=watch.first - began,
+        resident_bytes=watch.resident_bytes - before,
+        peak_bytes=_status("VmHWM") - before,
+        due=load.per_s * sum(epoch.took_s for epoch in watch.epochs),
+        epochs=watch.epochs,
+    )
+
+
+@dataclass(slots=True)
+class _Watch:
+    """Notes when the flow stands still, and ends it when enough was seen.
+
+    After the resume every shard is touched once, the source's cap starts small, and what fell due
+    meanwhile has to be made up for: nothing counts before that is over, or will not be.
+    """
+
+    load: Load
+    timing: Timing = field(default_factory=lambda: Timing(0))
+    epochs: list[Epoch] = field(default_factory=list)
+    rows: set[int] = field(default_factory=set)
+    first: float | None = None
+    resident_bytes: int = 0
+    lag: Callable[[], int] = lambda: 0
+    _skipped: int = 0
+    _steady: bool = False
+    _closed: Clocks | None = None
+    _lost: Clocks | None = None
+    _records: int = 0
+
+    def wrote(self) -> None:
+        """The store was handed rows."""
+        if self.first is None:
+            self.first = time.perf_counter()
+            self.resident_bytes = resident_bytes()
+
+    def on_epoch(self) -> None:
+        """The source was asked for its snapshot: nothing is taken in before it is committed."""
+        now, records = clocks(), self.timing.records
+        if self._closed is not None and self._lost is not None and self.first is not None:
+            took = now[0] - self._closed[0]
+            if self._steady:
+                self.epochs.append(Epoch(took, *self._lost, records - self._records))
+            else:
+                self._skipped += 1
+                self._steady = self._is_steady(now[0] - self.first)
+        self._closed, self._lost, self._records = now, None, records
+
+    def _is_steady(self, since_first_s: float) -> bool:
+        caught_up = self.lag() <= 1 + self.load.per_s * _CAUGHT_UP_S
+        return self._skipped >= _MIN_SKIPPED and (caught_up or since_first_s > _MAX_SKIPPED_S)
+
+    def before_read(self) -> None:
+        """The source asks for records again."""
+        if self._closed is not None and self._lost is None:
+            now = clocks()
+            self._lost = (now[0] - self._closed[0], now[1] - self._closed[1])
+
+    def is_over(self) -> bool:
+        """Whether enough was seen."""
+        seen_s = sum(epoch.took_s for epoch in self.epochs)
+        return len(self.epochs) >= self.load.epochs and seen_s >= self.load.seconds
+
+
+class _Due:
+    """A `LogReader` over updates that fall due one after another."""
+
+    def __init__(self, load: Load, offset: int, watch: _Watch) -> None:
+        self._load = load
+        self._watch = watch
+        self._next = 0 if offset == BEGINNING else offset
+        self._resumed_at = self._next
+        # The source reads the last record that it took once more, and looks at it, but no further.
+        self._new_from = self._next + (offset != BEGINNING)
+        self._began = time.perf_counter()
+        watch.lag = self.lag
+
+    def _due(self) -> int:
+        """Up to which offset; one record is there at once, behind the one that is read again."""
+        passed_s = time.perf_counter() - self._began
+        return self._resumed_at + 2 + int(passed_s * self._load.per_s)
+
+    def read(self, max_records: int) -> tuple[Sequence[Record], Sequence[Any]]:
+        self._watch.before_read()
+        first, count = self._next, min(max_records, self._due() - self._next)
+        self._next += count
+        made = [self._record(offset) for offset in range(first, self._next)]
+        new = range(max(first, self._new_from), self._next)
+        self._watch.rows.update(map(self._number, new))
+        self._watch.timing.records += len(new)
+        return made, ()
+
+    def _number(self, offset: int) -> int:
+        return offset * _SPREAD % self._load.rows
+
+    def _record(self, offset: int) -> Record:
+        # After every position that `enter` has given.
+        lsn = self._load.rows + offset + 1
+        return offset, *update(TABLE, self._number(offset), lsn), None
+
+    def at_end(self) -> bool:
+        return self._next >= self._due()
+
+    def lag(self) -> int:
+        return self._due() - self._next
+
+    def close(self) -> None:
+        pass
+
+
+class _Store(NoStore):
+    """Notes what is written first, and what is asked for."""
+
+    def __init__(self, timing: Timing, wrote: Callable[[], None]) -> None:
+        super().__init__(timing)
+        self._wrote = wrote
+        self.looked_up = 0
+
+    def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
+        self.looked_up += len(ids)
+        return {}
+
+    def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
+        self._wrote()
+        super().upsert(collection, entities)
