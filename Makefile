@@ -9,7 +9,7 @@ KILLS ?= 200
 SEEDS ?= 1000
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate chaos mutation lint format clean
+.PHONY: help demo test simulate chaos mutation bench lint format clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,15 @@ mutation: $(VENV)/dev ## Take out one guard at a time, and see a test go red for
 
 simulate: $(VENV)/dev ## Everything that can go wrong, in SEEDS simulated runs
 	@$(BIN)/python -m tests.simulation --seeds $(SEEDS)
+
+# Quix Streams asks for an older confluent-kafka than Rowvec: it gets a folder of its own.
+$(VENV)/quix: | $(VENV)/dev
+	@rm -rf $@.new
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $@.new quixstreams==3.28.1
+	@mv $@.new $@
+
+bench: $(VENV)/dev $(VENV)/quix ## Measure everything, and write benchmarks/README.md; leave the machine alone
+	@$(BIN)/python -m benchmarks --quix $(VENV)/quix
 
 lint: $(VENV)/dev ## ruff, mypy, import-linter
 	@$(BIN)/ruff check .

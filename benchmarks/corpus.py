@@ -6,6 +6,7 @@ from flows.embedded.corpus import stdlib
 
 SHORT_CHARACTERS = 80
 LONG_CHARACTERS = 300
+ROW_CHARACTERS = 120
 
 
 def docstrings() -> list[str]:
@@ -23,3 +24,8 @@ def short(texts: list[str], count: int) -> list[str]:
 def long(texts: list[str], count: int) -> list[str]:
     """The first `count` of 300 characters and more."""
     return [text for text in texts if len(text) >= LONG_CHARACTERS][:count]
+
+
+def of_rows() -> list[str]:
+    """All that the rows of a table carry where real texts flow: up to 120 characters."""
+    return [text for text in docstrings() if len(text) <= ROW_CHARACTERS]

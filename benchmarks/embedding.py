@@ -23,12 +23,12 @@ from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig
 
 from benchmarks import corpus
+from benchmarks.contracts import MODEL
 from benchmarks.measuring import Rate, Rounds, clocks, parser, print_result, progress, take_turns
 from operators.contract import EmbeddingSection
 from operators.model_files import resolve_model
 from operators.transformer import TransformerEmbedder
 
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 BATCH_SIZES = (8, 32, 128)
 _LIMIT_SECONDS = 0.5
 

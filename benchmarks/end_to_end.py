@@ -7,50 +7,65 @@ of which leave the text alone. Rowvec runs as it does in production, checkpoints
 it is ready to when it has ended. It leaves out PostgreSQL, Debezium, the start, and a Milvus server.
 Every collection is read back afterwards: a figure for rows that are wrong would be worth nothing.
 
-By turns, in the same process, against
+By turns, in the same run, against
 
-- `embedder`: the embedder alone on the rows' last texts, each once, in one call. What is missing to
-  1 is what stream, store and texts that were soon replaced cost;
-- `loop`: what everybody writes: poll, `encode` of sentence-transformers, upsert, again. It keeps no
-  versions, and a crash or an event out of order leaves it wrong; batches help it as far as they can.
+- `embedder`: the embedder alone on exactly the texts that the flow put through the model in that
+  round, in as few calls as can be: in texts per second, what stream, store and small windows cost;
+- `embedder_final`: the embedder alone on the rows' last texts, each once, in one call. It adds to
+  that what texts cost that were soon replaced; in rows per second;
+- `loop`: what everybody writes: poll, `encode`, upsert, again (`benchmarks.peers.loop`);
+- `per_event`: one embedding and one request per event, as Debezium Server's sink does;
+- `bytewax`: the flow that Bytewax's own operators invite to;
+- `quix`: Quix Streams, where `--quix` names a folder that has it (`benchmarks.peers.quix` says why).
 
-The rows of the last state per second are counted for each, so the ratios are those of the times.
+Each peer's module says what it is and does not promise. The rows of the last state per second are
+counted for each, so the ratios to the peers are those of the times. All begin with the whole history
+in the topic: it tells how fast each catches up, which favours large batches, not how fresh it keeps.
 """
 
 import random
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from pathlib import Path
-from typing import Any
+from unittest.mock import patch
 
-import orjson
-from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+import numpy as np
+import numpy.typing as npt
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader, NumberDataPoint
-from pymilvus import DataType, MilvusClient
 from sentence_transformers import SentenceTransformer
 
 from benchmarks import corpus
-from benchmarks.envelopes import Change, change, topic_of
-from benchmarks.measuring import Rate, clocks, parser, print_result, progress, take_turns
+from benchmarks.contracts import MODEL, TABLE, TOPIC, real_contract
+from benchmarks.envelopes import Change, change
+from benchmarks.measuring import (
+    Rate,
+    Rounds,
+    clocks,
+    parser,
+    print_result,
+    progress,
+    take_turns,
+)
 from benchmarks.over_kafka import fill
+from benchmarks.peers.bytewax_flow import run_bytewax
+from benchmarks.peers.job import Job, Outcome, check
+from benchmarks.peers.loop import run_loop
+from benchmarks.peers.per_event import run_per_event
+from benchmarks.peers.quix import run_quix
 from flows.embedded.broker import Broker
 from flows.runtime import Cluster, run
-from operators.contract import Contract, EmbeddingSection
+from operators.contract import EmbeddingSection
 from operators.keys import KeyMaker
 from operators.milvus import MilvusStore
 from operators.model_files import resolve_model
 from operators.store import entity_id
 from operators.transformer import TransformerEmbedder
-
-MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-TABLE = "docs"
-TOPIC = topic_of(TABLE)
-MAX_CHARACTERS = 120
-LOOP_MESSAGES = 128
-"""Messages that the loop polls at once, and so texts that it encodes and rows that it writes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,43 +102,44 @@ def build_history(texts: Sequence[str], rows: int, updates: int) -> History:
     return History(changes, {id_: str(row["doc"]) for id_, row in table.items()}, len(seen))
 
 
-def build_contract(bootstrap_servers: str, folder: Path) -> Contract:
-    """Every setting at its default, but for what the embedded broker asks for."""
-    return Contract.model_validate(
-        {
-            "kafka": {
-                "bootstrap_servers": bootstrap_servers,
-                "librdkafka": {"fetch.wait.max.ms": 50},
-            },
-            "milvus": {"uri": str(folder / "milvus.db")},
-            "embedding": {"model": MODEL, "device": "cpu"},
-            "recovery": {"directory": folder / "recovery"},
-            "tables": [
-                {
-                    "topic": TOPIC,
-                    "collection": TABLE,
-                    "key": ["id"],
-                    "text": "{doc}",
-                    "columns": {"kind": "varchar", "size": "int64"},
-                }
-            ],
-        }
-    )
+@dataclass(slots=True)
+class Embedded:
+    """What went through the model in the rounds of Rowvec.
+
+    Attributes:
+        texts: Those of the last round; one that was embedded twice is there twice.
+        counts: How many, per round.
+        rates: Texts per second end to end, per round.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    counts: list[int] = field(default_factory=list)
+    rates: list[Rate] = field(default_factory=list)
 
 
-def run_rowvec(bootstrap_servers: str, history: History, embedded: list[int]) -> Rate:
-    """From ready to ended, on an empty collection; notes how many texts went through the model."""
+def run_rowvec(bootstrap_servers: str, history: History, embedded: Embedded) -> Rate:
+    """From ready to ended, on an empty collection; notes what went through the model."""
     metrics = InMemoryMetricReader()
     with tempfile.TemporaryDirectory() as name:
-        contract = build_contract(bootstrap_servers, Path(name))
-        began: list[tuple[float, float]] = []
-        run(
-            contract,
-            cluster=Cluster(),
-            exit_at_end=True,
-            readers=[metrics],
-            on_ready=lambda: began.append(clocks()),
+        folder = Path(name)
+        contract = real_contract(
+            bootstrap_servers, str(folder / "milvus.db"), folder / "recovery", 50
         )
+        began: list[tuple[float, float]] = []
+
+        with _noting_texts() as texts:
+
+            def on_ready() -> None:
+                texts.clear()  # what was embedded before is no part of the flow
+                began.append(clocks())
+
+            run(
+                contract,
+                cluster=Cluster(),
+                exit_at_end=True,
+                readers=[metrics],
+                on_ready=on_ready,
+            )
         ended = clocks()
         table = contract.tables[0]
         expected = {
@@ -131,10 +147,37 @@ def run_rowvec(bootstrap_servers: str, history: History, embedded: list[int]) ->
         }
         with closing(MilvusStore(contract.milvus)) as store:
             found = {row["id"]: row["text"] for row in store.scan(TABLE, ["text"])}
-            count = store.count(TABLE)
-    _check("Rowvec", expected, found, count)
-    embedded.append(_embedded(metrics))
+            entities = store.count(TABLE)
+    check("Rowvec", expected, found, entities)
+    told = _embedded(metrics)
+    assert told == len(texts), f"Rowvec counts {told} texts, {len(texts)} went through the model"
+    embedded.texts = texts
+    embedded.counts.append(told)
+    embedded.rates.append(Rate.of(told, began[0], ended))
     return Rate.of(len(history.final), began[0], ended)
+
+
+@contextmanager
+def _noting_texts() -> Iterator[list[str]]:
+    """The texts that any embedder of this process is given meanwhile, each call's once."""
+    texts: list[str] = []
+    embed = TransformerEmbedder.embed
+
+    def noting(self: TransformerEmbedder, given: Sequence[str]) -> npt.NDArray[np.float32]:
+        texts.extend(dict.fromkeys(given))
+        return embed(self, given)
+
+    with patch.object(TransformerEmbedder, "embed", noting):
+        yield texts
+
+
+def in_fewest_calls(texts: Sequence[str]) -> list[list[str]]:
+    """`texts` as calls of distinct ones, or the embedder would embed those that repeat just once."""
+    left, calls = Counter(texts), []
+    while left:
+        calls.append(list(left))
+        left -= Counter(list(left))
+    return calls
 
 
 def _embedded(metrics: InMemoryMetricReader) -> int:
@@ -155,55 +198,6 @@ def _embedded(metrics: InMemoryMetricReader) -> int:
     )
 
 
-def run_loop(bootstrap_servers: str, history: History, model: SentenceTransformer) -> Rate:
-    """The loop that everybody writes, from its first poll to the answer to its last upsert."""
-    with tempfile.TemporaryDirectory() as name:
-        client = MilvusClient(str(Path(name) / "milvus.db"))
-        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
-        schema.add_field("id", DataType.INT64, is_primary=True)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=384)
-        schema.add_field("text", DataType.VARCHAR, max_length=65_535)
-        schema.add_field("kind", DataType.VARCHAR, max_length=4_096)
-        schema.add_field("size", DataType.INT64)
-        index = MilvusClient.prepare_index_params()
-        index.add_index("vector", index_type="AUTOINDEX", metric_type="COSINE")
-        client.create_collection(TABLE, schema=schema, index_params=index)
-        settings: dict[str, Any] = {
-            "bootstrap.servers": bootstrap_servers,
-            "group.id": "loop",
-            "enable.auto.commit": False,
-            "fetch.wait.max.ms": 50,
-        }
-        with closing(client), closing(Consumer(settings)) as consumer:
-            consumer.assign([TopicPartition(TOPIC, 0, OFFSET_BEGINNING)])
-            seen, began = 0, clocks()
-            while seen < len(history.changes):
-                messages = consumer.consume(LOOP_MESSAGES, 0.1)
-                rows = [orjson.loads(message.value() or b"")["after"] for message in messages]
-                if not rows:
-                    continue
-                vectors = model.encode([row["doc"] for row in rows], show_progress_bar=False)
-                # By id, or a row that comes twice in one request would be written twice.
-                entities = {
-                    row["id"]: {
-                        "id": row["id"],
-                        "vector": vector,
-                        "text": row["doc"],
-                        "kind": row["kind"],
-                        "size": row["size"],
-                    }
-                    for row, vector in zip(rows, vectors, strict=True)
-                }
-                client.upsert(TABLE, list(entities.values()))
-                seen += len(messages)
-            ended = clocks()
-            read = client.query(TABLE, ids=list(history.final), output_fields=["text"])
-            found = {row["id"]: row["text"] for row in read}
-            count = client.query(TABLE, output_fields=["count(*)"])[0]["count(*)"]
-    _check("the loop", history.final, found, count)
-    return Rate.of(len(history.final), began, ended)
-
-
 def _in_thread(contestant: Callable[[], Rate]) -> Callable[[], Rate]:
     """Off the main thread, where Bytewax runs Rowvec as well.
 
@@ -218,10 +212,26 @@ def _in_thread(contestant: Callable[[], Rate]) -> Callable[[], Rate]:
     return run_it
 
 
-def _check(who: str, expected: Mapping[Any, str], found: Mapping[Any, str], count: int) -> None:
-    wrong = [id_ for id_, text in expected.items() if found.get(id_) != text]
-    assert not wrong, f"{who}: {len(wrong)} rows are missing or wrong, like {wrong[0]}"
-    assert len(found) == count == len(expected), f"{who}: {count} entities, not {len(expected)}"
+def _peers(
+    job: Job, model: SentenceTransformer, installed: Path | None, embedded: dict[str, list[int]]
+) -> dict[str, Callable[[], Rate]]:
+    """The peers by name; how many texts each embeds is noted."""
+    groups = count(1)
+    runs: dict[str, Callable[[], Outcome]] = {
+        "loop": lambda: run_loop(job, model),
+        "per_event": lambda: run_per_event(job, model),
+        "bytewax": lambda: run_bytewax(job, model),
+    }
+    if installed is not None:
+        folder = resolve_model(MODEL)
+        runs["quix"] = lambda: run_quix(job, folder, installed, f"quix-{next(groups)}")
+
+    def run_peer(name: str) -> Rate:
+        outcome = runs[name]()
+        embedded.setdefault(name, []).append(outcome.embedded)
+        return outcome.rate
+
+    return {name: _in_thread(partial(run_peer, name)) for name in runs}
 
 
 def main() -> None:
@@ -229,21 +239,26 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--rows", type=int, default=1_500)
     options.add_argument("--updates", type=int, default=2_000)
+    options.add_argument("--quix", type=Path, help="the folder where Quix Streams is installed")
     given = options.parse_args()
     rows, updates = (60, 120) if given.quick else (given.rows, given.updates)
     rounds = given.rounds or (1 if given.quick else 2)
-    texts = [text for text in corpus.docstrings() if len(text) <= MAX_CHARACTERS]
-    history = build_history(texts, rows, updates)
+    history = build_history(corpus.of_rows(), rows, updates)
     progress(f"{len(history.changes):,} events, {rows:,} rows, {history.texts:,} distinct texts")
     final = list(history.final.values())
     embedder = TransformerEmbedder(EmbeddingSection(model=MODEL, device="cpu"))
     model = SentenceTransformer(str(resolve_model(MODEL)), device="cpu")
     embedder.embed(final[:64])
     model.encode(final[:64], show_progress_bar=False)
-
-    embedded: list[int] = []
+    embedded, embedded_by_peers = Embedded(), dict[str, list[int]]()
 
     def alone() -> Rate:
+        calls, began = in_fewest_calls(embedded.texts), clocks()
+        for call in calls:
+            embedder.embed(call)
+        return Rate.of(len(embedded.texts), began, clocks())
+
+    def alone_on_final() -> Rate:
         began = clocks()
         embedder.embed(final)
         return Rate.of(rows, began, clocks())
@@ -252,31 +267,41 @@ def main() -> None:
         broker = Broker(Path(folder))
         broker.start()
         try:
-            broker.create_topic(TOPIC, 1)
+            # Quix Streams asks a topic for both, and this broker knows but what it was told.
+            broker.create_topic(TOPIC, 1, {"cleanup.policy": "delete", "retention.ms": "604800000"})
             servers = broker.bootstrap_servers
-            fill(servers, TOPIC, history.changes)
+            fill(servers, history.changes)
+            job = Job(servers, TOPIC, len(history.changes), history.final)
+            peers = _peers(job, model, given.quix, embedded_by_peers)
             turns = take_turns(
                 rounds,
                 {
                     "end_to_end": lambda: run_rowvec(servers, history, embedded),
                     "embedder": _in_thread(alone),
-                    "loop": _in_thread(lambda: run_loop(servers, history, model)),
+                    "embedder_final": _in_thread(alone_on_final),
+                    **peers,
                 },
             )
         finally:
             broker.stop()
+    in_texts = Rounds({"end_to_end": embedded.rates, "embedder": turns.rates["embedder"]})
+    in_rows = Rounds({name: rate for name, rate in turns.rates.items() if name != "embedder"})
+    ratios = in_texts.ratios("end_to_end_over_embedder", "end_to_end", "embedder")
+    for other in in_rows.rates.keys() - {"end_to_end"}:
+        ratios |= in_rows.ratios(f"end_to_end_over_{other}", "end_to_end", other)
     print_result(
         "end_to_end",
         quick=given.quick,
-        ratios=turns.ratios("end_to_end_over_embedder", "end_to_end", "embedder")
-        | turns.ratios("end_to_end_over_loop", "end_to_end", "loop"),
-        rates=turns.per_second("rows"),
+        ratios=dict(sorted(ratios.items())),
+        rates=in_rows.per_second("rows") | in_texts.per_second("texts"),
         counts={
             "events": len(history.changes),
             "rows": rows,
             "distinct_texts": history.texts,
             "final_texts": len(set(final)),
-            "embedded_texts": embedded,
+            "embedded_texts": embedded.counts,
+            "embedded_texts_of_peers": embedded_by_peers,
+            "quix": "measured" if given.quix else "left out: --quix names no folder",
             "tokens_of_final_texts": sum(embedder.count_tokens(final)),
             "rounds": rounds,
         },

@@ -7,6 +7,9 @@ import orjson
 Change = tuple[bytes, bytes]
 """Kafka key and value."""
 
+DOC = "Return the sum of all items, or the given default value where there is nothing to add up."
+"""What the texts of rows begin with where it matters only how long they are."""
+
 _START_MS = 1_700_000_000_000
 
 
@@ -38,3 +41,9 @@ def change(table: str, op: str, lsn: int, row: dict[str, Any]) -> Change:
         "ts_ms": ts_ms,
     }
     return orjson.dumps({"id": row["id"]}), orjson.dumps(envelope)
+
+
+def update(table: str, id_: int, lsn: int) -> Change:
+    """An update of a row of the idle contract's table; no other one has its text."""
+    row = {"id": id_, "name": f"row {id_}", "doc": f"{DOC} ({lsn})", "kind": "function"}
+    return change(table, "u", lsn, {**row, "size": lsn % 1_000})

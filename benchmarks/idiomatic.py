@@ -12,13 +12,15 @@ from typing import Any
 import bytewax.operators as op
 import orjson
 from bytewax.connectors.kafka import KafkaSourceMessage
-from bytewax.dataflow import Dataflow
+from bytewax.dataflow import Dataflow, Stream
 from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 
+from benchmarks.contracts import TOPIC, idle_contract
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
-from benchmarks.memory import TOPIC, Timing, idle_contract, run_worker
+from benchmarks.memory import Timing, run_worker
+from operators.contract import Contract
 
 Message = KafkaSourceMessage[bytes, bytes]
 _BATCH = 1_000
@@ -32,17 +34,7 @@ def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> Ra
     flow = Dataflow("idiomatic")
     messages = op.input("source", flow, _Source(changes, timing))
     envelopes = op.map("parse", messages, lambda message: orjson.loads(message.value))
-    rows = op.key_on("row", envelopes, lambda envelope: str(envelope["after"]["id"]))
-    newest = op.stateful_map("newest", rows, _newest)
-    changed = op.filter_map("changed", op.key_rm("unkey", newest), lambda envelope: envelope)
-    together = op.key_on("together", changed, lambda _: "all")
-    batches = op.collect(
-        "window",
-        together,
-        timeout=timedelta(milliseconds=contract.flow.window_ms),
-        max_size=contract.milvus.write_batch_rows,
-    )
-    winners = op.map("winners", op.key_rm("batch", batches), _winners)
+    winners = op.map("winners", newest_in_batches(envelopes, contract), last_of_each)
     op.output("sink", winners, _Sink(timing))
     timing.started = time.perf_counter()
     run_worker(flow, epoch_s, contract.recovery.partitions)
@@ -50,15 +42,30 @@ def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> Ra
     return timing.rate
 
 
+def newest_in_batches(envelopes: Stream[Any], contract: Contract) -> Stream[list[Any]]:
+    """Envelopes that are not older than what was seen of their row, by window or by 500."""
+    rows = op.key_on("row", envelopes, lambda envelope: str(envelope["after"]["id"]))
+    newest = op.stateful_map("newest", rows, _newest)
+    changed = op.filter_map("changed", op.key_rm("rows", newest), lambda envelope: envelope)
+    batches = op.collect(
+        "batch",
+        op.key_on("together", changed, lambda _: "all"),
+        timeout=timedelta(milliseconds=contract.flow.window_ms),
+        max_size=contract.milvus.write_batch_rows,
+    )
+    return op.key_rm("batches", batches)
+
+
+def last_of_each(envelopes: list[Any]) -> list[Any]:
+    """The rows that a batch leaves: of each the last version."""
+    return list({envelope["after"]["id"]: envelope["after"] for envelope in envelopes}.values())
+
+
 def _newest(version: int | None, envelope: Any) -> tuple[int | None, Any]:
     lsn = envelope["source"]["lsn"]
     if version is not None and lsn < version:
         return version, None
     return lsn, envelope
-
-
-def _winners(envelopes: list[Any]) -> list[Any]:
-    return list({envelope["after"]["id"]: envelope["after"] for envelope in envelopes}.values())
 
 
 class _Source(FixedPartitionedSource[Message, int]):

@@ -1,13 +1,14 @@
-"""The flow of Rowvec over a list of records, with a model and a store that do nothing."""
+"""The flow of Rowvec with a model and a store that do nothing: whole, or as far as its winners."""
 
 import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import bytewax.operators as op
 import numpy as np
 import numpy.typing as npt
 from bytewax.dataflow import Dataflow
@@ -15,41 +16,25 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import cluster_main
 
-from benchmarks.envelopes import Change, topic_of
+from benchmarks.contracts import TOPIC
+from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
-from flows.sync import Parts, build_flow
+from flows.sync import DEDUP, FLOW_ID, ROUTE, SOURCE, Flow, Parts, build_flow, rules_of
 from operators.contract import Contract
+from operators.dedup import dedup
 from operators.events import DeadLetter, Version
 from operators.retry import RetryPolicy
+from operators.route import Router, route
+from operators.settling import DedupContext
+from operators.shards import Window
 from operators.source import BEGINNING, LogReader, PartitionedSource, Record, SourceSettings
-from operators.store import CollectionSpec, Entity, Stored, Vector
+from operators.store import CollectionSpec, Entity, Stored, Vector, VectorStore
 from operators.table import ColumnSpec
 from operators.telemetry import Telemetry
+from operators.windows import WindowClock
 from operators.writer import Receipt
 
-TABLE = "docs"
-TOPIC = topic_of(TABLE)
 _DIM = 384
-
-
-def idle_contract(bootstrap_servers: str = "127.0.0.1:1") -> Contract:
-    """One table, every setting at its default."""
-    return Contract.model_validate(
-        {
-            "kafka": {"bootstrap_servers": bootstrap_servers},
-            "milvus": {"uri": "nowhere"},
-            "embedding": {"model": "none"},
-            "tables": [
-                {
-                    "topic": TOPIC,
-                    "collection": TABLE,
-                    "key": ["id"],
-                    "text": "{name}\n{doc}",
-                    "columns": {"kind": "varchar", "size": "int64"},
-                }
-            ],
-        }
-    )
 
 
 class MemoryReader:
@@ -126,58 +111,142 @@ class Timing:
         assert not self.dead, f"{self.dead} dead letters"
 
 
+def run_in(recovery: Path, flow: Dataflow, epoch_s: float) -> None:
+    """Run a dataflow to its end: one worker, from where the recovery directory says."""
+    config = RecoveryConfig(recovery, timedelta(0))  # type: ignore[no-untyped-call]
+    interval = timedelta(seconds=epoch_s)
+    cluster_main(flow, [], 0, epoch_interval=interval, recovery_config=config)  # type: ignore[no-untyped-call]
+
+
 def run_worker(flow: Dataflow, epoch_s: float, partitions: int) -> None:
     """Run a dataflow to its end: one worker, recovery on, in a directory that is new."""
     with tempfile.TemporaryDirectory() as folder:
         init_db_dir(Path(folder), partitions)  # type: ignore[no-untyped-call]
-        recovery = RecoveryConfig(folder, timedelta(0))  # type: ignore[no-untyped-call]
-        interval = timedelta(seconds=epoch_s)
-        cluster_main(flow, [], 0, epoch_interval=interval, recovery_config=recovery)  # type: ignore[no-untyped-call]
+        run_in(Path(folder), flow, epoch_s)
 
 
-def run_path(
+def source_of(
     contract: Contract,
-    open_reader: Callable[[int], LogReader],
-    warm_up: int,
+    partitions: Sequence[int],
+    open_reader: Callable[[int, int], LogReader],
     epoch_s: float,
-) -> Timing:
-    """Run the flow to the end of the log."""
-    timing = Timing(warm_up)
-    telemetry = Telemetry()
-    source = PartitionedSource(
-        [(TOPIC, 0)],
-        lambda topic, partition, offset: _Timed(open_reader(offset), timing),
+    on_epoch: Callable[[], None],
+    stop: Callable[[], bool] | None = None,
+) -> PartitionedSource:
+    """The flow's source over readers of a benchmark's own.
+
+    Args:
+        contract: Says how much it takes at once.
+        partitions: Of the topic.
+        open_reader: By partition and offset.
+        epoch_s: The interval of the epochs.
+        on_epoch: Called at every checkpoint of every partition.
+        stop: Makes it end; without, it ends with the log.
+    """
+    return PartitionedSource(
+        [(TOPIC, number) for number in partitions],
+        lambda _topic, partition, offset: open_reader(partition, offset),
         SourceSettings(
             batch_size=contract.kafka.source_batch_size,
             max_epoch_records=contract.flow.max_epoch_records,
             max_epoch_bytes=contract.flow.max_epoch_bytes,
             epoch_interval_s=epoch_s,
-            exit_at_end=True,
-            stop=lambda: False,
+            exit_at_end=stop is None,
+            stop=stop or (lambda: False),
             now=time.monotonic,
-            telemetry=telemetry,
-            on_epoch=timing.on_epoch,
+            telemetry=Telemetry(),
+            on_epoch=on_epoch,
         ),
     )
-    flow = build_flow(
+
+
+def whole_flow(
+    contract: Contract,
+    source: PartitionedSource,
+    timing: Timing,
+    *,
+    store: VectorStore | None = None,
+    partitions: Sequence[int] = (),
+    whole: bool = True,
+) -> Flow:
+    """The whole flow; what comes out of it is counted.
+
+    Args:
+        contract: An idle one.
+        source: Where the records come from.
+        timing: Counts.
+        store: Another one than the one that does nothing.
+        partitions: See `Parts.partitions`.
+        whole: See `Parts.whole`.
+    """
+    telemetry = Telemetry()
+    return build_flow(
         Parts(
             contract=contract,
             source=source,
-            embedder=_NoEmbedder(),
-            store=_NoStore(timing),
-            dead_letters=_NoLetters(timing),
-            receipts=_Receipts(timing),
+            embedder=NoEmbedder(),
+            store=store or NoStore(timing),
+            dead_letters=NoLetters(timing),
+            receipts=Receipts(timing),
             retry=RetryPolicy(1.0, telemetry),
             telemetry=telemetry,
-            whole=True,
+            whole=whole,
+            partitions=[(TOPIC, number) for number in partitions],
         )
     )
+
+
+def flow_to_winners(contract: Contract, source: PartitionedSource, timing: Timing) -> Dataflow:
+    """Source, route and dedup as `build_flow` wires them; the windows that leave it are counted."""
+    rules = rules_of(contract)
+    flow = contract.flow
+    shared = DedupContext(
+        rules=rules,
+        clock=WindowClock(flow.window_ms / 1000, flow.window_max_rows, lambda: datetime.now(UTC)),
+        telemetry=Telemetry(),
+        horizon_s=flow.horizon_s,
+        whole=True,
+    )
+    made = Dataflow(FLOW_ID)
+    batches = op.input(SOURCE, made, source)
+    shards = route(ROUTE, batches, Router({t: rule.decoder for t, rule in rules.items()}))
+    op.output("winners", dedup(DEDUP, shards, shared), Winners(timing))
+    return made
+
+
+def run_whole(
+    contract: Contract, open_reader: Callable[[int], LogReader], warm_up: int, epoch_s: float
+) -> Timing:
+    """Run the whole flow to the end of the log."""
+    timing = Timing(warm_up)
+    source = _timed(contract, open_reader, timing, epoch_s)
+    flow = whole_flow(contract, source, timing)
     timing.started = time.perf_counter()
     try:
         run_worker(flow.dataflow, epoch_s, contract.recovery.partitions)
     finally:
-        flow.lanes.close()
+        flow.close()
     return timing
+
+
+def run_to_winners(
+    contract: Contract, open_reader: Callable[[int], LogReader], warm_up: int, epoch_s: float
+) -> Timing:
+    """Run the flow as far as its winners, to the end of the log."""
+    timing = Timing(warm_up)
+    flow = flow_to_winners(contract, _timed(contract, open_reader, timing, epoch_s), timing)
+    timing.started = time.perf_counter()
+    run_worker(flow, epoch_s, contract.recovery.partitions)
+    return timing
+
+
+def _timed(
+    contract: Contract, open_reader: Callable[[int], LogReader], timing: Timing, epoch_s: float
+) -> PartitionedSource:
+    def opened(_partition: int, offset: int) -> LogReader:
+        return _Timed(open_reader(offset), timing)
+
+    return source_of(contract, [0], opened, epoch_s, timing.on_epoch)
 
 
 class _Timed:
@@ -203,7 +272,7 @@ class _Timed:
         self._reader.close()
 
 
-class _NoEmbedder:
+class NoEmbedder:
     """Zeros, all in one piece."""
 
     model = "none@0"
@@ -212,13 +281,15 @@ class _NoEmbedder:
     padded_tokens_total = 0
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        """See `Embedder.embed`."""
         return np.zeros((len(texts), _DIM), np.float32)
 
     def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
+        """See `Embedder.chunks`."""
         return [(0, len(text))]
 
 
-class _NoStore:
+class NoStore:
     """Takes everything and keeps but the ids, to be able to tell that all came."""
 
     max_writers = None
@@ -228,12 +299,15 @@ class _NoStore:
         self._timing = timing
 
     def fields(self, collection: str) -> dict[str, ColumnSpec]:
+        """See `VectorStore.fields`."""
         return {}
 
     def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
+        """See `VectorStore.add_field`."""
         raise NotImplementedError
 
     def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
+        """See `VectorStore.entities`."""
         return {}
 
     def delete_older(
@@ -243,46 +317,58 @@ class _NoStore:
         version: Version,
         shards: Collection[int] | None = None,
     ) -> None:
-        pass
+        """See `VectorStore.delete_older`."""
 
     def ensure(self, spec: CollectionSpec) -> bool:
+        """See `VectorStore.ensure`."""
         return True
 
     def identity(self, collection: str) -> str:
+        """See `VectorStore.identity`."""
         return ""
 
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
+        """See `VectorStore.stored`."""
         return {}
 
     def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
+        """See `VectorStore.vectors`."""
         return {}
 
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
+        """See `VectorStore.upsert`."""
         self._timing.ids.update([entity.id for entity in entities])
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
-        pass
+        """See `VectorStore.delete`."""
 
     def count(self, collection: str) -> int:
+        """See `VectorStore.count`."""
         return 0
 
     def close(self) -> None:
-        pass
+        """See `VectorStore.close`."""
 
 
-class _NoLetters:
+class NoLetters:
+    """Counts the dead letters."""
+
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
+        """See `DeadLetterSink.send`."""
         self._timing.dead += len(letters)
 
 
-class _Receipts(DynamicSink[Receipt]):
+class Receipts(DynamicSink[Receipt]):
+    """Counts the rows that were written, and notes when."""
+
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "_ReceiptsPartition":
+        """See `DynamicSink.build`."""
         return _ReceiptsPartition(self._timing)
 
 
@@ -293,3 +379,27 @@ class _ReceiptsPartition(StatelessSinkPartition[Receipt]):
     def write_batch(self, items: list[Receipt]) -> None:
         self._timing.winners += sum(receipt.rows for receipt in items)
         self._timing.ended = clocks()
+
+
+class Winners(DynamicSink[tuple[str, Window]]):
+    """Counts what leaves `dedup`: rows, deletes, dead letters."""
+
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+
+    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_WinnersPartition":
+        """See `DynamicSink.build`."""
+        return _WinnersPartition(self._timing)
+
+
+class _WinnersPartition(StatelessSinkPartition[tuple[str, Window]]):
+    def __init__(self, timing: Timing) -> None:
+        self._timing = timing
+
+    def write_batch(self, items: list[tuple[str, Window]]) -> None:
+        timing = self._timing
+        for _, window in items:
+            timing.winners += len(window.rows) + len(window.deletes)
+            timing.dead += len(window.dead)
+            timing.ids.update(window.rows)
+        timing.ended = clocks()

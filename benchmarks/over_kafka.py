@@ -8,31 +8,31 @@ from pathlib import Path
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Producer, TopicPartition
 
+from benchmarks.contracts import TOPIC, idle_contract
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
-from benchmarks.memory import idle_contract
 from flows.embedded.broker import Broker
 from operators.contract import Contract
 from operators.debezium import Decoder
 from operators.kafka import KafkaReader, consumer_config
+
+_LIMIT_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)
 class Topic:
     """One partition that holds all the records."""
 
-    name: str
     contract: Contract
 
     def reader(self, offset: int) -> KafkaReader:
         """As the flow reads it."""
-        needles = Decoder(self.contract.tables[0]).header_needles
-        return KafkaReader(self.contract.kafka, self.name, 0, offset, traced=False, needles=needles)
+        return open_reader(self.contract, 0, offset)
 
     def run_ceiling(self, count: int) -> Rate:
         """Records per second of consuming and parsing alone."""
         with closing(Consumer(consumer_config(self.contract.kafka))) as consumer:
-            consumer.assign([TopicPartition(self.name, 0, OFFSET_BEGINNING)])
+            consumer.assign([TopicPartition(TOPIC, 0, OFFSET_BEGINNING)])
             loads = orjson.loads
             first = consumer.poll(10)  # connecting is not what is measured
             assert first is not None
@@ -45,21 +45,27 @@ class Topic:
             return Rate.of(count, started, clocks())
 
 
+def open_reader(contract: Contract, partition: int, offset: int) -> KafkaReader:
+    """A partition of the topic as the flow reads it."""
+    needles = Decoder(contract.tables[0]).header_needles
+    return KafkaReader(contract.kafka, TOPIC, partition, offset, traced=False, needles=needles)
+
+
 @contextmanager
-def topic(directory: Path, name: str, changes: Sequence[Change]) -> Iterator[Topic]:
+def topic(directory: Path, changes: Sequence[Change]) -> Iterator[Topic]:
     """A broker with one topic of one partition, filled."""
     broker = Broker(directory)
     broker.start()
     try:
-        broker.create_topic(name, 1)
-        fill(broker.bootstrap_servers, name, changes)
-        yield Topic(name, idle_contract(broker.bootstrap_servers))
+        broker.create_topic(TOPIC, 1)
+        fill(broker.bootstrap_servers, changes)
+        yield Topic(idle_contract(broker.bootstrap_servers))
     finally:
         broker.stop()
 
 
-def fill(bootstrap_servers: str, name: str, changes: Sequence[Change]) -> None:
-    """Send all records, in order, and wait until they are stored."""
+def fill(bootstrap_servers: str, changes: Sequence[Change], partition: int = 0) -> None:
+    """Send all records to a partition of the topic, in order, and wait until they are stored."""
     failed: list[str] = []
 
     def on_delivery(error: KafkaError | None, _message: object) -> None:
@@ -75,8 +81,8 @@ def fill(bootstrap_servers: str, name: str, changes: Sequence[Change]) -> None:
         }
     )
     for key, value in changes:
-        producer.produce(name, value, key, partition=0, on_delivery=on_delivery)
+        producer.produce(TOPIC, value, key, partition=partition, on_delivery=on_delivery)
         producer.poll(0)
-    left = producer.flush(60)
+    left = producer.flush(_LIMIT_S)
     assert not failed, failed[0]
     assert not left, f"{left} of {len(changes)} records were not sent"

