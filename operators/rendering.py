@@ -57,10 +57,8 @@ class Renderer:
         self._cut = table.chunks is not None
         self._known = table.known_columns()
         # Without masks, types, a filter, and what else has to be asked of each value.
-        self._plain = (
-            masker is None
-            and added is None
-            and not (table.encodings or table.filter or table.soft_delete)
+        self._plain = added is None and not (
+            table.masks or table.encodings or table.filter or table.soft_delete
         )
         self._makers = [(column, field, field_maker(spec)) for column, field, spec in self._fields]
         self._seen: frozenset[str] = frozenset()
