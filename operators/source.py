@@ -128,17 +128,24 @@ class EpochBudget:
         """Records that still fit, by count."""
         return 0 if self._bytes >= self.max_bytes else self.max_records - self._records
 
-    def take(self, record: Record) -> bool:
-        """Count a record in, or refuse it: the epoch is full.
+    def take(self, records: deque[Record], limit: int) -> list[Record]:
+        """Take records from the front and count them in, until the epoch is full.
 
         A record counts as long as less than the cap went before it, so that what an epoch takes is a
         prefix of the log that a replay can cut at the same place.
+
+        Args:
+            records: What was read, in order; loses what is taken.
+            limit: The most to take.
         """
-        if self.room() <= 0:
-            return False
-        self._records += 1
-        self._bytes += len(record[1] or b"") + len(record[2] or b"")
-        return True
+        taken: list[Record] = []
+        most = min(len(records), limit, self.max_records - self._records)
+        while len(taken) < most and self._bytes < self.max_bytes:
+            record = records.popleft()
+            taken.append(record)
+            self._bytes += len(record[1] or b"") + len(record[2] or b"")
+        self._records += len(taken)
+        return taken
 
     def close_epoch(self, now: float, largest: int, max_bytes: int) -> float:
         """Start the next epoch with a cap that fits the last one's pace.
@@ -253,9 +260,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             self._links.update(dict.fromkeys(links))
             if records:
                 points.reach("after_fetch")
-        taken: list[Record] = []
-        while self._fetched and len(taken) < limit and self._budget.take(self._fetched[0]):
-            taken.append(self._fetched.popleft())
+        taken = self._budget.take(self._fetched, limit)
         ended = not self._fetched and self._reader.at_end()
         self._idle = not taken
         if self._gathered is not None:

@@ -1,6 +1,7 @@
 """One partition: what an epoch may hold, and what a start gathers before it sends anything."""
 
 import pickle
+from collections import deque
 from typing import Any
 
 import pytest
@@ -331,12 +332,23 @@ def test_any_partition_is_sent_once_and_in_order(sizes, records, size_cap, steps
     assert sent == list(range(len(sizes)))
 
 
-@given(st.integers(1, 20), st.integers(1, 300), st.lists(st.integers(0, 100)))
-def test_the_budget_takes_a_prefix(records, size, sizes):
+@given(
+    st.integers(1, 20),
+    st.integers(1, 300),
+    st.lists(st.integers(0, 100)),
+    st.lists(st.integers(0, 5), max_size=5),
+)
+def test_the_budget_takes_a_prefix(records, size, sizes, limits):
     budget = EpochBudget(records, size, 1.0, 0.0)
-    taken = [budget.take((0, None, b"x" * one)) for one in sizes]
-    assert taken == sorted(taken, reverse=True)
-    count = sum(taken)
+    log = [(offset, None, b"x" * one, None) for offset, one in enumerate(sizes)]
+    fetched, taken = deque(log), []
+    for limit in limits:
+        some = budget.take(fetched, limit)
+        assert len(some) <= limit
+        taken += some
+    taken += budget.take(fetched, len(log))
+    assert [*taken, *fetched] == log
+    count = len(taken)
     assert count <= records
     assert sum(sizes[: max(0, count - 1)]) < size
     if count < len(sizes):
@@ -348,8 +360,9 @@ def test_the_budget_takes_a_prefix(records, size, sizes):
 
 def test_the_key_counts_as_well():
     budget = EpochBudget(10, 10, 1.0, 0.0)
-    assert budget.take((0, b"x" * 10, None))
-    assert not budget.take((1, None, None))
+    fetched = deque([(0, b"x" * 10, None, None), (1, None, None, None)])
+    assert budget.take(fetched, 2) == [(0, b"x" * 10, None, None)]
+    assert fetched == deque([(1, None, None, None)])
 
 
 # What the ledger is told.
