@@ -1,6 +1,5 @@
 """The last version of each row wins: windows over the changes of one shard."""
 
-from collections import Counter
 from datetime import datetime, timedelta
 
 import bytewax.operators as op
@@ -9,6 +8,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from operators import points
 from operators.carrying import MOVE_WAIT_S, Stage
+from operators.debezium import Decoder
 from operators.dedup_state import (
     STATE_FORMAT,
     DedupState,
@@ -84,23 +84,26 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def on_batch(self, values: list[ShardRecords]) -> tuple[list[Window], bool]:
         """Take in records; nothing is emitted before the window closes."""
-        self._versions.rotate(self._clock.now().timestamp())
+        # This is called for a few records at a time: what it costs by itself counts.
+        now = self._clock.now()
+        self._versions.rotate(now.timestamp())
         waiting = len(self._pending)
-        dropped: Counter[str] = Counter()
+        dropped: dict[str, int] = {}
         for records in values:
             if records.resumed:
                 self._held.discard((records.topic, records.partition))
             if records.context is not None and records.changes:
                 self._contexts[records.context] = None
+            decoder = self._shared.rules[records.topic].decoder
             for change in records.changes:
-                reason = self._take(records, change)
-                if reason:
-                    dropped[reason] += 1
+                reason = self._take(decoder, records, change)
+                if reason is not None:
+                    dropped[reason] = dropped.get(reason, 0) + 1
         for reason, count in dropped.items():
             self._shared.telemetry.rows_dropped.add(count, {"reason": reason})
         self._clock.count(len(self._pending) - waiting)
         if self._flushable():
-            due = self._clock.deadline()
+            due = self._clock.deadline(now)
             self._due = due if self._due is None else min(self._due, due)
         return [], False
 
@@ -156,10 +159,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._settler.settle(self._pending)
         self._clock.count(len(self._pending) - waiting)
 
-    def _take(self, records: ShardRecords, change: RawChange) -> str | None:
+    def _take(self, decoder: Decoder, records: ShardRecords, change: RawChange) -> str | None:
         """Let one record take its row's place; returns why it, or the one before, was dropped."""
         offset, key, raw_key, raw_value, other_key = change
-        decoder = self._shared.rules[records.topic].decoder
         position = KafkaPosition(records.topic, records.partition, offset)
         try:
             if not key:
@@ -175,64 +177,72 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             self._settler.bury(position, "decode", error, key, raw_key, raw_value)
             return None
         match decoded:
-            case Ignored():
-                return decoded.reason
+            case Upsert() | Delete():
+                return self._enter(decoded)
+            case Tombstone():
+                delete = self._delete_of(decoded)
+                return None if delete is None else self._enter(delete)
             case Truncate():
                 self._empty(decoded)
                 return None
-            case Tombstone():
-                event: Upsert | Delete | None = self._delete_of(decoded)
-            case _:
-                event = decoded
-        return None if event is None else self._enter(event)
+            case Ignored():
+                return decoded.reason
 
     def _enter(self, event: Upsert | Delete) -> str | None:
         key = event.row_key
         pending = self._pending.get(key)
-        newest = self._newest(key)
-        if isinstance(event, Delete):
-            if event.lone:
-                # Without a position of its own, one change of the key cannot be told from another.
-                event = event._replace(moved=False)
-        elif event.old_key is not None and not event.lone and self._is_again(event):
-            event = event._replace(old_key=None)
-        if event.lone and pending is None:
-            known = self._versions.get(key)
-            newest = None if known is None else known[0]
-        if event.lone and newest is not None:
-            # Without a source position, the offset tells whether it came later: a row stays on its
-            # partition.
-            if offset_of(newest) > event.position.offset:
+        if event.lone:
+            placed = self._placed(event, pending)
+            if placed is None:
                 return "stale"
-            lone = not has_position(newest) and (
-                pending.lone if pending is not None else self._versions.must_look_up(key)
-            )
-            event = event._replace(version=at_offset(newest, event.position.offset), lone=lone)
-        elif not event.lone and event.version < (self._fence(key) or ""):
+            event = placed
+        else:
+            # A pending delete without a position (a tombstone alone) does not lift what a TRUNCATE
+            # has set.
+            if pending is not None and has_position(pending.version):
+                fence: Version | None = pending.version
+            else:
+                fence = self._versions.newest(key)
+            if fence is not None and event.version < fence:
+                if isinstance(event, Delete):
+                    self._versions.dropped_delete(key)
+                return "stale"
             if isinstance(event, Delete):
-                self._versions.dropped_delete(key)
-            return "stale"
-        if isinstance(event, Delete) and event.moved:
-            self._shared.moves.read(key, event.version)
+                if event.moved:
+                    self._shared.moves.read(key, event.version)
+            elif event.old_key is not None and self._is_again(event):
+                event = event._replace(old_key=None)
         self._pending[key] = event
         if pending is None:
             return None
         self._settler.supersede(pending)
         return "superseded"
 
+    def _placed(self, event: Upsert | Delete, pending: Pending | None) -> Upsert | Delete | None:
+        """A change without a position at that of what is known of its row; None if it is stale."""
+        key = event.row_key
+        if isinstance(event, Delete):
+            # Without a position of its own, one change of the key cannot be told from another.
+            event = event._replace(moved=False)
+        if pending is not None:
+            newest = pending.version
+        else:
+            known = self._versions.get(key)
+            if known is None:
+                return event
+            newest = known[0]
+        # Without a source position, the offset tells whether it came later: a row stays on its
+        # partition.
+        if offset_of(newest) > event.position.offset:
+            return None
+        lone = not has_position(newest) and (
+            pending.lone if pending is not None else self._versions.must_look_up(key)
+        )
+        return event._replace(version=at_offset(newest, event.position.offset), lone=lone)
+
     def _newest(self, key: RowKey) -> Version | None:
         pending = self._pending.get(key)
         return pending.version if pending is not None else self._versions.newest(key)
-
-    def _fence(self, key: RowKey) -> Version | None:
-        """What a change of the row must not be older than, if it has a position of its own.
-
-        A pending delete without one (a tombstone alone) does not lift what a TRUNCATE has set.
-        """
-        pending = self._pending.get(key)
-        if pending is not None and has_position(pending.version):
-            return pending.version
-        return self._versions.newest(key)
 
     def _is_again(self, event: Upsert) -> bool:
         """Whether a change of the key is here for the second time: its row is there, as it made it."""
@@ -310,7 +320,12 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 window.truncates.append(self._truncates.pop(table))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
+        # Then a whole row has nothing to wait for; only before a partial one may stand another.
+        nothing_waits = not (topics or settler.moves)
         for key, winner in self._pending.items():
+            if nothing_waits and type(winner) is Row:
+                self._send(window, winner)
+                continue
             assert not isinstance(winner, Upsert)  # all are settled by now
             if topics and winner.position.topic in topics:
                 held[key] = winner
@@ -331,7 +346,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._clock.count(len(held) - len(self._pending))
         self._pending, self._waiting = held, waiting
         if waiting:
-            self._due = self._clock.end()
+            self._due = self._clock.end(self._clock.now())
         if first.holds_anything():
             first.truncates, window.truncates = window.truncates, []
         return [each for each in (first, window) if each.holds_anything()]

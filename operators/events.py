@@ -22,6 +22,8 @@ OFFSET_DIGITS = 16
 NO_POSITION = "0" * 16
 """Sorts before every position: of a change whose place in the source's log is not known."""
 
+_NOWHERE = f"{NO_POSITION}."
+
 
 def make_version(generation: int, position: str, offset: int) -> Version:
     """The version of a change; positions of one database have one width."""
@@ -45,7 +47,7 @@ def offset_of(version: Version) -> int:
 
 def has_position(version: Version) -> bool:
     """Whether a version holds more than a Kafka offset."""
-    return not version[5:].startswith(f"{NO_POSITION}.")
+    return not version.startswith(_NOWHERE, 5)
 
 
 RowKey = NewType("RowKey", str)

@@ -103,7 +103,7 @@ class Settler:
         superseded = self._superseded
         for key, winner in list(pending.items()):
             earlier = superseded.get(key, []) if superseded else []
-            if not earlier and type(winner) is Row:
+            if not earlier and not isinstance(winner, Upsert):
                 continue
             if earlier:
                 winner = self._pass_on(earlier, winner)

@@ -3,7 +3,7 @@
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 from zlib import crc32
 
 from operators.embedding import Piece
@@ -28,8 +28,7 @@ def shard_of(key: str) -> str:
     return ALL_SHARDS[crc32(key.encode()) % SHARDS]
 
 
-@dataclass(frozen=True, slots=True)
-class ShardRecords:
+class ShardRecords(NamedTuple):
     """Records of one partition that belong to one shard, in offset order.
 
     Attributes:

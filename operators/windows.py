@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+_NEVER = datetime.fromtimestamp(0, UTC)
+
 
 @dataclass(slots=True)
 class WindowClock:
@@ -19,6 +21,7 @@ class WindowClock:
     max_rows: int
     now: Callable[[], datetime]
     waiting_rows: int = 0
+    _window: tuple[datetime, datetime] = (_NEVER, _NEVER)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, rows: int) -> None:
@@ -26,12 +29,16 @@ class WindowClock:
         with self._lock:
             self.waiting_rows += rows
 
-    def deadline(self) -> datetime:
+    def deadline(self, now: datetime) -> datetime:
         """The end of the window that a row arriving now belongs to."""
-        return self.now() if self.waiting_rows >= self.max_rows else self.end()
+        return now if self.waiting_rows >= self.max_rows else self.end(now)
 
-    def end(self) -> datetime:
+    def end(self, now: datetime) -> datetime:
         """The next common end of windows."""
-        now = self.now()
-        end = (math.floor(now.timestamp() / self.length_s) + 1) * self.length_s
-        return datetime.fromtimestamp(end, UTC)
+        began, end = self._window
+        if not began <= now < end:
+            seconds = (math.floor(now.timestamp() / self.length_s) + 1) * self.length_s
+            end = datetime.fromtimestamp(seconds, UTC)
+            # A clock that is set back asks anew.
+            self._window = (now, end)
+        return end

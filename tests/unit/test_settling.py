@@ -83,3 +83,15 @@ def test_what_a_row_held_whose_key_changed_is_told_by_its_window_alone():
     held = moves.take(ONE, make_version(0, position_of(source(3)) or "", 2))
     assert isinstance(held, Row)
     assert held.text == "doc 1\nnew"
+
+
+def test_what_a_key_held_is_asked_for_before_another_whole_row_takes_it():
+    shard = Shard()
+    here, (there, _) = key(id=1), gone(2, 3)
+    changes = [(1, *gone(1, 3), there), (2, here, envelope("c", 4, doc(1)), None)]
+    records = tuple((offset, ONE, *rest) for offset, *rest in changes)
+    shard.logic.on_batch([ShardRecords(TOPIC, 0, False, records, None)])
+    assert shard.logic.notify_at() is not None
+    (window,), _ = shard.logic.on_notify()
+    assert isinstance(window.rows[ONE], Row)
+    assert [move.delete.row_key for move in window.moves] == [ONE]
