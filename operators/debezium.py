@@ -28,7 +28,7 @@ from operators.events import (
 )
 from operators.keys import KeyMaker, kind_of, names_of
 from operators.logical_types import Logical, columns_of
-from operators.positions import position_of
+from operators.positions import position_of, streamed_by_postgresql
 from operators.table import TableSection
 from operators.unavailable import Unavailable
 
@@ -77,6 +77,7 @@ class Decoder:
         self._key = KeyMaker(table, key_masks)
         # Asked for with every record, and slow to get from a model.
         self._generation = table.generation
+        self._prefix = f"{table.generation:04x}."
         self._by_row = table.key_from == "row"
         self._any_row = table.shape == "unwrapped"
         self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
@@ -225,6 +226,10 @@ class Decoder:
         self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
     ) -> tuple[Version, bool]:
         """The version of a change, and whether only its offset orders it."""
+        numbers = streamed_by_postgresql(source)
+        if numbers is not None:
+            commit, own = numbers
+            return Version(f"{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}"), False
         place = position_of(source, streamed=streamed)
         lone = place is None
         place = NO_POSITION if place is None else place

@@ -68,6 +68,25 @@ def position_of(source: Source, *, streamed: bool = False) -> str | None:
     return order(source)
 
 
+def streamed_by_postgresql(source: Source) -> tuple[int, int] | None:
+    """Commit and own LSN of a change that PostgreSQL streamed, None if anything else is to be seen.
+
+    The short way of nearly all changes; `position_of` comes to the same, and tells of the rest.
+    """
+    try:
+        if source["connector"] != "postgresql" or source["snapshot"] != "false":
+            return None
+        own = source["lsn"]
+        first, second = source["sequence"][2:-2].split('","')
+        commit = int(first)
+        int(second)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
+    if type(own) is int and 0 <= own < _LIMIT and 0 <= commit < _LIMIT:
+        return commit, own
+    return None
+
+
 def described(source: Source) -> str:
     """How the changes of this source are ordered, for people.
 

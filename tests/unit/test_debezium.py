@@ -5,12 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import hypothesis.strategies as st
 import orjson
 import pytest
+from hypothesis import example, given
 
 from operators.debezium import NEW_KEY_HEADER, OLD_KEY_HEADER, Decoder
 from operators.errors import RecordError
 from operators.events import (
+    NO_POSITION,
     ChangeEvent,
     Delete,
     Ignored,
@@ -20,9 +23,11 @@ from operators.events import (
     Truncate,
     Upsert,
     has_position,
+    make_version,
     offset_of,
 )
 from operators.logical_types import Logical
+from operators.positions import position_of
 from operators.table import TableSection
 from tests.changes import envelope, key, source, table
 
@@ -823,3 +828,65 @@ def test_a_commit_time_that_is_none_is_zero(ts_ms):
     event = decode(DOCS, ROW, value, AT)
     assert isinstance(event, Delete)
     assert event.source_ts_ms == 0
+
+
+NUMBERS = st.integers(0, 2**64 - 1) | st.integers(0, 9) | st.sampled_from([-1, 2**64 - 1, 2**64])
+TEXTS = ["", "5", '["5","', '["5","6"', '["5", "6"]', '["a","b"]', '[null,"6"]', '["5","6","7"]']
+ODD = st.sampled_from([None, True, 1.5, [5, 6], *TEXTS])
+
+
+@st.composite
+def blocks(draw: st.DrawFn) -> dict[str, Any]:
+    """A source block of PostgreSQL's, in some of which something is odd or lacks."""
+    block: dict[str, Any] = {
+        "connector": "postgresql",
+        "snapshot": draw(st.sampled_from(["false", "false", "true", "last", "incremental"])),
+        "lsn": draw(NUMBERS),
+        "sequence": f'["{draw(NUMBERS)}","{draw(NUMBERS)}"]',
+    }
+    for field in draw(st.lists(st.sampled_from(sorted(block)), max_size=1)):
+        block[field] = draw(ODD)
+    for field in draw(st.lists(st.sampled_from(sorted(block)), max_size=1)):
+        del block[field]
+    return block
+
+
+@given(
+    op=st.sampled_from("crud"),
+    generation=st.integers(0, 9),
+    offset=st.integers(0, 2**63),
+    source=blocks(),
+)
+@example("r", 0, 3, source(7, snapshot="true", sequence='["5","7"]'))
+def test_the_short_way_to_a_version_comes_to_the_same(op, generation, offset, source):
+    decoder = Decoder(table(generation=generation))
+    at = KafkaPosition("app.public.docs", 3, offset)
+    raw = json.dumps({"before": None, "after": {"id": 1}, "op": op, "source": source}).encode()
+    # As it is read: a number of more than 64 bits is a float.
+    source = orjson.loads(raw)["source"]
+    try:
+        place = position_of(source, streamed=op != "r")
+    except RecordError as error:
+        with pytest.raises(RecordError) as caught:
+            decoder.event(ROW, raw, at)
+        assert str(caught.value) == str(error)
+        return
+    event = decoder.event(ROW, raw, at)
+    assert isinstance(event, Upsert | Delete)
+    assert event.version == make_version(
+        generation, NO_POSITION if place is None else place, offset
+    )
+    assert event.lone == (place is None)
+
+
+def test_what_postgresql_streams_goes_before_by_generation_then_commit_then_lsn_then_offset():
+    def version(generation: int, commit: int, lsn: int, offset: int) -> str:
+        block = source(lsn) | {"sequence": f'["{commit}","{lsn}"]'}
+        raw = orjson.dumps({"after": {"id": 1}, "op": "u", "source": block})
+        at = KafkaPosition("app.public.docs", 3, offset)
+        event = Decoder(table(generation=generation)).event(ROW, raw, at)
+        assert isinstance(event, Upsert)
+        return event.version
+
+    rising = [(0, 1, 9, 9), (0, 2, 3, 9), (0, 2, 4, 7), (0, 2, 4, 8), (1, 1, 1, 1)]
+    assert [version(*each) for each in rising] == sorted(version(*each) for each in rising)
