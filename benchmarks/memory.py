@@ -19,6 +19,7 @@ from bytewax.testing import cluster_main
 from benchmarks.contracts import TOPIC
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
+from flows.collecting import seldom_collected
 from flows.sync import DEDUP, FLOW_ID, ROUTE, SOURCE, Flow, Parts, build_flow, rules_of
 from operators.contract import Contract
 from operators.dedup import dedup
@@ -115,7 +116,8 @@ def run_in(recovery: Path, flow: Dataflow, epoch_s: float) -> None:
     """Run a dataflow to its end: one worker, from where the recovery directory says."""
     config = RecoveryConfig(recovery, timedelta(0))  # type: ignore[no-untyped-call]
     interval = timedelta(seconds=epoch_s)
-    cluster_main(flow, [], 0, epoch_interval=interval, recovery_config=config)  # type: ignore[no-untyped-call]
+    with seldom_collected():  # as `flows.runtime` has it
+        cluster_main(flow, [], 0, epoch_interval=interval, recovery_config=config)  # type: ignore[no-untyped-call]
 
 
 def run_worker(flow: Dataflow, epoch_s: float, partitions: int) -> None:

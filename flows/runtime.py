@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from bytewax.run import cli_main
 from opentelemetry.sdk.metrics.export import MetricReader
 
 from flows import preflight
+from flows.collecting import seldom_collected
 from flows.observability import Observability
 from flows.recovery import Recovery, fault_of
 from flows.settings import (
@@ -198,7 +199,7 @@ def run(
             accepted=accepted,
         )
         try:
-            with _stopping(session.stop):
+            with _stopping(session.stop), seldom_collected():
                 on_ready()
                 cli_main(  # type: ignore[no-untyped-call]
                     session.flow.dataflow,
@@ -252,8 +253,11 @@ def flow_from_env() -> Dataflow:
         sys.exit(f"rowvec: {error}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.stop.set())
+    ending = ExitStack()
+    ending.enter_context(seldom_collected())
+    ending.callback(session.close)
     # Bytewax tells nobody that the flow has ended; what is left to do is to send spans and metrics.
-    atexit.register(session.close)
+    atexit.register(ending.close)
     return session.flow.dataflow
 
 
