@@ -5,14 +5,16 @@ from typing import Any
 
 import pytest
 
+from flows.sync import rules_of
 from operators.contract import MaskingSection
 from operators.embedding import text_hash
 from operators.errors import FatalError, RecordError
 from operators.events import Delete, KafkaPosition, PartialRow, Row, RowKey, Upsert, make_version
 from operators.masking import Masker
+from operators.reading import ColumnReader
 from operators.rendering import Renderer, texts_of
 from operators.table import MAX_VARCHAR_BYTES
-from tests.changes import table
+from tests.changes import TOPIC, contract, doc, table
 
 UNAVAILABLE = "__debezium_unavailable_value"
 SECRET = "s3cret-value"
@@ -408,3 +410,12 @@ def test_encodings_say_what_the_message_does_not():
     row = renderer.render(upsert(price="BNI=", at=1_500))
     assert row.text == "12.34 1970-01-01T00:00:01.5"
     assert row.columns == {"at": 1_500_000}
+
+
+def test_the_flow_takes_the_short_way_of_plain_rows(monkeypatch):
+    renderer = rules_of(contract())[TOPIC].renderer
+    event = upsert(**doc(1, "text"))
+    first = renderer.render(event)
+    # The long way asks for each value.
+    monkeypatch.setattr(ColumnReader, "value", None)
+    assert renderer.render(event) == first
