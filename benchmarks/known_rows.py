@@ -131,6 +131,7 @@ class _Known(StatefulBatchLogic[VersionMap, None, DedupState]):
         return [], False
 
     def snapshot(self) -> DedupState:
+        self._versions.pack(ending=False)  # a checkpoint: none of the rows is on its way any more
         state: DedupState = (STATE_FORMAT, self._versions.pack(ending=True), (), (), ())
         logic = DedupLogic(self._shared, state)
         # As after a clean stop: only then are all rows written that are known.
