@@ -33,6 +33,7 @@ changes. All keys are numbers of up to seven digits; a longer key costs its own 
 """
 
 import multiprocessing
+import shutil
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -80,9 +81,11 @@ class Sized:
         progress(f"{self.name}: {per_key:.0f} bytes a key")
 
     def run(self, load: str, epochs: int, epoch_s: float) -> None:
-        """Resume, and measure the epochs under a load; the files are then where that has ended."""
+        """Resume from a copy of the files, and measure the epochs under a load."""
         given = Load(self._rows, LOADS[load], epochs, epochs * epoch_s * 2)
-        seen = in_a_fresh_process(resume, self._recovery, given, epoch_s)
+        with tempfile.TemporaryDirectory() as folder:
+            copy = shutil.copytree(self._recovery, Path(folder, "recovery"))
+            seen = in_a_fresh_process(resume, copy, given, epoch_s)
         self._note("resume_{}_s", seen.resume_s)
         if self.name != "few":
             self._note("resumed_bytes_per_key_{}", seen.resident_bytes / self._rows)

@@ -53,10 +53,9 @@ def test_every_row_is_known_and_needs_no_look_up():
 
 def test_a_flow_resumes_with_the_rows_that_were_filled_in(tmp_path):
     fill(LOAD.rows, tmp_path)
-    for _ in range(2):
-        seen = resume(tmp_path, LOAD, 0.05)
-        assert len(seen.epochs) >= LOAD.epochs
-        assert all(0 < epoch.lost_s <= epoch.took_s for epoch in seen.epochs)
+    seen = resume(tmp_path, LOAD, 0.05)
+    assert len(seen.epochs) >= LOAD.epochs
+    assert all(0 < epoch.lost_s <= epoch.took_s for epoch in seen.epochs)
 
 
 def test_a_flow_that_does_not_know_its_rows_gives_no_figure(tmp_path):
