@@ -2,8 +2,8 @@
 
     python -m benchmarks.end_to_end
 
-One topic holds the inserts of real docstrings, then updates that favour some rows by Zipf's law, half
-of which leave the text alone. Rowvec runs as it does in production, checkpoints and all, from when
+One topic holds the inserts of real docstrings, then four updates for each row that favour some rows by
+Zipf's law, and half of which leave the text alone. Rowvec runs as it does in production, checkpoints and all, from when
 it is ready to when it has ended. It leaves out PostgreSQL, Debezium, the start, and a Milvus server.
 Every collection is read back afterwards: a figure for rows that are wrong would be worth nothing.
 
@@ -238,7 +238,7 @@ def main() -> None:
     """Measure and print."""
     options = parser(__doc__)
     options.add_argument("--rows", type=int, default=1_500)
-    options.add_argument("--updates", type=int, default=2_000)
+    options.add_argument("--updates", type=int, default=6_000)
     options.add_argument("--quix", type=Path, help="the folder where Quix Streams is installed")
     given = options.parse_args()
     rows, updates = (60, 120) if given.quick else (given.rows, given.updates)
