@@ -1,7 +1,7 @@
-"""The embed step: texts go to the model's own threads; windows go on at once, and their lanes wait.
+"""The embed step: texts go to the model's own thread; windows go on at once, and their lanes wait.
 
-While the model works on one group of texts, the next is tokenized, rows are read and windows close,
-and what was embedded before is written. What waits for the model is bounded: then the worker waits too.
+While the model works on one group of texts, rows are read and windows close, and what was embedded
+before is written. What waits for the model is bounded: then the worker waits too.
 """
 
 import threading
@@ -24,15 +24,20 @@ from operators.texts import Texts
 GROUP_TEXTS = 512
 """Texts of one call: enough that they sort into full batches, few enough that lanes have work soon."""
 
-MAX_GROUPS = 4
-"""Groups that are under way or wait before the worker has to wait: the back-pressure."""
+MAX_GROUPS = 1
+"""Groups that are under way before the worker has to wait: the back-pressure. No more, because windows
+grow while it waits, and one call with the texts of four costs far less than four calls."""
 
 
-class ModelThreads:
-    """Runs the embed step's work beside the worker: one group in the model, one in the tokenizer."""
+class ModelThread:
+    """Runs the embed step's work beside the worker.
+
+    One thread: OpenMP keeps a team of its own for each that calls, and teams of more threads than there
+    are cores put each other to sleep.
+    """
 
     def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(2, "rowvec-embed")
+        self.pool = ThreadPoolExecutor(1, "rowvec-embed")
         self.room = threading.BoundedSemaphore(MAX_GROUPS)
 
     def close(self) -> None:
@@ -53,7 +58,7 @@ class EmbedStep:
     completes those, and embeds them itself.
 
     Args:
-        threads: Where the model works; None: here, and the windows are done when the call returns.
+        thread: Where the model works; None: here, and the windows are done when the call returns.
     """
 
     def __init__(
@@ -61,29 +66,28 @@ class EmbedStep:
         embedder: Embedder,
         texts: Texts,
         telemetry: Telemetry,
-        threads: ModelThreads | None = None,
+        thread: ModelThread | None = None,
     ) -> None:
         self._embedder = embedder
         self._texts = texts
         self._telemetry = telemetry
-        self._threads = threads
-        self._counting = threading.Lock()
+        self._thread = thread
         self._tokens = 0
         self._padded = 0
 
     def __call__(self, items: list[tuple[str, Window]]) -> list[tuple[str, Window]]:
         """All windows of one activation; each keeps its key."""
         for group in _groups(window for _, window in items):
-            if self._threads is None:
+            if self._thread is None:
                 self._embed(group)
             else:
-                self._hand_over(group, self._threads)
+                self._hand_over(group, self._thread)
         return items
 
-    def _hand_over(self, group: _Group, threads: ModelThreads) -> None:
-        threads.room.acquire()
-        future = threads.pool.submit(self._embed, group)
-        future.add_done_callback(lambda _: threads.room.release())
+    def _hand_over(self, group: _Group, thread: ModelThread) -> None:
+        thread.room.acquire()
+        future = thread.pool.submit(self._embed, group)
+        future.add_done_callback(lambda _: thread.room.release())
         for window in group.windows:
             window.embedding = future
 
@@ -111,11 +115,10 @@ class EmbedStep:
         telemetry.padding.add(padded - tokens)
 
     def _counted(self) -> tuple[int, int]:
-        """Tokens, and padded ones, since the last call; a group that runs beside may share in them."""
-        with self._counting:
-            tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
-            new = tokens - self._tokens, padded - self._padded
-            self._tokens, self._padded = tokens, padded
+        """Tokens, and padded ones, since the last call."""
+        tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
+        new = tokens - self._tokens, padded - self._padded
+        self._tokens, self._padded = tokens, padded
         return new
 
 

@@ -557,8 +557,8 @@ GUARDS: tuple[Guard, ...] = (
         "model-back-pressure",
         "operators/embed.py",
         "no more than a few groups of texts wait for the model",
-        "        threads.room.acquire()\n",
-        "        threads.room.acquire(blocking=False)\n",
+        "        thread.room.acquire()\n",
+        "        thread.room.acquire(blocking=False)\n",
         _EMBED,
     ),
     Guard(

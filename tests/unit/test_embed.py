@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from operators import embed
-from operators.embed import GROUP_TEXTS, MAX_GROUPS, EmbedStep, ModelThreads
+from operators.embed import GROUP_TEXTS, MAX_GROUPS, EmbedStep, ModelThread
 from operators.embedding import text_hash
 from operators.errors import FatalError
 from operators.events import KafkaPosition, Row, RowKey, make_version
@@ -50,18 +49,18 @@ def model() -> Held:
 
 
 @pytest.fixture
-def threads(model: Held) -> Iterator[ModelThreads]:
-    threads = ModelThreads()
-    yield threads
+def thread(model: Held) -> Iterator[ModelThread]:
+    thread = ModelThread()
+    yield thread
     for _ in range(2 * MAX_GROUPS):
         model.let.release()
-    threads.close()
+    thread.close()
 
 
 @pytest.fixture
-def step(model: Held, threads: ModelThreads) -> EmbedStep:
+def step(model: Held, thread: ModelThread) -> EmbedStep:
     telemetry = Telemetry()
-    return EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, threads)
+    return EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, thread)
 
 
 def window(*texts: str) -> Window:
@@ -163,20 +162,18 @@ def test_a_model_that_fails_is_told_where_the_window_is_written(step, model):
         step([("000", window(f"{number}"))])
 
 
-def test_what_waits_is_given_up_when_the_flow_has_ended(model, monkeypatch):
-    monkeypatch.setattr(embed, "MAX_GROUPS", 3)
-    threads, telemetry = ModelThreads(), Telemetry()
-    step = EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, threads)
-    windows = [window("a"), window("b"), window("c")]
+def test_what_waits_is_given_up_when_the_flow_has_ended(model):
+    thread, telemetry = ModelThread(), Telemetry()
+    thread.room = threading.BoundedSemaphore(2)
+    step = EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, thread)
+    windows = [window("a"), window("b")]
     for each in windows:
         step([("000", each)])
-    for _ in range(2):
-        assert model.entered.acquire(timeout=SOON)
+    assert model.entered.acquire(timeout=SOON)
     with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(threads.close)
-        windows[2].wait_embedded()
-        for _ in range(2):
-            model.let.release()
+        closing = pool.submit(thread.close)
+        windows[1].wait_embedded()
+        model.let.release()
         closing.result(SOON)
-    assert model.calls == [1, 1]
-    assert not windows[2].vectors
+    assert model.calls == [1]
+    assert not windows[1].vectors
