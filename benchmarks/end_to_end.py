@@ -5,7 +5,8 @@
 One topic holds the inserts of real docstrings, then four updates for each row that favour some rows by
 Zipf's law, and half of which leave the text alone. Rowvec runs as it does in production, checkpoints
 and all, from when it is ready to when it has ended. It leaves out PostgreSQL, Debezium, the start,
-and a Milvus server. Every collection is read back afterwards: a figure for rows that are wrong would be worth nothing.
+and a Milvus server. Every collection is read back afterwards: a figure for rows that are wrong would be
+worth nothing.
 
 By turns, in the same run, against
 
