@@ -1,30 +1,17 @@
 """That the benchmarks of several processes run, and judge what was done; never how fast."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from benchmarks.freshness import Call, Follower, Schedule, rank
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.quick_benchmark import quick_result
 
 
 def test_scaling_prints_one_line_of_json() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.scaling", "--quick", "--no-broker"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    result = json.loads(line)
+    result = quick_result("scaling", "--no-broker")
     assert result["benchmark"] == "scaling"
     ratios = {"memory_two_over_one", "memory_apart_over_one", "memory_two_over_apart"}
     assert result["ranges"].keys() == ratios | {f"{name}_cpu" for name in ratios}

@@ -1,10 +1,5 @@
 """That the benchmark of the state measures a flow that knows its rows; never how much it takes."""
 
-import json
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 from bytewax.recovery import init_db_dir
 
@@ -12,23 +7,13 @@ from benchmarks.known_rows import Load, empty_maps, enter, fill, resume
 from benchmarks.state import HORIZONS
 from operators.events import RowKey
 from operators.shards import shard_of
+from tests.quick_benchmark import quick_result
 
-ROOT = Path(__file__).resolve().parents[2]
 LOAD = Load(rows=500, per_s=2_000.0, epochs=2, seconds=0.1)
 
 
 def test_state_prints_one_line_of_json():
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.state", "--quick"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    result = json.loads(line)
+    result = quick_result("state", seconds=240)
     assert (result["benchmark"], result["quick"]) == ("state", True)
     figures = {"ten_over_two", "resume_few_s", "resume_20k_s"}
     figures |= {f"{part}bytes_per_key_20k" for part in ("", "recovery_", "resumed_", "peak_")}

@@ -1,8 +1,6 @@
 """That the benchmarks run and tell what they should; never how fast."""
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,22 +17,11 @@ from benchmarks.envelopes import update
 from benchmarks.measuring import Rate, Rounds, take_turns
 from benchmarks.memory import MemoryReader, Timing, run_to_winners, run_whole
 from benchmarks.path import draw_by_zipf, draw_evenly
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.quick_benchmark import quick_result
 
 
 def test_path_prints_one_line_of_json() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.path", "--quick", "--no-broker"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    (line,) = done.stdout.splitlines()
-    result = json.loads(line)
+    result = quick_result("path", "--no-broker")
     assert result["benchmark"] == "path"
     assert result["quick"] is True
     ratios = {

@@ -858,6 +858,7 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
     source=blocks(),
 )
 @example("r", 0, 3, source(7, snapshot="true", sequence='["5","7"]'))
+@example("u", 0, 3, source(7, sequence='xx5","7yy'))
 def test_the_short_way_to_a_version_comes_to_the_same(op, generation, offset, source):
     decoder = Decoder(table(generation=generation))
     at = KafkaPosition("app.public.docs", 3, offset)
