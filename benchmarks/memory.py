@@ -279,6 +279,9 @@ class NoEmbedder:
 
     model = "none@0"
     dim = _DIM
+    max_length = 10**6
+    max_batch_tokens = 32_768
+    calls_at_once = 1
     tokens_total = 0
     padded_tokens_total = 0
 

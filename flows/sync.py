@@ -15,7 +15,7 @@ from operators.contract import Contract
 from operators.debezium import Decoder, FramedDecoder
 from operators.dedup import dedup
 from operators.drift import AddedColumns
-from operators.embed import EmbedStep, ModelThread, embed
+from operators.embed import EmbedStep, embed
 from operators.embedding import Embedder
 from operators.errors import FatalError
 from operators.masking import Masker
@@ -76,7 +76,7 @@ class Flow:
 
     dataflow: Dataflow
     lanes: Lanes
-    model: ModelThread
+    model: EmbedStep
 
     def close(self) -> None:
         """End the threads; what is not written yet is not written any more."""
@@ -184,7 +184,7 @@ def build_flow(parts: Parts) -> Flow:
         ),
         min(contract.milvus.write_lanes, parts.store.max_writers or contract.milvus.write_lanes),
     )
-    thread = ModelThread()
+    step = EmbedStep(parts.embedder, texts, telemetry, lanes.look)
     shared = DedupContext(
         rules=rules,
         clock=WindowClock(
@@ -203,7 +203,7 @@ def build_flow(parts: Parts) -> Flow:
     shards = route(ROUTE, batches, Router({t: rule.decoder for t, rule in rules.items()}))
     winners = dedup(DEDUP, shards, shared)
     resolved = resolve(RESOLVE, winners, Resolver(tables, parts.store, parts.retry, telemetry))
-    embedded = embed(EMBED, resolved, EmbedStep(parts.embedder, texts, telemetry, thread))
+    embedded = embed(EMBED, resolved, step)
     written = upsert(UPSERT, embedded, lanes)
     op.output(RECEIPTS, op.key_rm("receipt", written), parts.receipts)
-    return Flow(flow, lanes, thread)
+    return Flow(flow, lanes, step)

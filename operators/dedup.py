@@ -89,7 +89,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._versions.rotate(now.timestamp())
         waiting = len(self._pending)
         dropped: dict[str, int] = {}
+        last = False
         for records in values:
+            last |= records.last
             if records.resumed:
                 self._held.discard((records.topic, records.partition))
             if records.context is not None and records.changes:
@@ -103,7 +105,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             self._shared.telemetry.rows_dropped.add(count, {"reason": reason})
         self._clock.count(len(self._pending) - waiting)
         if self._flushable():
-            due = self._clock.deadline(now)
+            # What no more can join before the next checkpoint has nothing to wait for.
+            due = now if last else self._clock.deadline(now)
             self._due = due if self._due is None else min(self._due, due)
         return [], False
 

@@ -1,14 +1,16 @@
 """The embed step: texts go to the model's own thread; windows go on at once, and their lanes wait.
 
-While the model works on one group of texts, rows are read and windows close, and what was embedded
-before is written. What waits for the model is bounded: then the worker waits too.
+While the model works on one group of texts, rows are read and windows close, and the groups before are
+written. What closes meanwhile is in the next group: the busier the model, the larger its groups. What
+waits is bounded by what lanes take (`operators.upsert.MAX_QUEUED_ROWS`).
 """
 
 import threading
 import time
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -16,39 +18,24 @@ from bytewax.operators import KeyedStream
 from opentelemetry.trace import SpanKind
 
 from operators.embedding import Embedder
-from operators.events import Row
+from operators.events import PartialRow, Row
 from operators.shards import Window
 from operators.telemetry import Telemetry
 from operators.texts import Texts
 
-GROUP_TEXTS = 512
-"""Texts of one call: enough that they sort into full batches, few enough that lanes have work soon."""
-
-MAX_GROUPS = 1
-"""Groups that are under way before the worker has to wait: the back-pressure. No more, because windows
-grow while it waits, and one call with the texts of four costs far less than four calls."""
+GROUP_BATCHES = 4
+"""Full batches of the model in one group: enough that texts of one length come together, few enough
+that lanes have work soon, and that little is left to write when the last of an epoch is done."""
 
 
-class ModelThread:
-    """Runs the embed step's work beside the worker.
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A window that waits for the model, and its rows with a text to embed."""
 
-    One thread: OpenMP keeps a team of its own for each that calls, and teams of more threads than there
-    are cores put each other to sleep.
-    """
-
-    def __init__(self) -> None:
-        self.pool = ThreadPoolExecutor(1, "rowvec-embed")
-        self.room = threading.BoundedSemaphore(MAX_GROUPS)
-
-    def close(self) -> None:
-        """Begin nothing more. Call it when the flow has ended, before its lanes are closed."""
-        self.pool.shutdown(wait=True, cancel_futures=True)
-
-
-@dataclass(slots=True)
-class _Group:
-    windows: list[Window]
-    wanted: list[tuple[Window, Row]]
+    window: Window
+    done: Future[None]
+    rows: list[Row]
+    tokens: int
 
 
 class EmbedStep:
@@ -58,7 +45,8 @@ class EmbedStep:
     completes those, and embeds them itself.
 
     Args:
-        thread: Where the model works; None: here, and the windows are done when the call returns.
+        on_done: The model works beside the worker, and calls this when it is through with some windows.
+            None: the windows are done when a call returns.
     """
 
     def __init__(
@@ -66,79 +54,126 @@ class EmbedStep:
         embedder: Embedder,
         texts: Texts,
         telemetry: Telemetry,
-        thread: ModelThread | None = None,
+        on_done: Callable[[], None] | None = None,
     ) -> None:
         self._embedder = embedder
         self._texts = texts
         self._telemetry = telemetry
-        self._thread = thread
         self._tokens = 0
         self._padded = 0
+        self._lock = threading.Lock()
+        self._queue: deque[_Waiting] = deque()
+        self._on_done = on_done
+        self._pool = (
+            None if on_done is None else ThreadPoolExecutor(embedder.calls_at_once, "rowvec-embed")
+        )
 
     def __call__(self, items: list[tuple[str, Window]]) -> list[tuple[str, Window]]:
-        """All windows of one activation; each keeps its key."""
-        for group in _groups(window for _, window in items):
-            if self._thread is None:
-                self._embed(group)
+        """All windows of one activation; each keeps its key, and may come as two."""
+        parts: list[tuple[str, Window]] = []
+        waiting: list[_Waiting] = []
+        for shard, window in items:
+            texts = [
+                row
+                for key, row in window.rows.items()
+                if isinstance(row, Row) and key not in window.unchanged
+            ]
+            if texts:
+                parts += ((shard, ready) for ready in _ready_part(window, texts))
+                waiting.append(self._waiting(window, texts))
+            parts.append((shard, window))
+        if waiting:
+            with self._lock:
+                self._queue += waiting
+            if self._pool is None:
+                self._work()
             else:
-                self._hand_over(group, self._thread)
-        return items
+                self._pool.submit(self._work)
+        return parts
 
-    def _hand_over(self, group: _Group, thread: ModelThread) -> None:
-        thread.room.acquire()
-        future = thread.pool.submit(self._embed, group)
-        future.add_done_callback(lambda _: thread.room.release())
-        for window in group.windows:
-            window.embedding = future
+    def close(self) -> None:
+        """Begin nothing more. Call it when the flow has ended, before its lanes are closed."""
+        with self._lock:
+            left, self._queue = self._queue, deque()
+        for each in left:
+            each.done.cancel()
+        if self._pool is not None:
+            self._pool.shutdown()
 
-    def _embed(self, group: _Group) -> None:
+    def _waiting(self, window: Window, texts: list[Row]) -> _Waiting:
+        window.embedding = done = Future[None]()
+        return _Waiting(window, done, texts, sum(map(self._texts.estimate, texts)))
+
+    def _work(self) -> None:
+        """Embed until nothing waits; several threads may, each with a group of its own."""
+        while group := self._next_group():
+            try:
+                self._embed(group)
+            except BaseException as error:
+                for each in group:
+                    each.done.set_exception(error)
+                if self._pool is None:
+                    raise
+            else:
+                for each in group:
+                    each.done.set_result(None)
+            if self._on_done is not None:
+                self._on_done()
+
+    def _next_group(self) -> list[_Waiting]:
+        """Of the windows that wait, the first with texts enough."""
+        group: list[_Waiting] = []
+        left = GROUP_BATCHES * self._embedder.max_batch_tokens
+        with self._lock:
+            while self._queue and left > 0:
+                group.append(self._queue.popleft())
+                left -= group[-1].tokens
+        return group
+
+    def _embed(self, group: Sequence[_Waiting]) -> None:
         embedder, telemetry = self._embedder, self._telemetry
+        rows = [row for each in group for row in each.rows]
         started = time.perf_counter()
         with telemetry.span(
             f"embeddings {embedder.model}",
             SpanKind.CLIENT,
-            parent=group.windows[0].context,
+            parent=group[0].window.context,
             attributes={
                 "gen_ai.operation.name": "embeddings",
                 "gen_ai.request.model": embedder.model,
                 "gen_ai.embeddings.dimension.count": embedder.dim,
-                "rowvec.texts": len(group.wanted),
+                "rowvec.texts": len(rows),
             },
         ) as span:
-            pieces = self._texts.pieces([row for _, row in group.wanted])
+            pieces = iter(self._texts.pieces(rows))
             tokens, padded = self._counted()
             span.set_attribute("gen_ai.usage.input_tokens", tokens)
-        for (window, row), made in zip(group.wanted, pieces, strict=True):
-            window.vectors[row.row_key] = made
+        for each in group:
+            each.window.vectors.update((row.row_key, next(pieces)) for row in each.rows)
         telemetry.embed_seconds.record(time.perf_counter() - started)
         telemetry.tokens.add(tokens)
         telemetry.padding.add(padded - tokens)
 
     def _counted(self) -> tuple[int, int]:
         """Tokens, and padded ones, since the last call."""
-        tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
-        new = tokens - self._tokens, padded - self._padded
-        self._tokens, self._padded = tokens, padded
+        with self._lock:
+            tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
+            new = tokens - self._tokens, padded - self._padded
+            self._tokens, self._padded = tokens, padded
         return new
 
 
-def _groups(windows: Iterator[Window]) -> Iterator[_Group]:
-    """Windows with texts to embed, so many together that a call of the model pays."""
-    group = _Group([], [])
-    for window in windows:
-        wanted = [
-            (window, row)
-            for key, row in window.rows.items()
-            if isinstance(row, Row) and key not in window.unchanged
-        ]
-        if wanted:
-            group.windows.append(window)
-            group.wanted += wanted
-            if len(group.wanted) >= GROUP_TEXTS:
-                yield group
-                group = _Group([], [])
-    if group.wanted:
-        yield group
+def _ready_part(window: Window, texts: list[Row]) -> Iterator[Window]:
+    """What need not wait for the model, taken out of a window; nothing where one may need the other."""
+    others = len(window.rows) - len(texts)
+    if not (others or window.deletes or window.dead) or window.moves or window.truncates:
+        return
+    wanted = {row.row_key: row for row in texts}
+    rest = {key: row for key, row in window.rows.items() if key not in wanted}
+    if any(isinstance(row, PartialRow) for row in rest.values()):
+        return
+    yield replace(window, rows=rest, vectors={})
+    window.rows, window.deletes, window.dead = dict(wanted), {}, []
 
 
 @operator

@@ -41,6 +41,26 @@ class Embedder(Protocol):
         ...
 
     @property
+    def max_length(self) -> int:
+        """Tokens of a text that are read; the rest is left out."""
+        ...
+
+    @property
+    def max_batch_tokens(self) -> int:
+        """Padded tokens that the device calculates at once."""
+        ...
+
+    @property
+    def calls_at_once(self) -> int:
+        """How many threads may well call `embed` at the same time.
+
+        Two where a device calculates: while it does, the next texts are cut into tokens. One on a CPU:
+        OpenMP keeps a team of threads for each that calls, and more threads than cores put one another
+        to sleep.
+        """
+        ...
+
+    @property
     def tokens_total(self) -> int:
         """Tokens embedded since the start, without padding; for tracing."""
         ...

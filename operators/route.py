@@ -49,7 +49,14 @@ class Router:
             changes = tuple(shards.get(shard, ()))
             yield (
                 shard,
-                ShardRecords(batch.topic, batch.partition, batch.resumed, changes, batch.context),
+                ShardRecords(
+                    batch.topic,
+                    batch.partition,
+                    batch.resumed,
+                    changes,
+                    batch.context,
+                    batch.last,
+                ),
             )
 
 

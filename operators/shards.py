@@ -1,7 +1,6 @@
 """What travels between the keyed steps: the records and the winners of one shard."""
 
-from concurrent.futures import CancelledError, Future
-from contextlib import suppress
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
 from zlib import crc32
@@ -34,6 +33,7 @@ class ShardRecords(NamedTuple):
     Attributes:
         resumed: With these the shard has every record of the range that may have been written before
             a crash; it may flush what it holds of this partition.
+        last: Until the next checkpoint no more come of this partition.
     """
 
     topic: str
@@ -41,6 +41,7 @@ class ShardRecords(NamedTuple):
     resumed: bool
     changes: tuple[RawChange, ...]
     context: TraceContext | None
+    last: bool = False
 
 
 @dataclass(slots=True)
@@ -79,12 +80,6 @@ class Window:
     def is_embedded(self) -> bool:
         """Whether the model is through with it, well or not."""
         return self.embedding is None or self.embedding.done()
-
-    def wait_embedded(self) -> None:
-        """Return when the model is through with it, well or not."""
-        if self.embedding is not None:
-            with suppress(CancelledError):
-                self.embedding.exception()
 
     def check_embedded(self) -> None:
         """Look whether it went well, once the model is through.

@@ -60,6 +60,7 @@ class SourceBatch:
 
     Attributes:
         resumed: All that may have been written before this start is in this batch.
+        last: The epoch takes no more from this partition.
     """
 
     topic: str
@@ -67,6 +68,7 @@ class SourceBatch:
     resumed: bool
     records: tuple[Record, ...]
     context: TraceContext | None
+    last: bool = False
 
 
 class OffsetGone(Exception):
@@ -110,7 +112,7 @@ class EpochBudget:
     """What the current epoch may still take, and what the next one may.
 
     The cap follows the drain: it grows while epochs fill it and still end in time, and halves when
-    an epoch takes more than three times its interval. So a crash replays about one interval's work.
+    an epoch takes more than three times its interval. So a crash replays one to three intervals' work.
 
     Attributes:
         max_records, max_bytes: What the epoch that runs now may take.
@@ -160,7 +162,8 @@ class EpochBudget:
         """
         took = now - self._began
         if self.room() <= 0 and took <= 1.5 * self._interval_s:
-            self.max_records *= 4
+            # One that took no longer than it must was through before; how much, it does not tell.
+            self.max_records *= 4 if took <= 1.1 * self._interval_s else 2
         elif took > 3 * self._interval_s:
             self.max_records //= 2
         self.max_records = max(min(self.max_records, largest), min(MIN_CAP, largest))
@@ -414,7 +417,14 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             self._next = records[-1][0] + 1
             self._digest = digest_of(records[-1])
             self._settings.telemetry.records_consumed.add(len(records), self._labels)
-        return SourceBatch(self._topic, self._partition, resumed, tuple(records), context)
+        return SourceBatch(
+            self._topic,
+            self._partition,
+            resumed,
+            tuple(records),
+            context,
+            last=self._budget.room() <= 0,
+        )
 
 
 def digest_of(record: Record) -> int:

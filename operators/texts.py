@@ -15,6 +15,9 @@ from operators.store import Vector
 from operators.table import MAX_VARCHAR_BYTES, Chunks
 from operators.telemetry import Telemetry
 
+CHARACTERS_PER_TOKEN = 4
+"""Of English; a language with fewer has more tokens than `Texts.estimate` says."""
+
 
 class Texts:
     """What rows become when they are embedded. Any thread may call; none waits for another's model.
@@ -57,6 +60,12 @@ class Texts:
             tuple(Piece(start, text, vectors[digest]) for start, text, digest in parts)
             for parts in cut
         ]
+
+    def estimate(self, row: Row) -> int:
+        """Tokens of a row's text, by its length alone."""
+        tokens = len(row.text) // CHARACTERS_PER_TOKEN + 1
+        whole = self._chunks[row.table] is None
+        return min(tokens, self._embedder.max_length) if whole else tokens
 
     def _cut(self, row: Row) -> list[tuple[int, str, str]]:
         """(start, text, digest) of each piece."""

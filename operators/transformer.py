@@ -45,6 +45,7 @@ class TransformerEmbedder:
         dim: Length of a vector.
         max_length: Tokens of a text that are read, special tokens included.
         max_batch_tokens: Padded tokens per batch; halved for good when the device runs out.
+        calls_at_once: See `Embedder.calls_at_once`.
         tokens_total: Tokens read since the start, without padding.
         padded_tokens_total: The same with padding, which is what was calculated.
 
@@ -79,6 +80,7 @@ class TransformerEmbedder:
                 "Set max_length to what the model was trained for",
             )
         self.max_batch_tokens = section.max_batch_tokens or MAX_BATCH_TOKENS[self._device.type]
+        self.calls_at_once = 1 if self._device.type == "cpu" else 2
         self.tokens_total = 0
         self.padded_tokens_total = 0
         self._lock = threading.Lock()

@@ -1,9 +1,9 @@
 """Writing to the store: ordered lanes, receipts, and the snapshot barrier."""
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -22,8 +22,9 @@ MAX_QUEUED_ROWS = 4_096
 class Lane:
     """One thread that applies windows in the order in which they were submitted.
 
-    Windows that pile up behind a slow request are written together, as soon as they have their
-    vectors. One request is under way at a time, so operations on a row never change places.
+    Windows that pile up behind a slow request, or behind the model, are written together. Those of one
+    shard in their order, and one request is under way at a time, so operations on a row never change
+    places; a shard that has its vectors does not wait for another's.
     """
 
     def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:
@@ -31,8 +32,11 @@ class Lane:
         self._changed = threading.Condition()
         self._queue: deque[Window] = deque()
         self._queued_rows = 0
-        self._submitted = 0
-        self._finished = 0
+        self._submitted: Counter[str] = Counter()
+        self._finished: Counter[str] = Counter()
+        # Shards whose first window waits for the model; and whether any may have come out of that.
+        self._blocked: set[str] = set()
+        self._ready = False
         self._receipts: list[Receipt] = []
         self._error: BaseException | None = None
         self._closed = False
@@ -44,7 +48,7 @@ class Lane:
         """Queue a window, waiting while the lane is full.
 
         Returns:
-            A ticket for `wait`.
+            The number of the window in its shard, for `wait`.
 
         Raises:
             Exception: Whatever stopped the lane.
@@ -52,21 +56,33 @@ class Lane:
         with self._changed:
             self._changed.wait_for(lambda: self._queued_rows < MAX_QUEUED_ROWS or self._error)
             self._check()
+            shard = window.shard
             self._queue.append(window)
             self._queued_rows += _size(window)
-            self._submitted += 1
-            self._changed.notify_all()
-            return self._submitted
+            self._submitted[shard] += 1
+            if shard not in self._blocked:
+                if window.is_embedded():
+                    self._ready = True
+                    self._changed.notify_all()
+                else:
+                    self._blocked.add(shard)
+            return self._submitted[shard]
 
-    def wait(self, ticket: int) -> None:
-        """Return once everything up to `ticket` is acknowledged by the store.
+    def wait(self, shard: str, number: int) -> None:
+        """Return once the windows of a shard, up to one, are acknowledged by the store.
 
         Raises:
             Exception: Whatever stopped the lane.
         """
         with self._changed:
-            self._changed.wait_for(lambda: self._finished >= ticket or self._error)
+            self._changed.wait_for(lambda: self._finished[shard] >= number or self._error)
             self._check()
+
+    def look(self) -> None:
+        """Look again for windows that the model is through with."""
+        with self._changed:
+            self._ready = True
+            self._changed.notify_all()
 
     def receipts(self) -> list[Receipt]:
         """What was acknowledged since the last call."""
@@ -83,12 +99,18 @@ class Lane:
         self._thread.join()
 
     def _take_embedded(self) -> list[Window]:
-        """The next windows, as far as the model is through with them."""
-        windows: list[Window] = []
-        with self._changed:
-            while self._queue and self._queue[0].is_embedded():
-                windows.append(self._queue.popleft())
-        return windows
+        """The next windows of every shard, as far as the model is through with them."""
+        taken: list[Window] = []
+        left: deque[Window] = deque()
+        blocked: set[str] = set()
+        for window in self._queue:
+            if window.shard in blocked or not window.is_embedded():
+                blocked.add(window.shard)
+                left.append(window)
+            else:
+                taken.append(window)
+        self._queue, self._blocked, self._ready = left, blocked, False
+        return taken
 
     def _check(self) -> None:
         if self._error is not None:
@@ -96,18 +118,17 @@ class Lane:
 
     def _run(self) -> None:
         later: tuple[Window, ...] = ()
-        unfinished = 0
+        unfinished: Counter[str] = Counter()
         while True:
             with self._changed:
                 self._changed.wait_for(
-                    lambda: self._queue or self._closed, LATER_S if later else None
+                    lambda: self._ready or self._closed, LATER_S if later else None
                 )
                 if self._closed:
                     return
-                first = self._queue[0] if self._queue else None
-            if first is not None:
-                first.wait_embedded()
-            windows = self._take_embedded()
+                windows = self._take_embedded()
+            if not windows and not later:
+                continue
             try:
                 receipt = self._write([*later, *windows])
             except BaseException as error:  # noqa: BLE001 - handed over to the worker, by _check
@@ -116,12 +137,12 @@ class Lane:
                     self._changed.notify_all()
                 return
             later = receipt.later
-            unfinished += len(windows)
+            unfinished.update(window.shard for window in windows)
             with self._changed:
                 self._queued_rows -= sum(map(_size, windows))
                 if not later:
-                    self._finished += unfinished
-                    unfinished = 0
+                    self._finished.update(unfinished)
+                    unfinished.clear()
                 receipt = replace(receipt, later=())
                 if windows or receipt != Receipt(0, 0, 0):
                     self._receipts.append(receipt)
@@ -139,16 +160,15 @@ class Lanes:
         """The lane of a shard."""
         return self._by_shard[shard]
 
+    def look(self) -> None:
+        """Have all lanes look for windows that the model is through with."""
+        for lane in self._lanes:
+            lane.look()
+
     def close(self) -> None:
         """End all threads. Call it when the flow has ended, not before."""
         for lane in self._lanes:
             lane.close()
-
-
-@dataclass(slots=True)
-class _Ticket:
-    lane: Lane
-    number: int
 
 
 class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
@@ -160,13 +180,15 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
 
     def __init__(self, lanes: Lanes) -> None:
         self._lanes = lanes
-        self._ticket: _Ticket | None = None
+        self._last: tuple[Lane, str, int] | None = None
 
     def on_batch(self, values: list[Window]) -> tuple[list[Receipt], bool]:
         """Queue the windows; emits what the lane has finished since the last time."""
-        lane = self._lanes.of(values[0].shard)
+        shard = values[0].shard
+        lane = self._lanes.of(shard)
         for window in values:
-            self._ticket = _Ticket(lane, lane.submit(window))
+            number = lane.submit(window)
+        self._last = lane, shard, number
         return lane.receipts(), False
 
     def on_notify(self) -> tuple[list[Receipt], bool]:
@@ -175,15 +197,17 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
 
     def on_eof(self) -> tuple[list[Receipt], bool]:
         """The stream ends: wait, and emit the last receipts."""
-        if self._ticket is None:
+        if self._last is None:
             return [], False
-        self._ticket.lane.wait(self._ticket.number)
-        return self._ticket.lane.receipts(), False
+        lane, shard, number = self._last
+        lane.wait(shard, number)
+        return lane.receipts(), False
 
     def snapshot(self) -> tuple[()]:
         """The barrier: returns when everything that was queued for the shard is acknowledged."""
-        if self._ticket is not None:
-            self._ticket.lane.wait(self._ticket.number)
+        if self._last is not None:
+            lane, shard, number = self._last
+            lane.wait(shard, number)
         return ()
 
 

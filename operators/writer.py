@@ -210,7 +210,10 @@ class Writer:
             batch.versions[key] = window.versions
             before = batch.rows.get(key)
             if isinstance(row, Row):
-                batch.put(row, window.vectors.get(key))
+                pieces = window.vectors.get(key)
+                if pieces is None and before is not None and _same_text(row, before):
+                    pieces = batch.pieces.get(key)
+                batch.put(row, pieces)
             elif before is None:
                 batch.put(row, None)
             else:

@@ -46,6 +46,9 @@ class HashEmbedder:
     """
 
     model = "hash@1"
+    max_length = 10**6
+    max_batch_tokens = 1_024
+    calls_at_once = 1
 
     def __init__(self, dim: int = 8) -> None:
         self.dim = dim

@@ -127,9 +127,9 @@ class CapturedFlow:
         tickets = []
         for shard, window in self._embed(self._resolver(items)):
             lane = self._lanes.of(shard)
-            tickets.append((lane, lane.submit(window)))
-        for lane, ticket in tickets:
-            lane.wait(ticket)
+            tickets.append((lane, shard, lane.submit(window)))
+        for lane, shard, number in tickets:
+            lane.wait(shard, number)
 
     def drain(self) -> None:
         """Let time pass until nothing waits any more."""

@@ -468,8 +468,9 @@ class Flow:
         """Let texts become vectors."""
         items, worker.resolved = worker.resolved[:count], worker.resolved[count:]
         with self._acting(worker):
-            worker.embed([(item.shard, item.window) for item in items])
-        worker.embedded += items
+            for item in items:
+                parts = worker.embed([(item.shard, item.window)])
+                worker.embedded += [Item(item.epoch, shard, window) for shard, window in parts]
 
     def submit(self, worker: Worker, count: int) -> None:
         """Queue windows for their lanes.
@@ -496,7 +497,7 @@ class Flow:
 
     def write(self, worker: Worker, lane: Lane, count: int) -> bool:
         """Let a lane write what it has before it. Returns whether it did."""
-        items = [lane.queue.popleft() for _ in range(min(count, len(lane.queue)))]
+        items = self._taken(lane, count)
         windows = [*lane.later, *(item.window for item in items)]
         with self._acting(worker, lane):
             try:
@@ -506,6 +507,15 @@ class Flow:
                 return False
         lane.later = receipt.later
         return True
+
+    def _taken(self, lane: Lane, count: int) -> list[Item]:
+        """The first of a lane's items; at times but for a shard that waits for the model."""
+        shards = sorted({item.shard for item in lane.queue})
+        slow = self._clock.rng.choice([None, *shards]) if len(shards) > 1 else None
+        items = [item for item in lane.queue if item.shard != slow][:count]
+        taken = set(map(id, items))
+        lane.queue = deque(item for item in lane.queue if id(item) not in taken)
+        return items
 
     def close(self, number: int) -> None:
         """End the epoch of one partition: it emits no more before the commit."""

@@ -66,9 +66,9 @@ class Shard:
             row = RowKey(f"docs:{fields['id']}") if "id" in fields else RowKey("")
             changes.append((self.offset, row, raw_key, value, None))
             self.offset += 1
-        context = more.get("context")
+        context, last = more.get("context"), more.get("last", False)
         windows, done = self.logic.on_batch(
-            [ShardRecords(TOPIC, partition, resumed, tuple(changes), context)]
+            [ShardRecords(TOPIC, partition, resumed, tuple(changes), context, last)]
         )
         assert windows == []
         assert not done
@@ -153,6 +153,16 @@ def test_windows_are_aligned_over_shards():
     one.wait(0.11)
     two.take(put(2, 2))
     assert one.logic.notify_at() == two.logic.notify_at()
+
+
+def test_a_window_closes_at_once_when_no_more_come_before_the_checkpoint():
+    shard = Shard()
+    shard.take(put(1, 1))
+    assert shard.logic.notify_at() > shard.time[0]  # type: ignore[operator]
+    shard.wait(WINDOW / 4)
+    shard.take(put(2, 2), last=True)
+    assert shard.logic.notify_at() == shard.time[0]
+    assert list(shard.closed().rows) == ["docs:1", "docs:2"]
 
 
 def test_a_closed_window_has_no_deadline_and_the_next_has_its_own():

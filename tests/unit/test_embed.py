@@ -1,20 +1,30 @@
 """The embed step beside the worker: windows go on at once, lanes wait, and nothing piles up."""
 
 import threading
-from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from operators.embed import GROUP_TEXTS, MAX_GROUPS, EmbedStep, ModelThread
+from operators.embed import GROUP_BATCHES, EmbedStep
 from operators.embedding import text_hash
 from operators.errors import FatalError
-from operators.events import KafkaPosition, Row, RowKey, make_version
+from operators.events import (
+    DeadLetter,
+    Delete,
+    KafkaPosition,
+    Move,
+    PartialRow,
+    Row,
+    RowKey,
+    Truncate,
+    make_version,
+)
 from operators.shards import Window
 from operators.telemetry import Telemetry
-from operators.texts import Texts
+from operators.texts import CHARACTERS_PER_TOKEN, Texts
 from operators.upsert import Lane
 from operators.versions import VersionMap
 from operators.writer import Receipt
@@ -48,82 +58,160 @@ def model() -> Held:
     return Held()
 
 
-@pytest.fixture
-def thread(model: Held) -> Iterator[ModelThread]:
-    thread = ModelThread()
-    yield thread
-    for _ in range(2 * MAX_GROUPS):
-        model.let.release()
-    thread.close()
-
-
-@pytest.fixture
-def step(model: Held, thread: ModelThread) -> EmbedStep:
+def step_of(model: HashEmbedder, on_done: Callable[[], None] | None) -> EmbedStep:
     telemetry = Telemetry()
-    return EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, thread)
+    return EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, on_done)
 
 
-def window(*texts: str) -> Window:
-    rows = [
-        Row(
-            RowKey(f"docs:{text}"),
-            make_version(0, f"{1:016x}", 1),
-            KafkaPosition(TOPIC, 0, 1),
-            0,
-            "u",
-            "docs",
-            text,
-            text_hash(text),
-            {},
-        )
-        for text in texts
-    ]
-    versions = VersionMap(whole=True, horizon_s=1, now=0)
-    return Window({row.row_key: row for row in rows}, {}, [], set(), versions, ())
+@pytest.fixture
+def done() -> threading.Semaphore:
+    return threading.Semaphore(0)
 
 
-def test_windows_go_on_while_the_model_works(step, model):
+@pytest.fixture
+def step(model: Held, done: threading.Semaphore) -> Iterator[EmbedStep]:
+    step = step_of(model, done.release)
+    yield step
+    model.let.release(100)
+    step.close()
+
+
+def row(text: str, key: str | None = None, lsn: int = 1) -> Row:
+    return Row(
+        RowKey(f"docs:{key or text}"),
+        make_version(0, f"{lsn:016x}", lsn),
+        KafkaPosition(TOPIC, 0, lsn),
+        0,
+        "u",
+        "docs",
+        text,
+        text_hash(text),
+        {},
+    )
+
+
+def window(*texts: str, shard: str = "000", unchanged: Sequence[str] = ()) -> Window:
+    rows = [row(text) for text in (*texts, *unchanged)]
+    return Window(
+        {row.row_key: row for row in rows},
+        {},
+        [],
+        {RowKey(f"docs:{text}") for text in unchanged},
+        VersionMap(whole=True, horizon_s=1, now=0),
+        (),
+        shard=shard,
+    )
+
+
+def delete(text: str) -> Delete:
+    version = make_version(0, f"{1:016x}", 1)
+    return Delete(RowKey(f"docs:{text}"), version, KafkaPosition(TOPIC, 0, 1), 0)
+
+
+def embedded(window: Window) -> list[str]:
+    assert window.embedding is not None
+    window.embedding.result(SOON)
+    return list(window.vectors)
+
+
+def test_windows_go_on_while_the_model_works(step, model, done):
     one, empty = window("a", "b"), window()
     items = [("000", one), ("001", empty)]
     assert step(items) == items
     assert not one.is_embedded()
     assert empty.is_embedded()
     model.let.release()
-    one.wait_embedded()
-    one.check_embedded()
-    assert list(one.vectors) == ["docs:a", "docs:b"]
+    assert embedded(one) == ["docs:a", "docs:b"]
     assert empty.vectors == {}
+    assert done.acquire(timeout=SOON)
 
 
-def test_texts_of_small_windows_go_together_and_many_go_in_groups(step, model):
-    for _ in range(3):
-        model.let.release()
-    small = [window(f"{number}") for number in range(40)]
-    step([("000", each) for each in small])
-    for each in small:
-        each.wait_embedded()
+def test_texts_of_small_windows_go_together_and_many_go_in_groups(model):
+    model.let.release(100)
+    step = step_of(model, None)
+    step([("000", window(f"{number}")) for number in range(40)])
     assert model.calls == [40]
-    half = GROUP_TEXTS // 2
-    large = [window(*(f"{number}/{i}" for i in range(half))) for number in range(3)]
-    step([("000", each) for each in large])
-    for each in large:
-        each.wait_embedded()
-    assert sorted(model.calls) == [40, half, 2 * half]
+    # By its length, each of these fills a batch.
+    filling = "x" * (model.max_batch_tokens * CHARACTERS_PER_TOKEN)
+    step([("000", window(f"{number}{filling}")) for number in range(2 * GROUP_BATCHES + 1)])
+    assert model.calls == [40, GROUP_BATCHES, GROUP_BATCHES, 1]
 
 
-def test_the_worker_waits_when_too_much_waits_for_the_model(step, model):
-    for number in range(MAX_GROUPS):
-        step([("000", window(f"{number}"))])
+def test_what_closes_while_the_model_is_busy_goes_into_one_call(step, model):
+    windows = [window(f"{number}") for number in range(4)]
+    step([("000", windows[0])])
+    assert model.entered.acquire(timeout=SOON)
+    for each in windows[1:]:
+        step([("000", each)])
+    model.let.release(2)
+    for number, each in enumerate(windows):
+        assert embedded(each) == [f"docs:{number}"]
+    assert model.calls == [1, 3]
+
+
+def test_what_fails_the_model_is_told_by_its_windows_and_by_no_others(step, model):
+    broken, sound = window("broken"), window("sound")
+    step([("000", broken)])
+    assert model.entered.acquire(timeout=SOON)
+    step([("000", sound)])
+    model.let.release(2)
+    assert embedded(sound) == ["docs:sound"]
+    with pytest.raises(FatalError, match="is beyond use"):
+        broken.check_embedded()
+
+
+def test_closing_begins_nothing_more(step, model):
+    under_way, waiting = window("a"), window("b")
+    step([("000", under_way)])
+    assert model.entered.acquire(timeout=SOON)
+    step([("000", waiting)])
     with ThreadPoolExecutor(1) as pool:
-        one_more = pool.submit(step, [("000", window("one more"))])
-        assert model.entered.acquire(timeout=SOON)
-        with pytest.raises(TimeoutError):
-            one_more.result(0.05)
-        model.let.release()
-        one_more.result(SOON)
+        closing = pool.submit(step.close)
+        with pytest.raises(CancelledError):
+            embedded(waiting)
+        model.let.release(2)
+        closing.result(SOON)
+    assert embedded(under_way) == ["docs:a"]
+    assert model.calls == [1]
 
 
-def test_a_lane_writes_in_order_and_no_window_before_the_model_is_through_with_it():
+def test_what_needs_no_model_goes_before_what_does(step, model):
+    mixed = window("a", unchanged=["same"])
+    mixed.deletes = {RowKey("docs:gone"): delete("gone")}
+    mixed.dead = [DeadLetter(KafkaPosition(TOPIC, 0, 1), "decode", "value", "no", "fix it")]
+    (_, ready), (shard, waiting) = step([("007", mixed)])
+    assert shard == "007"
+    assert (list(ready.rows), ready.unchanged) == (["docs:same"], {"docs:same"})
+    assert (list(ready.deletes), len(ready.dead)) == (["docs:gone"], 1)
+    assert ready.is_embedded()
+    assert (list(waiting.rows), waiting.deletes, waiting.dead) == (["docs:a"], {}, [])
+    assert not waiting.is_embedded()
+
+
+def partial_row() -> PartialRow:
+    key, version = RowKey("docs:partial"), make_version(0, f"{1:016x}", 1)
+    position = KafkaPosition(TOPIC, 0, 1)
+    return PartialRow(key, version, position, 0, "u", "docs", {}, {}, ("doc",))
+
+
+@pytest.mark.parametrize("what", ["truncates", "moves", "partial"])
+def test_what_may_need_the_rest_of_its_window_stays_with_it(step, what):
+    whole = window("a", unchanged=["same"])
+    match what:
+        case "truncates":
+            whole.truncates = [
+                Truncate("docs", make_version(0, "0", 1), KafkaPosition(TOPIC, 0, 1), 0)
+            ]
+        case "moves":
+            whole.moves = [Move(delete("moved"))]
+        case "partial":
+            whole.rows[RowKey("docs:partial")] = partial_row()
+    before = dict(whole.rows)
+    assert step([("000", whole)]) == [("000", whole)]
+    assert whole.rows == before
+
+
+def test_a_lane_keeps_the_order_of_a_shard_and_lets_no_other_wait_for_it():
     written: list[list[str]] = []
     at_it = threading.Semaphore(0)
 
@@ -132,48 +220,16 @@ def test_a_lane_writes_in_order_and_no_window_before_the_model_is_through_with_i
         at_it.release()
         return Receipt(len(windows), 0, 0)
 
-    windows = [window("a"), window("b"), window("c"), window("d")]
-    models: list[Future[None]] = [Future() for _ in windows]
+    slow, after_slow, other = window("a"), window("b"), window("c", shard="001")
+    slow.embedding = Future()
     lane = Lane("lane", write)
-    for each, model in zip(windows, models, strict=True):
-        each.embedding = model
-        ticket = lane.submit(each)
-    models[1].set_result(None)
-    models[3].set_result(None)
-    assert written == []
-    models[0].set_result(None)
-    assert at_it.acquire(timeout=SOON)
-    assert written == [["docs:a", "docs:b"]]
-    models[2].set_result(None)
-    lane.wait(ticket)
-    assert written == [["docs:a", "docs:b"], ["docs:c", "docs:d"]]
+    lane.submit(slow)
+    lane.submit(after_slow)
+    assert lane.submit(other) == 1
+    lane.wait("001", 1)
+    assert written == [["docs:c"]]
+    slow.embedding.set_result(None)
+    lane.look()
+    lane.wait("000", 2)
+    assert written == [["docs:c"], ["docs:a", "docs:b"]]
     lane.close()
-
-
-def test_a_model_that_fails_is_told_where_the_window_is_written(step, model):
-    bad = window("broken")
-    step([("000", bad)])
-    model.let.release()
-    bad.wait_embedded()
-    with pytest.raises(FatalError, match="model: is beyond use"):
-        bad.check_embedded()
-    # And there is room again.
-    for number in range(MAX_GROUPS):
-        step([("000", window(f"{number}"))])
-
-
-def test_what_waits_is_given_up_when_the_flow_has_ended(model):
-    thread, telemetry = ModelThread(), Telemetry()
-    thread.room = threading.BoundedSemaphore(2)
-    step = EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, thread)
-    windows = [window("a"), window("b")]
-    for each in windows:
-        step([("000", each)])
-    assert model.entered.acquire(timeout=SOON)
-    with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(thread.close)
-        windows[1].wait_embedded()
-        model.let.release()
-        closing.result(SOON)
-    assert model.calls == [1]
-    assert not windows[1].vectors

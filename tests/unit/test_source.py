@@ -284,6 +284,25 @@ def test_the_cap_grows_while_it_is_full_and_in_time():
     assert caps == [2_000, 8_000, 9_000, 9_000]
 
 
+def test_the_cap_grows_less_where_the_work_took_the_epoch():
+    partition = Partition(log(100_000), at(0, 1_000, MIB))
+    caps = []
+    for took in (1.0, 1.2, 1.5, 1.6):
+        partition.polls(2_000)
+        caps.append(partition.epoch(took)[2])
+    assert caps == [4_000, 8_000, 16_000, 16_000]
+
+
+def test_the_batch_that_fills_the_epoch_says_so():
+    partition = Partition(log(10_000), at(0, 1_000, MIB))
+    partition.polls(200)
+    partition.epoch(2.0)
+    batches = partition.polls(200)
+    assert sum(len(batch.records) for batch in batches) == 1_000
+    assert [batch.last for batch in batches] == [False] * (len(batches) - 1) + [True]
+    assert len(batches) > 1
+
+
 def test_the_cap_halves_when_epochs_take_too_long():
     partition = Partition(log(100_000), at(0, 4_000, MIB))
     partition.polls(1_000)

@@ -411,7 +411,7 @@ def test_windows_are_written_in_order_and_those_that_wait_together():
         tickets = [lane.submit(one) for one in windows[1:]]
         assert [first, *tickets] == [1, 2, 3, 4, 5]
         gate.let(2)
-        lane.wait(tickets[-1])
+        lane.wait("000", tickets[-1])
         assert [[id(w) for w in call] for call in gate.calls] == [
             [id(windows[0])],
             [id(w) for w in windows[1:]],
@@ -438,7 +438,7 @@ def test_what_waited_for_another_lane_is_written_before_what_came_after_it():
         assert entered.wait(SOON)
         ticket = lane.submit(newer)
         submitted.set()
-        lane.wait(ticket)
+        lane.wait("000", ticket)
     assert [[id(w) for w in call] for call in calls] == [[id(waiting)], [id(waiting), id(newer)]]
 
 
@@ -448,9 +448,28 @@ def test_a_wait_returns_when_its_own_window_is_written_and_not_before():
         first = lane.submit(window(row(1, 1)))
         gate.wait_entered()
         second = lane.submit(window(row(2, 2)))
-        waiting, results = started(lambda: lane.wait(second))
+        waiting, results = started(lambda: lane.wait("000", second))
         gate.let()
-        lane.wait(first)
+        lane.wait("000", first)
+        gate.wait_entered()
+        assert waiting.is_alive()
+        assert results == []
+        gate.let()
+        joined(waiting)
+        assert results == [None]
+
+
+def test_a_wait_for_one_shard_is_not_ended_by_another():
+    gate = Gate()
+    with lane_of(gate) as lane:
+        lane.submit(window(row(1, 1), shard="000"))
+        gate.wait_entered()
+        for number in range(3):
+            lane.submit(window(row(2, number + 1), shard="001"))
+        second = lane.submit(window(row(1, 2), shard="000"))
+        waiting, results = started(lambda: lane.wait("000", second))
+        gate.let()
+        lane.wait("000", 1)
         gate.wait_entered()
         assert waiting.is_alive()
         assert results == []
@@ -480,7 +499,7 @@ def test_a_full_lane_lets_the_worker_wait(monkeypatch):
         joined(submitting)
         assert results == [3]
         gate.let()
-        lane.wait(3)
+        lane.wait("000", 3)
 
 
 def test_an_error_comes_up_at_every_call():
@@ -490,10 +509,10 @@ def test_an_error_comes_up_at_every_call():
         ticket = lane.submit(window(row(1, 1)))
         gate.let()
         for call in (
-            lambda: lane.wait(ticket),
+            lambda: lane.wait("000", ticket),
             lambda: lane.submit(window(row(2, 2))),
             lane.receipts,
-            lambda: lane.wait(ticket),
+            lambda: lane.wait("000", ticket),
         ):
             with pytest.raises(FatalError, match="milvus: is gone"):
                 call()
@@ -508,7 +527,7 @@ def test_an_error_ends_the_waiting(monkeypatch):
         ticket = lane.submit(window(row(1, 1)))
         gate.wait_entered()
         submitting, submitted = started(lambda: lane.submit(window(row(2, 2))))
-        waiting, waited = started(lambda: lane.wait(ticket + 1))
+        waiting, waited = started(lambda: lane.wait("000", ticket + 1))
         gate.let()
         joined(submitting)
         joined(waiting)
@@ -524,7 +543,7 @@ def test_after_an_error_nothing_more_is_written():
         lane.submit(window(row(2, 2)))
         gate.let(2)
         with pytest.raises(FatalError):
-            lane.wait(2)
+            lane.wait("000", 2)
     assert len(gate.calls) == 1
 
 
@@ -583,7 +602,7 @@ def test_a_shard_always_has_the_same_lane(writer, lanes):
             UpsertLogic(lanes).on_batch([window(row(1, 1), shard=shard)])
     for shard in ALL_SHARDS[:12]:
         assert lanes.of(shard) is lanes.of(shard)
-        lanes.of(shard).wait(lanes.of(shard)._submitted)
+        lanes.of(shard).wait(shard, lanes.of(shard)._submitted[shard])
     assert all(len(threads) == 1 for threads in writer.threads.values())
     assert len(set().union(*writer.threads.values())) == 3
 

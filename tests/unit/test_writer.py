@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -171,7 +172,8 @@ class Bench:
             list(moves),
             shard=shard,
         )
-        self._embed([(shard, window)])
+        for _, part in self._embed([(shard, replace(window))]):
+            window.vectors.update(part.vectors)
         return window
 
     def write(self, *winners: Row | PartialRow | Delete, **more: Any) -> Receipt:
