@@ -64,8 +64,10 @@ def topic(directory: Path, changes: Sequence[Change]) -> Iterator[Topic]:
         broker.stop()
 
 
-def fill(bootstrap_servers: str, changes: Sequence[Change], partition: int = 0) -> None:
-    """Send all records to a partition of the topic, in order, and wait until they are stored."""
+def fill(
+    bootstrap_servers: str, changes: Sequence[Change], partition: int = 0, topic: str = TOPIC
+) -> None:
+    """Send all records to a partition of a topic, in order, and wait until they are stored."""
     failed: list[str] = []
 
     def on_delivery(error: KafkaError | None, _message: object) -> None:
@@ -81,7 +83,7 @@ def fill(bootstrap_servers: str, changes: Sequence[Change], partition: int = 0) 
         }
     )
     for key, value in changes:
-        producer.produce(TOPIC, value, key, partition=partition, on_delivery=on_delivery)
+        producer.produce(topic, value, key, partition=partition, on_delivery=on_delivery)
         producer.poll(0)
     left = producer.flush(_LIMIT_S)
     assert not failed, failed[0]

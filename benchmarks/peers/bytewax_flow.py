@@ -64,7 +64,7 @@ def run_bytewax(job: Job, model: SentenceTransformer) -> Outcome:
             op.output("milvus", written, _MilvusSink(client, watch))
             run_worker(flow, contract.recovery.epoch_interval_s, contract.recovery.partitions)
         check_collection("Bytewax", folder, job)
-    return Outcome(watch.rate(len(job.final)), embedded[0])
+    return Outcome(watch.rate(job.events), embedded[0])
 
 
 class _MilvusSink(DynamicSink[list[dict[str, Any]]]):

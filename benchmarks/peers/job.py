@@ -45,7 +45,7 @@ class Outcome(NamedTuple):
     """What a peer did.
 
     Attributes:
-        rate: Rows of the last state per second.
+        rate: Events per second.
         embedded: Texts that went through the model.
     """
 
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Stopwatch:
-    """From a peer's first record to the answer to its last write."""
+    """From the first record that comes to the answer to the last write."""
 
     def __init__(self) -> None:
         self._began: Clocks | None = None
@@ -66,14 +66,14 @@ class Stopwatch:
             self._began = clocks()
 
     def written(self) -> None:
-        """Milvus answered a write."""
+        """Milvus answered a write, or what was written is committed."""
         self._ended = clocks()
 
-    def rate(self, rows: int) -> Rate:
-        """Rows per second."""
+    def rate(self, events: int) -> Rate:
+        """Events per second."""
         assert self._began is not None, "no record came"
         assert self._ended is not None, "nothing was written"
-        return Rate.of(rows, self._began, self._ended)
+        return Rate.of(events, self._began, self._ended)
 
 
 def path_in(folder: Path) -> str:

@@ -49,4 +49,4 @@ def run_loop(job: Job, model: SentenceTransformer) -> Outcome:
                 watch.written()
                 seen += len(messages)
         check_collection("the loop", folder, job)
-    return Outcome(watch.rate(len(job.final)), seen)
+    return Outcome(watch.rate(job.events), seen)

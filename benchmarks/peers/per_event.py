@@ -6,7 +6,7 @@ again for its tombstone; its embeddings transform (`FieldToEmbedding`) asks the 
 A failed request ends the engine: nothing is retried or set aside, and a restart reads again from the
 offsets that were flushed last. It has no versions and ignores the key's second column. This is the
 same in Python, over Kafka instead of inside Debezium, with sentence-transformers instead of
-LangChain4j; what it does with offsets is left out, which favours it. It gets the whole history.
+LangChain4j; what it does with offsets is left out, which favours it.
 """
 
 import tempfile
@@ -55,4 +55,4 @@ def run_per_event(job: Job, model: SentenceTransformer) -> Outcome:
                 watch.written()
                 seen += 1
         check_collection("one request per event", folder, job)
-    return Outcome(watch.rate(len(job.final)), embedded)
+    return Outcome(watch.rate(job.events), embedded)

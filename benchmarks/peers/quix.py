@@ -57,7 +57,6 @@ def run_quix(job: Job, model: Path | str, installed: Path, group: str) -> Outcom
             "bootstrap_servers": job.bootstrap_servers,
             "topic": job.topic,
             "events": job.events,
-            "rows": len(job.final),
             "model": str(model),
             "group": group,
             "folder": name,
@@ -127,7 +126,7 @@ def main() -> None:
         rows = rows.filter(lambda row: row is not None)
         rows.sink(MilvusSink(client, pool))
         app.run(count=task["events"], collect=False)
-    rate = watch.rate(task["rows"])
+    rate = watch.rate(task["events"])
     print(json.dumps({"wall": rate.wall, "cpu": rate.cpu, "embedded": embedded[0]}), flush=True)
 
 

@@ -145,7 +145,7 @@ def test_what_needs_a_gpu_is_told_as_not_measured_here() -> None:
 
 def test_a_report_is_written_checked_and_the_same_again(tmp_path: Path) -> None:
     line = _line("end_to_end", {"end_to_end_over_loop": 4.0})
-    line["rates"] = {"end_to_end_rows_per_s": [4.0, 5.0], "loop_rows_per_s": [1.0, 1.0]}
+    line["rates"] = {"end_to_end_events_per_s": [4.0, 5.0], "loop_events_per_s": [1.0, 1.0]}
     (tmp_path / "results").mkdir()
     (tmp_path / "results" / "end_to_end.json").write_text(json.dumps(line))
     readme = tmp_path / "README.md"
