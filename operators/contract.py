@@ -80,7 +80,7 @@ class RecoverySection(Section):
 
     directory: Path = Path(".rowvec/recovery")
     partitions: int = Field(default=8, ge=1, le=1024)
-    epoch_interval_s: float = Field(default=2.0, gt=0)
+    epoch_interval_s: float = Field(default=1.0, gt=0)
 
 
 class FlowSection(Section):

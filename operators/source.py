@@ -42,6 +42,10 @@ FIRST_CAP_BYTES = 2**20
 
 MIN_CAP = 500
 
+LONG_EPOCH = 6
+"""Intervals that an epoch may take. At its end the model waits until all is written, so a flow that is
+behind does better with few and long ones."""
+
 IDLE_WAIT = timedelta(milliseconds=5)
 
 FIRST_RECORD_WAIT_S = 60.0
@@ -111,8 +115,9 @@ class LogReader(Protocol):
 class EpochBudget:
     """What the current epoch may still take, and what the next one may.
 
-    The cap follows the drain: it grows while epochs fill it and still end in time, and halves when
-    an epoch takes more than three times its interval. So a crash replays one to three intervals' work.
+    The cap follows the drain: it grows while epochs fill it, and halves when one takes too long. So
+    where there is much to do an epoch takes between a half and the whole of `LONG_EPOCH` intervals, and
+    that much work is what a crash costs.
 
     Attributes:
         max_records, max_bytes: What the epoch that runs now may take.
@@ -161,10 +166,10 @@ class EpochBudget:
             How long the epoch took, in seconds.
         """
         took = now - self._began
-        if self.room() <= 0 and took <= 1.5 * self._interval_s:
+        if self.room() <= 0 and took <= self._interval_s * LONG_EPOCH / 2:
             # One that took no longer than it must was through before; how much, it does not tell.
             self.max_records *= 4 if took <= 1.1 * self._interval_s else 2
-        elif took > 3 * self._interval_s:
+        elif took > self._interval_s * LONG_EPOCH:
             self.max_records //= 2
         self.max_records = max(min(self.max_records, largest), min(MIN_CAP, largest))
         self.max_bytes = max_bytes
