@@ -1,6 +1,7 @@
 """The flow: pure wiring of the stages. Step ids are constants, because recovery files know them."""
 
 from collections.abc import Collection
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -184,7 +185,8 @@ def build_flow(parts: Parts) -> Flow:
         ),
         min(contract.milvus.write_lanes, parts.store.max_writers or contract.milvus.write_lanes),
     )
-    step = EmbedStep(parts.embedder, texts, telemetry, lanes.look)
+    pool = ThreadPoolExecutor(parts.embedder.calls_at_once, "rowvec-embed")
+    step = EmbedStep(parts.embedder, texts, telemetry, pool, lanes.look)
     shared = DedupContext(
         rules=rules,
         clock=WindowClock(

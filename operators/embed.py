@@ -1,7 +1,8 @@
 """The embed step: texts go to the model's own thread; windows go on at once, and their lanes wait.
 
 While the model works on one group of texts, rows are read and windows close, and the groups before are
-written. What closes meanwhile is in the next group: the busier the model, the larger its groups. What
+written. What closes meanwhile is in the next group, and takes the place of older versions that wait:
+the busier the model, the larger its groups, and the fewer texts it is given that will be replaced. What
 waits is bounded by what lanes take (`operators.upsert.MAX_QUEUED_ROWS`).
 """
 
@@ -9,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 
 import bytewax.operators as op
@@ -18,7 +19,7 @@ from bytewax.operators import KeyedStream
 from opentelemetry.trace import SpanKind
 
 from operators.embedding import Embedder
-from operators.events import PartialRow, Row
+from operators.events import PartialRow, Row, RowKey
 from operators.shards import Window
 from operators.telemetry import Telemetry
 from operators.texts import Texts
@@ -34,7 +35,7 @@ class _Waiting:
 
     window: Window
     done: Future[None]
-    rows: list[Row]
+    rows: dict[RowKey, Row]
     tokens: int
 
 
@@ -45,8 +46,8 @@ class EmbedStep:
     completes those, and embeds them itself.
 
     Args:
-        on_done: The model works beside the worker, and calls this when it is through with some windows.
-            None: the windows are done when a call returns.
+        pool: Where the model works; None: the windows are done when a call returns.
+        on_done: Called by the model's threads when it is through with some windows.
     """
 
     def __init__(
@@ -54,7 +55,8 @@ class EmbedStep:
         embedder: Embedder,
         texts: Texts,
         telemetry: Telemetry,
-        on_done: Callable[[], None] | None = None,
+        pool: Executor | None = None,
+        on_done: Callable[[], None] = lambda: None,
     ) -> None:
         self._embedder = embedder
         self._texts = texts
@@ -63,53 +65,77 @@ class EmbedStep:
         self._padded = 0
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()
+        # Where the text of a row waits, until something comes that may need this version of it.
+        self._waiting_rows: dict[RowKey, _Waiting] = {}
         self._on_done = on_done
-        self._pool = (
-            None if on_done is None else ThreadPoolExecutor(embedder.calls_at_once, "rowvec-embed")
-        )
+        self._pool = pool
 
     def __call__(self, items: list[tuple[str, Window]]) -> list[tuple[str, Window]]:
         """All windows of one activation; each keeps its key, and may come as two."""
         parts: list[tuple[str, Window]] = []
-        waiting: list[_Waiting] = []
-        for shard, window in items:
-            texts = [
-                row
-                for key, row in window.rows.items()
-                if isinstance(row, Row) and key not in window.unchanged
-            ]
-            if texts:
-                parts += ((shard, ready) for ready in _ready_part(window, texts))
-                waiting.append(self._waiting(window, texts))
-            parts.append((shard, window))
-        if waiting:
-            with self._lock:
-                self._queue += waiting
-            if self._pool is None:
-                self._work()
-            else:
-                self._pool.submit(self._work)
+        with self._lock:
+            waited = len(self._queue)
+            for shard, window in items:
+                if self._waiting_rows:
+                    self._replace_waiting(window)
+                texts = {
+                    key: row
+                    for key, row in window.rows.items()
+                    if isinstance(row, Row) and key not in window.unchanged
+                }
+                if texts:
+                    parts += ((shard, ready) for ready in _ready_part(window, texts))
+                    self._wait(window, texts)
+                parts.append((shard, window))
+            more = len(self._queue) > waited
+        if more and self._pool is None:
+            self._work()
+        elif more and self._pool is not None:
+            self._pool.submit(self._work)
         return parts
 
     def close(self) -> None:
         """Begin nothing more. Call it when the flow has ended, before its lanes are closed."""
         with self._lock:
             left, self._queue = self._queue, deque()
+            self._waiting_rows.clear()
         for each in left:
             each.done.cancel()
         if self._pool is not None:
             self._pool.shutdown()
 
-    def _waiting(self, window: Window, texts: list[Row]) -> _Waiting:
+    def _wait(self, window: Window, texts: dict[RowKey, Row]) -> None:
         window.embedding = done = Future[None]()
-        return _Waiting(window, done, texts, sum(map(self._texts.estimate, texts)))
+        tokens = sum(map(self._texts.estimate, texts.values()))
+        waiting = _Waiting(window, done, texts, tokens)
+        self._queue.append(waiting)
+        self._waiting_rows.update(dict.fromkeys(texts, waiting))
+
+    def _replace_waiting(self, window: Window) -> None:
+        """Take out of the windows that wait for the model what this one overwrites.
+
+        Its lane would have merged the two. Nothing is taken out that another row may need: one that
+        lacks columns needs the version before it, and one whose key changed what it was.
+        """
+        if window.truncates:
+            self._waiting_rows.clear()
+        for move in window.moves:
+            self._waiting_rows.pop(move.delete.row_key, None)
+        for key in (*window.rows, *window.deletes):
+            older = self._waiting_rows.pop(key, None)
+            if older is None or isinstance(window.rows.get(key), PartialRow):
+                continue
+            del older.rows[key]
+            del older.window.rows[key]
+            # If the text is still the same, this is now the one to bring it.
+            window.unchanged.discard(key)
 
     def _work(self) -> None:
         """Embed until nothing waits; several threads may, each with a group of its own."""
         while group := self._next_group():
             try:
                 self._embed(group)
-            except BaseException as error:
+            except Exception as error:
                 for each in group:
                     each.done.set_exception(error)
                 if self._pool is None:
@@ -117,8 +143,7 @@ class EmbedStep:
             else:
                 for each in group:
                     each.done.set_result(None)
-            if self._on_done is not None:
-                self._on_done()
+            self._on_done()
 
     def _next_group(self) -> list[_Waiting]:
         """Of the windows that wait, the first with texts enough."""
@@ -126,13 +151,17 @@ class EmbedStep:
         left = GROUP_BATCHES * self._embedder.max_batch_tokens
         with self._lock:
             while self._queue and left > 0:
-                group.append(self._queue.popleft())
-                left -= group[-1].tokens
+                waiting = self._queue.popleft()
+                for key in waiting.rows:
+                    if self._waiting_rows.get(key) is waiting:
+                        del self._waiting_rows[key]
+                group.append(waiting)
+                left -= waiting.tokens
         return group
 
     def _embed(self, group: Sequence[_Waiting]) -> None:
         embedder, telemetry = self._embedder, self._telemetry
-        rows = [row for each in group for row in each.rows]
+        rows = [row for each in group for row in each.rows.values()]
         started = time.perf_counter()
         with telemetry.span(
             f"embeddings {embedder.model}",
@@ -149,7 +178,7 @@ class EmbedStep:
             tokens, padded = self._counted()
             span.set_attribute("gen_ai.usage.input_tokens", tokens)
         for each in group:
-            each.window.vectors.update((row.row_key, next(pieces)) for row in each.rows)
+            each.window.vectors.update((key, next(pieces)) for key in each.rows)
         telemetry.embed_seconds.record(time.perf_counter() - started)
         telemetry.tokens.add(tokens)
         telemetry.padding.add(padded - tokens)
@@ -163,17 +192,16 @@ class EmbedStep:
         return new
 
 
-def _ready_part(window: Window, texts: list[Row]) -> Iterator[Window]:
+def _ready_part(window: Window, texts: dict[RowKey, Row]) -> Iterator[Window]:
     """What need not wait for the model, taken out of a window; nothing where one may need the other."""
     others = len(window.rows) - len(texts)
     if not (others or window.deletes or window.dead) or window.moves or window.truncates:
         return
-    wanted = {row.row_key: row for row in texts}
-    rest = {key: row for key, row in window.rows.items() if key not in wanted}
+    rest = {key: row for key, row in window.rows.items() if key not in texts}
     if any(isinstance(row, PartialRow) for row in rest.values()):
         return
     yield replace(window, rows=rest, vectors={})
-    window.rows, window.deletes, window.dead = dict(wanted), {}, []
+    window.rows, window.deletes, window.dead = dict(texts), {}, []
 
 
 @operator

@@ -30,7 +30,8 @@ class Lane:
     def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:
         self._write = write
         self._changed = threading.Condition()
-        self._queue: deque[Window] = deque()
+        # With the size that each was counted with: a window may lose rows while it waits.
+        self._queue: deque[tuple[Window, int]] = deque()
         self._queued_rows = 0
         self._submitted: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
@@ -56,9 +57,9 @@ class Lane:
         with self._changed:
             self._changed.wait_for(lambda: self._queued_rows < MAX_QUEUED_ROWS or self._error)
             self._check()
-            shard = window.shard
-            self._queue.append(window)
-            self._queued_rows += _size(window)
+            shard, size = window.shard, _size(window)
+            self._queue.append((window, size))
+            self._queued_rows += size
             self._submitted[shard] += 1
             if shard not in self._blocked:
                 if window.is_embedded():
@@ -98,19 +99,21 @@ class Lane:
             self._changed.notify_all()
         self._thread.join()
 
-    def _take_embedded(self) -> list[Window]:
-        """The next windows of every shard, as far as the model is through with them."""
+    def _take_embedded(self) -> tuple[list[Window], int]:
+        """The next windows of every shard, as far as the model is through with them; their size."""
         taken: list[Window] = []
-        left: deque[Window] = deque()
+        total = 0
+        left: deque[tuple[Window, int]] = deque()
         blocked: set[str] = set()
-        for window in self._queue:
+        for window, size in self._queue:
             if window.shard in blocked or not window.is_embedded():
                 blocked.add(window.shard)
-                left.append(window)
+                left.append((window, size))
             else:
                 taken.append(window)
+                total += size
         self._queue, self._blocked, self._ready = left, blocked, False
-        return taken
+        return taken, total
 
     def _check(self) -> None:
         if self._error is not None:
@@ -126,7 +129,7 @@ class Lane:
                 )
                 if self._closed:
                     return
-                windows = self._take_embedded()
+                windows, size = self._take_embedded()
             if not windows and not later:
                 continue
             try:
@@ -139,7 +142,7 @@ class Lane:
             later = receipt.later
             unfinished.update(window.shard for window in windows)
             with self._changed:
-                self._queued_rows -= sum(map(_size, windows))
+                self._queued_rows -= size
                 if not later:
                     self._finished.update(unfinished)
                     unfinished.clear()

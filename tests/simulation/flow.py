@@ -10,10 +10,11 @@ left but what is committed and what the store has.
 import pickle
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from flows.sync import collection_specs, rules_of
 from operators import source
@@ -106,6 +107,18 @@ class Lane:
     error: BaseException | None = None
 
 
+class Model(Executor):
+    """The model's thread: what it is given is done when its turn comes."""
+
+    def __init__(self) -> None:
+        self.calls: list[Callable[[], object]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Keep a call."""
+        self.calls.append(partial(fn, *args, **kwargs))
+        return Future()
+
+
 @dataclass(eq=False)
 class Worker:
     """One process, and all that is gone with it.
@@ -123,6 +136,7 @@ class Worker:
     shared: DedupContext
     resolver: Resolver
     embed: EmbedStep
+    model: Model
     writer: Writer
     lanes: list[Lane]
     shards: dict[str, DedupLogic] = field(default_factory=dict)
@@ -265,12 +279,14 @@ class Flow:
             telemetry(),
             now=self._clock.seconds,
         )
+        model = Model()
         return Worker(
             number,
             ledger,
             shared,
             Resolver({TOPIC: made.tables[0]}, self.store, retry, telemetry()),
-            EmbedStep(embedder, texts, telemetry()),
+            EmbedStep(embedder, texts, telemetry(), model),
+            model,
             writer,
             [Lane() for _ in range(knobs.lanes)],
             arrived=[deque() for _ in range(knobs.workers)],
@@ -354,8 +370,10 @@ class Flow:
             if worker.dead:
                 continue
             steps += self._thread_steps(worker)
+            if worker.model.calls:
+                steps.append((4, f"model {worker.number}", partial(self.calculate, worker)))
             for number, lane in enumerate(worker.lanes):
-                if not lane.busy and lane.error is None and (lane.queue or lane.later):
+                if not lane.busy and lane.error is None and (lane.later or _taken(lane, 1)[0]):
                     steps.append(
                         (
                             6,
@@ -472,6 +490,16 @@ class Flow:
                 parts = worker.embed([(item.shard, item.window)])
                 worker.embedded += [Item(item.epoch, shard, window) for shard, window in parts]
 
+    def calculate(self, worker: Worker) -> None:
+        """Let the model do what it was given, and all that waits by then."""
+        calls, worker.model.calls = worker.model.calls, []
+        try:
+            for call in calls:
+                call()
+        except PowerCut as error:
+            error.victim = worker.number if error.victim is None else error.victim
+            raise
+
     def submit(self, worker: Worker, count: int) -> None:
         """Queue windows for their lanes.
 
@@ -497,7 +525,7 @@ class Flow:
 
     def write(self, worker: Worker, lane: Lane, count: int) -> bool:
         """Let a lane write what it has before it. Returns whether it did."""
-        items = self._taken(lane, count)
+        items, lane.queue = _taken(lane, count)
         windows = [*lane.later, *(item.window for item in items)]
         with self._acting(worker, lane):
             try:
@@ -507,15 +535,6 @@ class Flow:
                 return False
         lane.later = receipt.later
         return True
-
-    def _taken(self, lane: Lane, count: int) -> list[Item]:
-        """The first of a lane's items; at times but for a shard that waits for the model."""
-        shards = sorted({item.shard for item in lane.queue})
-        slow = self._clock.rng.choice([None, *shards]) if len(shards) > 1 else None
-        items = [item for item in lane.queue if item.shard != slow][:count]
-        taken = set(map(id, items))
-        lane.queue = deque(item for item in lane.queue if id(item) not in taken)
-        return items
 
     def close(self, number: int) -> None:
         """End the epoch of one partition: it emits no more before the commit."""
@@ -625,3 +644,17 @@ class Flow:
                 loaded = pickle.loads(state)
                 found.append((max(0, loaded[1]), loaded[2]))
         return found
+
+
+def _taken(lane: Lane, count: int) -> tuple[list[Item], deque[Item]]:
+    """The first of a lane's items that wait for no vectors, nor for one of their shard; and the rest."""
+    items: list[Item] = []
+    left: deque[Item] = deque()
+    blocked: set[str] = set()
+    for item in lane.queue:
+        if len(items) == count or item.shard in blocked or not item.window.is_embedded():
+            blocked.add(item.shard)
+            left.append(item)
+        else:
+            items.append(item)
+    return items, left

@@ -549,10 +549,12 @@ class World:
                 ("notice", partial(flow.notice, worker)),
                 ("resolve", partial(flow.resolve, worker, 999)),
                 ("embed", partial(flow.embed, worker, 999)),
+                ("model", partial(flow.calculate, worker)),
                 ("submit", partial(flow.submit, worker, 999)),
             )
             for name, step in steps:
-                if name == "notice" or worker.closed or worker.resolved or worker.embedded:
+                waits = worker.closed or worker.resolved or worker.embedded or worker.model.calls
+                if name == "notice" or waits:
                     self._do(f"{name} {worker.number}", step)
         for _ in range(4):
             for worker in flow.workers:

@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
@@ -58,9 +58,9 @@ def model() -> Held:
     return Held()
 
 
-def step_of(model: HashEmbedder, on_done: Callable[[], None] | None) -> EmbedStep:
+def step_of(model: HashEmbedder, pool: Executor | None, on_done: Callable[[], None]) -> EmbedStep:
     telemetry = Telemetry()
-    return EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, on_done)
+    return EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry, pool, on_done)
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def done() -> threading.Semaphore:
 
 @pytest.fixture
 def step(model: Held, done: threading.Semaphore) -> Iterator[EmbedStep]:
-    step = step_of(model, done.release)
+    step = step_of(model, ThreadPoolExecutor(1), done.release)
     yield step
     model.let.release(100)
     step.close()
@@ -128,7 +128,7 @@ def test_windows_go_on_while_the_model_works(step, model, done):
 
 def test_texts_of_small_windows_go_together_and_many_go_in_groups(model):
     model.let.release(100)
-    step = step_of(model, None)
+    step = step_of(model, None, lambda: None)
     step([("000", window(f"{number}")) for number in range(40)])
     assert model.calls == [40]
     # By its length, each of these fills a batch.
@@ -147,6 +147,58 @@ def test_what_closes_while_the_model_is_busy_goes_into_one_call(step, model):
     for number, each in enumerate(windows):
         assert embedded(each) == [f"docs:{number}"]
     assert model.calls == [1, 3]
+
+
+def test_what_waits_and_is_overwritten_is_not_embedded(step, model):
+    step([("000", window("busy"))])
+    assert model.entered.acquire(timeout=SOON)
+    old = window("old", "kept")
+    step([("000", old)])
+    new = window(shard="000")
+    new.rows = {RowKey("docs:old"): row("new", "old", 2)}
+    ((_, _),) = step([("000", new)])
+    gone = window(shard="000")
+    gone.deletes = {RowKey("docs:kept"): delete("kept")}
+    step([("000", gone)])
+    model.let.release(2)
+    assert embedded(new) == ["docs:old"]
+    assert (embedded(old), old.rows) == ([], {})
+    assert model.calls == [1, 1]
+
+
+def test_a_row_with_the_text_that_waits_brings_it_itself(step, model):
+    step([("000", window("busy"))])
+    assert model.entered.acquire(timeout=SOON)
+    first, second = window("same"), window(unchanged=["same"])
+    step([("000", first)])
+    assert step([("000", second)]) == [("000", second)]
+    model.let.release(2)
+    assert embedded(second) == ["docs:same"]
+    assert second.unchanged == set()
+    assert first.rows == {}
+
+
+@pytest.mark.parametrize("what", ["truncates", "moves", "partial"])
+def test_what_waits_stays_where_something_may_need_it(step, model, what):
+    step([("000", window("busy"))])
+    assert model.entered.acquire(timeout=SOON)
+    old, new, last = window("partial"), window(), window("partial")
+    step([("000", old)])
+    match what:
+        case "truncates":
+            new.truncates = [
+                Truncate("docs", make_version(0, "0", 1), KafkaPosition(TOPIC, 0, 1), 0)
+            ]
+        case "moves":
+            new.deletes = {RowKey("docs:partial"): delete("partial")}
+            new.moves = [Move(delete("partial"))]
+        case "partial":
+            new.rows = {RowKey("docs:partial"): partial_row()}
+    step([("000", new)])
+    step([("000", last)])
+    model.let.release(3)
+    assert embedded(last) == ["docs:partial"]
+    assert embedded(old) == list(old.rows) == ["docs:partial"]
 
 
 def test_what_fails_the_model_is_told_by_its_windows_and_by_no_others(step, model):
