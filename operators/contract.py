@@ -67,7 +67,7 @@ class EmbeddingSection(Section):
     model: str = Field(min_length=1)
     revision: str | None = None
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     normalize: bool | Literal["auto"] = "auto"
     max_length: int | None = Field(default=None, ge=8)

@@ -140,3 +140,21 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
         batches.append(order[begin:end])
         end = begin
     return batches[::-1]
+
+
+def unpadded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
+    """As `token_batches`, for a model that pads nothing: what a batch costs is its tokens.
+
+    Returns:
+        Batches of indices into `lengths`, every index once, the longest texts first; all of them full
+        but for what the next text does not fit into, and the last.
+    """
+    batches: list[list[int]] = []
+    room = 0
+    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
+        if not batches or lengths[index] > room:
+            batches.append([])
+            room = max_batch_tokens
+        batches[-1].append(index)
+        room -= lengths[index]
+    return batches

@@ -1,9 +1,13 @@
-"""The network of a transformer: token ids → pooled vectors on a device. The only import of torch.
+"""The network of a transformer: token ids → pooled vectors on a device.
+
+On a CPU it is changed where that is faster (`operators.linear`, `operators.packing`), and each change
+is undone where the model does not come out the same: what it is made of is its own affair.
 
 No code of a model's repository runs: weights are safetensors only, `trust_remote_code` is off.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -12,14 +16,19 @@ import torch
 from transformers import AutoModel
 from transformers.utils import logging as transformers_logging
 
+from operators import linear, packing
 from operators.contract import EmbeddingSection
 from operators.errors import FatalError
 from operators.model_files import OwnSettings, first_line, model_error
+from operators.packing import Run
 
 Tensor: TypeAlias = torch.Tensor
 
 UNLIMITED = 10**6
 """Where a model has no limit of length; a tokenizer without one writes a number near 10^30."""
+
+_SAMPLE_LENGTHS = (70, 9, 5, 5, 2)
+"""Of texts that a changed model must see as before; longer and shorter than where attention changes."""
 
 
 def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dtype]:
@@ -43,7 +52,7 @@ def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dty
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if section.dtype == "auto":
             return device, torch.bfloat16 if bf16 else torch.float32
-        supported = bf16 or section.dtype != "bfloat16"
+        supported = section.dtype != "int8" and (bf16 or section.dtype != "bfloat16")
     else:
         supported = section.dtype != "float16"
     if not supported:
@@ -52,7 +61,9 @@ def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dty
             cause=f"{name} does not calculate in it",
             hint="Set dtype to auto or float32",
         )
-    return device, torch.float32 if section.dtype == "auto" else getattr(torch, section.dtype)
+    # In int8 are the weights of products alone: what goes in and comes out is float32.
+    in_float32 = section.dtype in ("auto", "int8")
+    return device, torch.float32 if in_float32 else getattr(torch, section.dtype)
 
 
 class Encoder:
@@ -61,6 +72,8 @@ class Encoder:
     Attributes:
         limit: Tokens of a text that its table of positions has room for.
         dtype: What it calculates in.
+        packs: It takes texts one behind the other: padding costs nothing, because there is none.
+            Known after `try_out`.
 
     Raises:
         FatalError: The files are not those of a whole text encoder; the message says what to do.
@@ -73,6 +86,7 @@ class Encoder:
         device: torch.device,
         dtype: torch.dtype,
         *,
+        int8: bool,
         pooling: str,
         normalize: bool,
     ) -> None:
@@ -81,21 +95,24 @@ class Encoder:
         self._pooling = pooling
         self._normalize = normalize
         self._model = _load(name, own, device, dtype)
+        self._first_position = 0
         self.limit = self._limit()
         self.dtype = self._model.dtype
+        self.packs = False
+        self._int8 = int8
 
     def forward(self, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor | None:
         """Pooled vectors, float32 of shape (len(rows), dim), on the device; None if out of memory.
 
         Args:
             rows: Token ids of each text.
-            pad_id: What fills up the shorter ones; the mask hides it.
+            pad_id: What fills up the shorter ones, unless the model packs; the mask hides it.
 
         Raises:
             RuntimeError: The device failed.
         """
         try:
-            return self._pooled(rows, pad_id)
+            return self._pooled_packed(rows) if self.packs else self._pooled(rows, pad_id)
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
@@ -113,8 +130,10 @@ class Encoder:
     def try_out(self, ids: Sequence[int], *, allow_decoder: bool) -> int:
         """Refuse a model whose states are not vectors of text; return their size.
 
+        Then make it faster, as far as it lets itself be.
+
         Args:
-            ids: Of any text.
+            ids: Of any text with several tokens.
             allow_decoder: A decoder is taken if it is not pooled at the first token.
         """
         first, *_, last = [*ids] * 2
@@ -136,7 +155,44 @@ class Encoder:
                     "is a decoder, and does not say how to pool it",
                     "Choose an encoder; or set pooling to last if the model was trained for that",
                 )
+        if self._device.type == "cpu":
+            self._make_faster(ids)
         return int(hidden.shape[-1])
+
+    def _make_faster(self, ids: Sequence[int]) -> None:
+        """Change the model in ways that are faster on a CPU; undo what changes its states."""
+        lengths = [length for length in _SAMPLE_LENGTHS if length <= self.limit]
+        # No two of them alike: or a text could see another, and nobody would know.
+        rows = [(list(ids) * length)[at : at + length] for at, length in enumerate(lengths)]
+        wanted = self._real_states(rows)
+        if (attention := self._model.config._attn_implementation) == "sdpa":
+            packing.register()
+            self._model.set_attn_implementation(packing.PACKED)
+            self.packs = self._makes(wanted, lambda: self._packed(rows)[0])
+            if not self.packs:
+                self._model.set_attn_implementation(attention)
+        if self._int8:
+            linear.to_int8(self._model)
+        else:
+            undo = linear.to_onednn(self._model)
+            if not self._makes(wanted, lambda: self._real_states(rows)):
+                undo()
+
+    def _real_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """The last layer (tokens, dim), without what is padding."""
+        if self.packs:
+            return self._packed(rows)[0]
+        hidden, mask = self._hidden(rows, 0)
+        return hidden[mask.bool()]
+
+    def _makes(self, wanted: Tensor, states: Callable[[], Tensor]) -> bool:
+        """Whether states come out as wanted but for rounding; not if it cannot make them at all."""
+        try:
+            apart = (states() - wanted).abs().max()
+        except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        # Rounding adds up over the layers; a text that sees another is apart by about its own size.
+        return bool(apart <= torch.finfo(self.dtype).eps ** 0.5 * wanted.abs().max())
 
     @torch.inference_mode()
     def _pooled(self, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
@@ -151,6 +207,36 @@ class Encoder:
                 weights = mask.float().unsqueeze(1)
                 pooled = (weights @ hidden.float()).squeeze(1) / weights.sum(2)
         return torch.nn.functional.normalize(pooled, dim=-1) if self._normalize else pooled
+
+    @torch.inference_mode()
+    def _pooled_packed(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        hidden, runs = self._packed(rows)
+        parts = []
+        begin = 0
+        for run in runs:
+            states = hidden[begin : begin + run.tokens].view(*run, -1).float()
+            match self._pooling:
+                case "cls":
+                    parts.append(states[:, 0])
+                case "last":
+                    parts.append(states[:, -1])
+                case _:
+                    parts.append(states.mean(1))
+            begin += run.tokens
+        pooled = torch.cat(parts)
+        return torch.nn.functional.normalize(pooled, dim=-1) if self._normalize else pooled
+
+    def _packed(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[Run]]:
+        """The last layer (tokens, dim) of texts one behind the other, and where they lie."""
+        lengths = [len(row) for row in rows]
+        positions = np.concatenate([np.arange(length) for length in lengths])
+        ids = np.fromiter(chain.from_iterable(rows), np.int64, len(positions))
+        output = self._model(
+            input_ids=torch.from_numpy(ids).unsqueeze(0),
+            position_ids=torch.from_numpy(positions + self._first_position).unsqueeze(0),
+            runs=(runs := packing.runs_of(lengths)),
+        )
+        return output.last_hidden_state[0], runs
 
     def _hidden(self, rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
         """The last layer (rows, longest, dim) and the mask (rows, longest); padded on the right."""
@@ -173,6 +259,7 @@ class Encoder:
             padding = getattr(module, "padding_idx", None)
             table = getattr(module, "position_embeddings", None)
             if isinstance(padding, int) and isinstance(table, torch.nn.Embedding):
+                self._first_position = padding + 1
                 limit = table.num_embeddings - padding - 1
         return limit if limit > 0 else UNLIMITED
 

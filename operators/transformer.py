@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from operators import points
 from operators.contract import EmbeddingSection
-from operators.embedding import token_batches
+from operators.embedding import token_batches, unpadded_batches
 from operators.encoder import UNLIMITED, Encoder, Tensor, device_and_dtype
 from operators.errors import FatalError
 from operators.model_files import (
@@ -29,7 +29,7 @@ from operators.model_files import (
 from operators.tokens import Tokens
 
 MAX_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
-"""Padded tokens per batch unless the contract says otherwise: on a CPU what stays in its cache."""
+"""Tokens per batch unless the contract says otherwise: on a CPU what stays in its cache."""
 
 
 class TransformerEmbedder:
@@ -40,11 +40,11 @@ class TransformerEmbedder:
     Attributes:
         model: `name@revision`, the revision being 12 hex digits: of the hub's commit if there is
             one, else of a hash of the model's files; hashed again with the settings of the contract
-            where they differ from the model's own. Device and dtype are no part of it, nor is the
-            place on disk: a folder is called by its own name.
+            where they differ from the model's own, or are int8. The device and the other dtypes are
+            no part of it, nor is the place on disk: a folder is called by its own name.
         dim: Length of a vector.
         max_length: Tokens of a text that are read, special tokens included.
-        max_batch_tokens: Padded tokens per batch; halved for good when the device runs out.
+        max_batch_tokens: Tokens per batch, padding included; halved for good when the device runs out.
         calls_at_once: See `Embedder.calls_at_once`.
         tokens_total: Tokens read since the start, without padding.
         padded_tokens_total: The same with padding, which is what was calculated.
@@ -66,7 +66,13 @@ class TransformerEmbedder:
         normalize = own.normalize if section.normalize == "auto" else section.normalize
         self._prompt, self._query_prompt = own.document_prompt, own.query_prompt
         self._encoder = Encoder(
-            self._name, own, self._device, dtype, pooling=pooling, normalize=normalize
+            self._name,
+            own,
+            self._device,
+            dtype,
+            int8=section.dtype == "int8",
+            pooling=pooling,
+            normalize=normalize,
         )
         self._tokens = Tokens(self._name, own)
         limit = self._encoder.limit
@@ -85,7 +91,7 @@ class TransformerEmbedder:
         self.padded_tokens_total = 0
         self._lock = threading.Lock()
         self.dim = self._encoder.try_out(
-            self._tokens.ids(["first second"])[0],
+            self._tokens.ids(["a text of several words, each of them another"])[0],
             allow_decoder=section.pooling != "auto" or not own.plain,
         )
         self._room = self.max_length - self._tokens.overhead(self._prompt)
@@ -95,6 +101,7 @@ class TransformerEmbedder:
                 ("pooling", pooling, own.pooling),
                 ("normalize", normalize, own.normalize),
                 ("max_length", self.max_length, own_length),
+                ("int8", section.dtype == "int8", False),
             )
             if ours != theirs
         }
@@ -151,12 +158,15 @@ class TransformerEmbedder:
 
     def _embed_ids(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
         lengths = [len(each) for each in ids]
-        pending = deque(token_batches(lengths, self.max_batch_tokens))
+        cut = unpadded_batches if self._encoder.packs else token_batches
+        pending = deque(cut(lengths, self.max_batch_tokens))
         order: list[int] = []
         parts: list[Tensor] = []
         while pending:
             batch = pending.popleft()
-            cost = len(batch) * max(lengths[index] for index in batch)
+            tokens = sum(lengths[index] for index in batch)
+            longest = max(lengths[index] for index in batch)
+            cost = tokens if self._encoder.packs else len(batch) * longest
             part = self._encoder.forward([ids[index] for index in batch], self._tokens.pad_id)
             if part is None:
                 if len(batch) == 1:
@@ -166,13 +176,13 @@ class TransformerEmbedder:
                     )
                 self.max_batch_tokens = cost // 2
                 left = [*batch, *(index for other in pending for index in other)]
-                packed = token_batches([lengths[index] for index in left], self.max_batch_tokens)
-                pending = deque([left[place] for place in places] for places in packed)
+                halved = cut([lengths[index] for index in left], self.max_batch_tokens)
+                pending = deque([left[place] for place in places] for places in halved)
                 continue
             order += batch
             parts.append(part)
             points.reach("in_embed")
-            self.tokens_total += sum(lengths[index] for index in batch)
+            self.tokens_total += tokens
             self.padded_tokens_total += cost
         vectors = np.empty((len(ids), self.dim), np.float32)
         vectors[order] = self._encoder.gather(parts)

@@ -1,19 +1,30 @@
 import itertools
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from operators.embedding import BATCHES_PER_BUDGET, Embedder, text_hash, token_batches
+from operators.embedding import (
+    BATCHES_PER_BUDGET,
+    Embedder,
+    text_hash,
+    token_batches,
+    unpadded_batches,
+)
 from tests.fakes import HashEmbedder
 
 LENGTHS = st.lists(st.integers(0, 600), max_size=200)
 BUDGET = st.integers(1, 4_096)
 
 
-@given(LENGTHS, BUDGET)
-def test_every_text_is_in_one_batch(lengths, budget):
-    batches = token_batches(lengths, budget)
+CUTS = pytest.mark.parametrize("cut", [token_batches, unpadded_batches])
+
+
+@CUTS
+@given(lengths=LENGTHS, budget=BUDGET)
+def test_every_text_is_in_one_batch(cut, lengths, budget):
+    batches = cut(lengths, budget)
     assert sorted(index for batch in batches for index in batch) == list(range(len(lengths)))
     assert all(batches)
 
@@ -26,8 +37,16 @@ def test_the_padded_cost_keeps_to_the_budget_or_the_text_is_alone(lengths, budge
 
 
 @given(LENGTHS, BUDGET)
-def test_lengths_fall_over_all_batches(lengths, budget):
-    packed = [lengths[index] for batch in token_batches(lengths, budget) for index in batch]
+def test_without_padding_every_batch_is_full_of_tokens(lengths, budget):
+    batches = [[lengths[i] for i in batch] for batch in unpadded_batches(lengths, budget)]
+    assert all(sum(batch) <= budget or len(batch) == 1 for batch in batches)
+    assert all(sum(batch) + after[0] > budget for batch, after in itertools.pairwise(batches))
+
+
+@CUTS
+@given(lengths=LENGTHS, budget=BUDGET)
+def test_lengths_fall_over_all_batches(cut, lengths, budget):
+    packed = [lengths[index] for batch in cut(lengths, budget) for index in batch]
     assert packed == sorted(lengths, reverse=True)
 
 
@@ -48,9 +67,10 @@ def test_no_other_cut_costs_less(lengths, budget):
     assert cost(ours) == min(allowed)
 
 
-@given(LENGTHS, BUDGET)
-def test_batches_depend_on_nothing_but_the_arguments(lengths, budget):
-    assert token_batches(lengths, budget) == token_batches(tuple(lengths), budget)
+@CUTS
+@given(lengths=LENGTHS, budget=BUDGET)
+def test_batches_depend_on_nothing_but_the_arguments(cut, lengths, budget):
+    assert cut(lengths, budget) == cut(tuple(lengths), budget)
 
 
 def test_packing_by_example():

@@ -42,6 +42,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers.utils import logging as transformers_logging
 
+from operators import linear, packing
 from operators.contract import EmbeddingSection
 from operators.embedding import Embedder
 from operators.errors import FatalError
@@ -177,13 +178,24 @@ def test_pooling_and_normalisation_are_the_models_own(tmp_path, docstrings, mode
     assert np.allclose(load(folder).embed(texts), theirs(folder, texts), atol=2e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["Bert", "Roberta", "MPNet", "DistilBert", "ModernBert"])
-def test_encoders_of_several_architectures(tmp_path, docstrings, kind):
+@pytest.mark.parametrize(
+    ("kind", "packs"),
+    [
+        ("Bert", True),
+        ("Roberta", True),
+        ("DistilBert", True),
+        ("EuroBert", True),
+        ("MPNet", False),
+        ("ModernBert", False),
+    ],
+)
+def test_encoders_of_several_architectures(tmp_path, docstrings, kind, packs):
     plain = build(tmp_path / "plain", kind)
     folder = sentence(tmp_path / "model", Pooling(32, "mean"), Normalize(), plain=plain)
     texts = [*docstrings[:40], *ODD_TEXTS]
     embedder = load(folder)
     assert cosines(embedder.embed(texts), theirs(folder, texts)).min() > 0.99999
+    assert embedder._encoder.packs is packs
     # Its own limit is 48; whatever it allows beyond that, it can calculate.
     assert embedder.max_length == 48
     longest = load(folder, max_length=64)
@@ -195,7 +207,107 @@ def test_a_decoder_is_pooled_at_its_last_token(tmp_path, docstrings, kind):
     plain = build(tmp_path / "plain", kind)
     folder = sentence(tmp_path / "model", Pooling(32, "lasttoken"), Normalize(), plain=plain)
     texts = [*docstrings[:40], *ODD_TEXTS]
-    assert cosines(load(folder).embed(texts), theirs(folder, texts)).min() > 0.99999
+    embedder = load(folder)
+    assert not embedder._encoder.packs
+    assert cosines(embedder.embed(texts), theirs(folder, texts)).min() > 0.99999
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
+@pytest.mark.parametrize("length", [3, 64, 65, 500])
+def test_texts_that_lie_side_by_side_do_not_see_each_other(minilm, pooling, length):
+    embedder = load(MINILM, pooling=pooling, max_length=512)
+    texts = [" ".join([word] * length) for word in ("fox", "dog", "fox dog", "a")]
+    assert embedder._encoder.packs
+    together = embedder.embed([*texts, "another"])[:-1]
+    assert np.allclose(together, [embedder.embed([text])[0] for text in texts], atol=1e-6)
+
+
+def _sees_all(*args, scaling):
+    """Attention over all tokens of a run, as if they were of one text."""
+    run, *states = args
+    return packing_attend(packing.Run(1, run.tokens), *states, scaling=scaling)
+
+
+packing_attend = packing._attend
+
+
+@pytest.mark.parametrize("error", [None, ValueError, TypeError, RuntimeError])
+def test_a_model_that_packing_would_change_is_padded(tmp_path, monkeypatch, docstrings, error):
+    folder = build(tmp_path / "model")
+    want = load(folder).embed(docstrings)
+
+    def refuse(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr(packing, "_attend", refuse if error else _sees_all)
+    embedder = load(folder)
+    assert not embedder._encoder.packs
+    assert np.allclose(embedder.embed(docstrings), want, atol=1e-6)
+    assert embedder.padded_tokens_total > embedder.tokens_total
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"sliding_window": 128},
+        {"softcap": 30.0},
+        {"attention_mask": torch.ones(1, 1, 4, 4)},
+        {"dropout": 0.1},
+        {"key": torch.ones(1, 1, 4, 8)},
+        {"module": argparse.Namespace(is_causal=True)},
+        {"module": argparse.Namespace()},
+    ],
+    ids=lambda odd: next(iter(odd)),
+)
+def test_attention_of_another_kind_is_refused(odd):
+    plain = {
+        "module": argparse.Namespace(is_causal=False),
+        "query": torch.ones(1, 2, 4, 8),
+        "key": torch.ones(1, 2, 4, 8),
+        "value": torch.ones(1, 2, 4, 8),
+        "attention_mask": None,
+        "scaling": 1.0,
+        "runs": [packing.Run(2, 2)],
+        "position_ids": torch.zeros(1, 4),
+        "encoder_hidden_states": None,
+    }
+    assert torch.equal(packing.attend(**plain)[0], torch.ones(1, 4, 2, 8))
+    with pytest.raises(ValueError, match="not implemented"):
+        packing.attend(**plain | odd)
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_either_library_makes_the_same_vectors(tmp_path, monkeypatch, minilm, docstrings, pays):
+    monkeypatch.setattr(linear, "_onednn_pays", lambda dtype: pays)
+    embedder = load(MINILM)
+    used = {type(module) for module in embedder._encoder._model.modules()}
+    assert (linear.OneDnnLinear in used) is pays
+    assert (torch.nn.Linear in used) is not pays
+    assert np.allclose(embedder.embed(docstrings), minilm.embed(docstrings), atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError, AttributeError])
+def test_a_model_that_another_library_would_change_is_left_as_it_was(
+    tmp_path, monkeypatch, docstrings, error
+):
+    folder = build(tmp_path / "model")
+    want = load(folder).embed(docstrings)
+
+    def wrong(self, states):
+        if error:
+            raise error
+        return states.new_ones(*states.shape[:-1], len(self._bias))
+
+    monkeypatch.setattr(linear, "_onednn_pays", lambda dtype: True)
+    monkeypatch.setattr(linear.OneDnnLinear, "forward", wrong)
+    assert np.allclose(load(folder).embed(docstrings), want, atol=1e-6)
+
+
+def test_int8_is_close_to_float32(minilm, docstrings):
+    embedder = load(MINILM, dtype="int8")
+    ours, exact = embedder.embed(docstrings), minilm.embed(docstrings)
+    assert cosines(ours, exact).min() > 0.98
+    assert not np.allclose(ours, exact, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -262,7 +374,7 @@ def test_identical_texts_are_embedded_once_and_order_is_kept(minilm):
     before = minilm.tokens_total, minilm.padded_tokens_total
     vectors = minilm.embed(["b", "a longer text", "b", "b"])
     read, padded = minilm.tokens_total - before[0], minilm.padded_tokens_total - before[1]
-    assert [read, padded] == [8, 10] == [sum(minilm.count_tokens(["b", "a longer text"])), 2 * 5]
+    assert read == padded == 8 == sum(minilm.count_tokens(["b", "a longer text"]))
     assert np.array_equal(vectors[0], vectors[2])
     assert np.array_equal(vectors[0], vectors[3])
     assert np.allclose(vectors[1], minilm.embed(["a longer text"])[0], atol=1e-6)
@@ -290,19 +402,20 @@ def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
     calls: list[int] = []
     forward = embedder._encoder._model.forward
 
-    def limited(input_ids, attention_mask):
-        calls.append(len(input_ids))
-        if len(input_ids) > rows:
+    def limited(input_ids, runs=None, **others):
+        calls.append(sum(run.texts for run in runs) if runs else len(input_ids))
+        if calls[-1] > rows:
             raise error
-        return forward(input_ids=input_ids, attention_mask=attention_mask)
+        return forward(input_ids=input_ids, **others | ({"runs": runs} if runs else {}))
 
     monkeypatch.setattr(embedder._encoder._model, "forward", limited)
     return calls
 
 
+@pytest.mark.parametrize("kind", ["Bert", "ModernBert"])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
-def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, docstrings, error):
-    folder = build(tmp_path / "model")
+def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, docstrings, error, kind):
+    folder = build(tmp_path / "model", kind)
     embedder = load(folder)
     want = embedder.embed(docstrings)
     embedder = load(folder)
@@ -488,7 +601,13 @@ def test_identity_changes_with_whatever_changes_the_vectors(tmp_path):
     folder = sentence(tmp_path / "one" / "model", Pooling(32, "mean"))
     identities = [
         load(folder, **settings).model
-        for settings in ({}, {"pooling": "cls"}, {"normalize": True}, {"max_length": 32})
+        for settings in (
+            {},
+            {"pooling": "cls"},
+            {"normalize": True},
+            {"max_length": 32},
+            {"dtype": "int8"},
+        )
     ]
     weights = sentence(
         tmp_path / "two" / "model", Pooling(32, "mean"), plain=build(tmp_path / "p", seed=1)
@@ -643,8 +762,14 @@ def test_cuda_without_cuda(tmp_path):
     assert "sees 0 CUDA devices" in told
 
 
-def test_a_dtype_that_the_device_lacks(tmp_path):
+def test_a_dtype_that_the_device_lacks(tmp_path, monkeypatch):
     assert "embedding.dtype 'float16': cpu does not" in refusal(tmp_path, dtype="float16")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **_: True)
+    told = refusal(tmp_path, dtype="int8", device="cuda")
+    assert "embedding.dtype 'int8': cuda does not calculate in it" in told
+    assert "Set dtype to auto or float32" in told
 
 
 # --- the GPU ---------------------------------------------------------------------------------
