@@ -7,17 +7,22 @@ themselves, tokenizing included; the model is loaded and warm. It leaves out the
 
 By turns, in the same process, against
 
-- `limit`: what the machine multiplies in the model's own matrix shapes and dtype, as tokens. The
-  products of the model's layers and its attention are counted, so that nothing can be faster;
-- `sentence_transformers`: its `encode` with batches of 8, 32 and 128, of which the best counts.
+- `limit`: what the machine multiplies in the model's own matrix shapes and dtype, as tokens, by the
+  faster of PyTorch's two libraries. The products of the model's layers and its attention are counted,
+  so that nothing can be faster;
+- `matmul`: the same by `torch.matmul`, which is all that a user of PyTorch gets unasked;
+- `sentence_transformers`: its `encode` with batches of 8, 32 and 128, of which the best counts;
+- the embedder itself in less than float32: `bfloat16` and `int8`. What they lose is told beside it
+  (`loss`): how close the vectors stay, and which share of a text's ten nearest neighbours they find.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from sentence_transformers import SentenceTransformer
 from transformers import AutoConfig
@@ -26,10 +31,13 @@ from benchmarks import corpus
 from benchmarks.contracts import MODEL
 from benchmarks.measuring import Rate, Rounds, clocks, parser, print_result, progress, take_turns
 from operators.contract import EmbeddingSection
+from operators.linear import OneDnnLinear
 from operators.model_files import resolve_model
 from operators.transformer import TransformerEmbedder
 
 BATCH_SIZES = (8, 32, 128)
+NEAREST = 10
+LOSS_TEXTS = 3_000
 _LIMIT_SECONDS = 0.5
 
 
@@ -46,20 +54,23 @@ def flops(config: Any, lengths: list[int]) -> float:
     return float(config.num_hidden_layers * (sum(lengths) * per_token + attention))
 
 
-def flops_per_second(config: Any, rows: int) -> Callable[[], Rate]:
-    """What the machine multiplies, in the shapes of the model's largest layer, there and back."""
+def flops_per_second(config: Any, rows: int, *, onednn: bool) -> Callable[[], Rate]:
+    """What a library multiplies, in the shapes of the model's largest layer, there and back."""
     hidden, inner = config.hidden_size, config.intermediate_size
-    states, up = torch.randn(rows, hidden), torch.randn(hidden, inner)
-    wide, down = torch.empty(rows, inner), torch.randn(inner, hidden)
+    states, wide = torch.randn(rows, hidden), torch.empty(rows, inner)
+    up, down = torch.nn.Linear(hidden, inner), torch.nn.Linear(inner, hidden)
+    packed_up, packed_down = OneDnnLinear(up), OneDnnLinear(down)
     one = 2 * 2 * rows * hidden * inner
 
     def run() -> Rate:
         done, started = 0, clocks()
         with torch.inference_mode():
             while time.perf_counter() < started[0] + _LIMIT_SECONDS:
-                torch.matmul(states, up, out=wide)
-                torch.matmul(wide, down, out=states)
-                states.mul_(1e-3)  # or it would grow beyond what can be multiplied
+                if onednn:
+                    packed_down(packed_up(states))
+                else:
+                    torch.matmul(states, up.weight.T, out=wide)
+                    torch.matmul(wide, down.weight.T)
                 done += one
         return Rate.of(done, started, clocks())
 
@@ -68,25 +79,38 @@ def flops_per_second(config: Any, rows: int) -> Callable[[], Rate]:
 
 def measure(
     texts: list[str],
-    embedder: TransformerEmbedder,
+    embedders: Mapping[str, TransformerEmbedder],
     reference: SentenceTransformer,
     rounds: int,
     config: Any,
 ) -> tuple[Rounds, dict[str, float | int]]:
-    """Rates in tokens per second, and what the set was."""
+    """Rates in tokens per second, and what the set was.
+
+    Args:
+        texts: The set.
+        embedders: `rowvec` in float32, the others by their dtype.
+        reference: Of sentence-transformers.
+        rounds: How often each runs.
+        config: Of the model.
+    """
+    embedder = embedders["rowvec"]
     lengths = [min(n, embedder.max_length) for n in embedder.count_tokens(texts)]
     tokens = sum(lengths)
     share = tokens / flops(config, lengths)
-    products = flops_per_second(config, embedder.max_batch_tokens)
     made: dict[str, Any] = {}
 
-    def limit() -> Rate:
-        rate = products()
-        return Rate(rate.wall * share, rate.cpu * share)
+    def products(*, onednn: bool) -> Callable[[], Rate]:
+        multiply = flops_per_second(config, embedder.max_batch_tokens, onednn=onednn)
 
-    def rowvec() -> Rate:
+        def run() -> Rate:
+            rate = multiply()
+            return Rate(rate.wall * share, rate.cpu * share)
+
+        return run
+
+    def embed(name: str) -> Rate:
         started = clocks()
-        made["rowvec"] = embedder.embed(texts)
+        made[name] = embedders[name].embed(texts)
         return Rate.of(tokens, started, clocks())
 
     def encode(batch_size: int) -> Rate:
@@ -96,31 +120,66 @@ def measure(
         )
         return Rate.of(tokens, started, clocks())
 
-    embedder.embed(texts[:64])
+    for each in embedders.values():
+        each.embed(texts[:64])
     reference.encode(texts[:64], show_progress_bar=False)
     before = embedder.tokens_total, embedder.padded_tokens_total
     turns = take_turns(
         rounds,
         {
-            "limit": limit,
-            "rowvec": rowvec,
+            "matmul": products(onednn=False),
+            "onednn": products(onednn=True),
+            **{name: partial(embed, name) for name in embedders},
             **{f"encode_{size}": partial(encode, size) for size in BATCH_SIZES},
         },
     )
     apart = float(np.abs(made["rowvec"] - made["reference"]).max())
     assert apart < 1e-4, f"the vectors differ by {apart}: they cannot be compared"
     padded = embedder.padded_tokens_total - before[1]
-    best = [
-        max(both, key=lambda rate: rate.wall)
-        for both in zip(*(turns.rates[f"encode_{size}"] for size in BATCH_SIZES), strict=True)
-    ]
-    return Rounds({**turns.rates, "sentence_transformers": best}), {
+    best = {
+        "limit": _best(turns, ["matmul", "onednn"]),
+        "sentence_transformers": _best(turns, [f"encode_{size}" for size in BATCH_SIZES]),
+    }
+    return Rounds({**turns.rates, **best}), {
         "texts": len(texts),
         "tokens": tokens,
         "tokens_per_text": round(tokens / len(texts), 1),
         "padding": round(padded / (embedder.tokens_total - before[0]) - 1, 4),
         "largest_difference": float(f"{apart:.2g}"),
     }
+
+
+def _best(turns: Rounds, names: list[str]) -> list[Rate]:
+    """The fastest of several contestants, round by round."""
+    return [
+        max(rates, key=lambda rate: rate.wall)
+        for rates in zip(*(turns.rates[name] for name in names), strict=True)
+    ]
+
+
+def loss(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> dict[str, float]:
+    """What unit vectors lose against exact ones of the same texts.
+
+    Returns:
+        The lowest and the mean cosine of a text's two vectors, and `recall_at_10`: the share of its
+        ten nearest neighbours by the exact vectors that are among its ten nearest by the others.
+    """
+    cosines = (exact * other).sum(1)
+    found = [
+        len(np.intersect1d(*both)) / NEAREST
+        for both in zip(_neighbours(exact), _neighbours(other), strict=True)
+    ]
+    return {
+        "lowest_cosine": round(float(cosines.min()), 5),
+        "mean_cosine": round(float(cosines.mean()), 6),
+        "recall_at_10": round(float(np.mean(found)), 4),
+    }
+
+
+def _neighbours(vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    near = vectors @ vectors.T
+    np.fill_diagonal(near, -np.inf)
+    return np.argpartition(near, -NEAREST, axis=1)[:, -NEAREST:]
 
 
 def main() -> None:
@@ -132,7 +191,13 @@ def main() -> None:
         "short": corpus.short(texts, 64 if given.quick else 600),
         "long": corpus.long(texts, 16 if given.quick else 80),
     }
-    embedder = TransformerEmbedder(EmbeddingSection(model=MODEL, device="cpu"))
+    dtypes = {"rowvec": "float32", "bfloat16": "bfloat16", "int8": "int8"}
+    embedders = {
+        name: TransformerEmbedder(
+            EmbeddingSection.model_validate({"model": MODEL, "device": "cpu", "dtype": dtype})
+        )
+        for name, dtype in dtypes.items()
+    }
     reference = SentenceTransformer(str(resolve_model(MODEL)), device="cpu")
     config = AutoConfig.from_pretrained(resolve_model(MODEL))
     ratios: dict[str, list[float]] = {}
@@ -140,12 +205,18 @@ def main() -> None:
     counts: dict[str, Any] = {"rounds": rounds, "threads": torch.get_num_threads()}
     for name, chosen in sets.items():
         progress(f"{name}: {len(chosen)} texts")
-        turns, counts[name] = measure(chosen, embedder, reference, rounds, config)
-        ratios |= turns.ratios(f"{name}_over_limit", "rowvec", "limit")
-        ratios |= turns.ratios(
-            f"{name}_over_sentence_transformers", "rowvec", "sentence_transformers"
-        )
+        turns, counts[name] = measure(chosen, embedders, reference, rounds, config)
+        for other in ("limit", "matmul", "sentence_transformers"):
+            ratios |= turns.ratios(f"{name}_over_{other}", "rowvec", other)
+        for dtype in ("bfloat16", "int8"):
+            ratios |= turns.ratios(f"{name}_{dtype}_over_float32", dtype, "rowvec")
         rates |= {f"{name}_{key}": v for key, v in turns.per_second("tokens").items()}
+    sample = texts[: 64 if given.quick else LOSS_TEXTS]
+    progress(f"loss: {len(sample)} texts")
+    vectors = {name: embedder.embed(sample) for name, embedder in embedders.items()}
+    counts["loss"] = {"texts": len(sample)} | {
+        dtype: loss(vectors["rowvec"], vectors[dtype]) for dtype in ("bfloat16", "int8")
+    }
     print_result("embedding", quick=given.quick, ratios=ratios, rates=rates, counts=counts)
 
 
