@@ -4,8 +4,9 @@
     python -m benchmarks path state         # these, and README.md of all that is in results/
     python -m benchmarks --quick            # see that they run: nothing is kept, nothing written
 
-`make bench` does the first, with Quix Streams in a folder beside. A benchmark that fails leaves its
-last result as it was; the others still run, and the exit code is 1. Leave the machine alone meanwhile.
+`make bench` does the first, with Quix Streams in a folder beside. Where there is no GPU, `gpu` is left
+out. A benchmark that fails leaves its last result as it was; the others still run, and the exit code
+is 1. Leave the machine alone meanwhile.
 """
 
 import argparse
@@ -47,6 +48,13 @@ def keep(name: str, line: bytes, folder: Path) -> None:
     os.replace(fresh, folder / f"{name}.json")
 
 
+def has_gpu() -> bool:
+    """Whether `gpu` has something to measure here."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def main() -> None:
     """Run them."""
     options = argparse.ArgumentParser(
@@ -59,7 +67,7 @@ def main() -> None:
     options.add_argument("--rounds", type=int, help="how often each contestant runs")
     options.add_argument("--quix", type=Path, help="the folder where Quix Streams is installed")
     given = options.parse_args()
-    names = given.names or report.BENCHMARKS
+    names = given.names or [name for name in report.BENCHMARKS if name != "gpu" or has_gpu()]
     if unknown := sorted(set(names) - set(report.BENCHMARKS)):
         options.error(f"there is no {', '.join(unknown)}")
     shared = ["--quick"] if given.quick else []

@@ -24,9 +24,9 @@ def idle_contract(bootstrap_servers: str = "127.0.0.1:1") -> Contract:
 
 
 def real_contract(
-    bootstrap_servers: str, milvus: str, recovery: Path, fetch_wait_ms: int
+    bootstrap_servers: str, milvus: str, recovery: Path, fetch_wait_ms: int, device: str = "cpu"
 ) -> Contract:
-    """For a flow that embeds, on the CPU, and writes to Milvus.
+    """For a flow that embeds and writes to Milvus.
 
     Args:
         bootstrap_servers: Of the broker.
@@ -34,6 +34,7 @@ def real_contract(
         recovery: The recovery directory.
         fetch_wait_ms: How long the embedded broker holds a fetch, as it does not answer when something
             comes: the one setting that is not the default.
+        device: Where the model is.
     """
     return Contract.model_validate(
         {
@@ -42,7 +43,7 @@ def real_contract(
                 "librdkafka": {"fetch.wait.max.ms": fetch_wait_ms},
             },
             "milvus": {"uri": milvus},
-            "embedding": {"model": MODEL, "device": "cpu"},
+            "embedding": {"model": MODEL, "device": device},
             "recovery": {"directory": recovery},
             "tables": [_table("{doc}")],
         }

@@ -37,7 +37,7 @@ from operators.transformer import TransformerEmbedder
 
 BATCH_SIZES = (8, 32, 128)
 NEAREST = 10
-LOSS_TEXTS = 3_000
+LOSS_TEXTS = 1_000
 _LIMIT_SECONDS = 0.5
 
 

@@ -128,22 +128,42 @@ class Embedded:
     rates: list[Rate] = field(default_factory=list)
 
 
-def run_rowvec(bootstrap_servers: str, history: History, embedded: Embedded) -> Rate:
-    """From the first record to the last commit, on an empty collection; notes what was embedded."""
+def run_rowvec(
+    bootstrap_servers: str,
+    history: History,
+    embedded: Embedded,
+    device: str = "cpu",
+    at_ready: Callable[[], None] = lambda: None,
+) -> Rate:
+    """From the first record to the last commit, on an empty collection; notes what was embedded.
+
+    Args:
+        bootstrap_servers: Of the broker that has the history.
+        history: What to catch up with.
+        embedded: What is noted.
+        device: Where the model is.
+        at_ready: Called when it is ready, before its first record.
+    """
     metrics = InMemoryMetricReader()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         contract = real_contract(
-            bootstrap_servers, str(folder / "milvus.db"), folder / "recovery", 50
+            bootstrap_servers, str(folder / "milvus.db"), folder / "recovery", 50, device
         )
         watch = Stopwatch()
+
         with _noting_texts() as texts, _noting_times(watch):
+
+            def on_ready() -> None:
+                texts.clear()  # what was embedded before is no part of the flow
+                at_ready()
+
             run(
                 contract,
                 cluster=Cluster(),
                 exit_at_end=True,
                 readers=[metrics],
-                on_ready=texts.clear,  # what was embedded before is no part of the flow
+                on_ready=on_ready,
             )
         table = contract.tables[0]
         expected = {

@@ -77,7 +77,8 @@ _STORE = (
     "-k",
     "lite and not server and (refused or reaches)",
 )
-_MODEL = ("tests/unit/test_transformer.py", "-k", "finite or does_not_fit")
+_TRANSFORMER = "tests/unit/test_transformer.py"
+_MODEL = (_TRANSFORMER, "-k", "finite or does_not_fit")
 
 GUARDS: tuple[Guard, ...] = (
     # Versions: nothing goes back.
@@ -1150,6 +1151,62 @@ GUARDS: tuple[Guard, ...] = (
         "        if not np.isfinite(vectors).all():\n",
         "        if False:\n",
         _MODEL,
+    ),
+    Guard(
+        "model-packing-checked",
+        "operators/encoder.py",
+        "a model whose states come out otherwise when texts lie side by side is padded",
+        "            self.packs = self._makes(wanted, lambda: self._packed(rows)[0])\n",
+        "            self.packs = True\n",
+        (_TRANSFORMER, "-k", "packing_would_change"),
+    ),
+    Guard(
+        "model-packing-sample",
+        "operators/encoder.py",
+        "the texts of the sample differ, so that one that sees another is found out",
+        "        rows = [(list(ids) * length)[at : at + length] for at, length in enumerate(lengths)]\n",
+        "        rows = [(list(ids) * length)[:length] for length in lengths]\n",
+        (_TRANSFORMER, "-k", "packing_would_change"),
+    ),
+    Guard(
+        "model-packing-masks",
+        "operators/packing.py",
+        "a model that masks otherwise than by padding is not packed",
+        "    if mask_function is not bidirectional_mask_function:\n",
+        "    if False:\n",
+        (_TRANSFORMER, "-k", "of_another_kind"),
+    ),
+    Guard(
+        "model-packing-kinds",
+        "operators/packing.py",
+        "attention of another kind is not taken for the plain one",
+        "        wanted - _HARMLESS\n",
+        "        False\n",
+        (_TRANSFORMER, "-k", "of_another_kind"),
+    ),
+    Guard(
+        "model-library-checked",
+        "operators/encoder.py",
+        "a model that another library's products change keeps its own",
+        "            if not self._makes(wanted, lambda: self._real_states(rows)):\n",
+        "            if False:\n",
+        (_TRANSFORMER, "-k", "library_would_change"),
+    ),
+    Guard(
+        "model-int8-name",
+        "operators/transformer.py",
+        "vectors of int8 are not taken for those of the model as it is",
+        '                ("int8", section.dtype == "int8", False),\n',
+        "",
+        (_TRANSFORMER, "-k", "identity_changes"),
+    ),
+    Guard(
+        "model-int8-cuda",
+        "operators/encoder.py",
+        "int8 is refused on a GPU, where it would be float32 in silence",
+        'section.dtype != "int8" and (bf16 or section.dtype != "bfloat16")',
+        '(bf16 or section.dtype != "bfloat16")',
+        (_TRANSFORMER, "-k", "dtype_that_the_device_lacks"),
     ),
     Guard(
         "model-halving",

@@ -7,10 +7,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
-from benchmarks import report
-from benchmarks.__main__ import keep
+from benchmarks import embedding, gpu, report
+from benchmarks.__main__ import has_gpu, keep
 from benchmarks.contracts import TABLE, idle_contract
 from benchmarks.end_to_end import in_fewest_calls
 from benchmarks.envelopes import update
@@ -176,6 +178,46 @@ def test_a_quick_result_is_neither_kept_nor_reported(tmp_path: Path) -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     assert report.is_current(), "run python -m benchmarks.report"
+
+
+def test_gpu_prints_one_line_of_json() -> None:
+    result = quick_result("gpu", "--device", "cpu", seconds=300)
+    own = {"short_over_sentence_transformers_bf16", "long_over_sentence_transformers_bf16"}
+    named = {"gpu_over_sentence_transformers_bf16", "gpu_busy_share"}
+    assert named == report.TARGETS["gpu"].keys()
+    assert result["ranges"].keys() == named | own | {f"{name}_cpu" for name in own}
+    assert result["gpu_over_sentence_transformers_bf16"] == min(result[name] for name in own)
+    assert 0 < result["gpu_busy_share"] <= 1
+    assert result["counts"]["device"] == "cpu"
+    assert all(result["rates"][f"{name}_rows_per_s"] for name in ("minilm", "base", "end_to_end"))
+
+
+def test_without_a_gpu_its_benchmark_says_so(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr("sys.argv", ["gpu"])
+    with pytest.raises(SystemExit) as ended:
+        gpu.main()
+    assert ended.value.code == 2
+    assert "there is no CUDA device" in capfd.readouterr().err
+    assert not has_gpu()
+
+
+def test_time_that_spans_cover_is_counted_once() -> None:
+    assert gpu.covered([]) == 0
+    assert gpu.covered([(5, 6), (0, 2), (1, 3), (1.5, 2.5), (3, 4)]) == 5
+
+
+def test_loss_is_of_the_vectors_and_of_the_neighbours() -> None:
+    exact = np.eye(24, dtype=np.float32)[:12] + np.linspace(0, 0.5, 12, dtype=np.float32)[:, None]
+    exact /= np.linalg.norm(exact, axis=1, keepdims=True)
+    same = {"lowest_cosine": 1.0, "mean_cosine": 1.0, "recall_at_10": 1.0}
+    assert embedding.loss(exact, exact) == pytest.approx(same, abs=1e-5)
+    # Each text has the vector of its neighbour: 12 texts, so that one of 11 is not found.
+    lost = embedding.loss(exact, np.roll(exact, 1, axis=0))
+    assert lost["lowest_cosine"] <= lost["mean_cosine"] < 1
+    assert 0.8 < lost["recall_at_10"] < 1
 
 
 def test_texts_that_were_embedded_twice_are_embedded_twice() -> None:

@@ -234,7 +234,7 @@ packing_attend = packing._attend
 @pytest.mark.parametrize("error", [None, ValueError, TypeError, RuntimeError])
 def test_a_model_that_packing_would_change_is_padded(tmp_path, monkeypatch, docstrings, error):
     folder = build(tmp_path / "model")
-    want = load(folder).embed(docstrings)
+    want = load(folder).embed(docstrings[:40])
 
     def refuse(*args, **kwargs):
         raise error
@@ -242,7 +242,7 @@ def test_a_model_that_packing_would_change_is_padded(tmp_path, monkeypatch, docs
     monkeypatch.setattr(packing, "_attend", refuse if error else _sees_all)
     embedder = load(folder)
     assert not embedder._encoder.packs
-    assert np.allclose(embedder.embed(docstrings), want, atol=1e-6)
+    assert np.allclose(embedder.embed(docstrings[:40]), want, atol=1e-6)
     assert embedder.padded_tokens_total > embedder.tokens_total
 
 
@@ -276,14 +276,22 @@ def test_attention_of_another_kind_is_refused(odd):
         packing.attend(**plain | odd)
 
 
+def test_masks_of_another_kind_are_refused():
+    window = transformers.masking_utils.sliding_window_bidirectional_overlay(4)
+    packing._no_mask(mask_function=transformers.masking_utils.bidirectional_mask_function)
+    for other in (window, transformers.masking_utils.causal_mask_function):
+        with pytest.raises(ValueError, match="not implemented"):
+            packing._no_mask(mask_function=other)
+
+
 @pytest.mark.parametrize("pays", [True, False])
-def test_either_library_makes_the_same_vectors(tmp_path, monkeypatch, minilm, docstrings, pays):
+def test_either_library_makes_the_same_vectors(monkeypatch, minilm, docstrings, pays):
     monkeypatch.setattr(linear, "_onednn_pays", lambda dtype: pays)
     embedder = load(MINILM)
     used = {type(module) for module in embedder._encoder._model.modules()}
     assert (linear.OneDnnLinear in used) is pays
     assert (torch.nn.Linear in used) is not pays
-    assert np.allclose(embedder.embed(docstrings), minilm.embed(docstrings), atol=1e-6)
+    assert np.allclose(embedder.embed(docstrings[:40]), minilm.embed(docstrings[:40]), atol=1e-6)
 
 
 @pytest.mark.parametrize("error", [None, RuntimeError, AttributeError])
@@ -291,7 +299,7 @@ def test_a_model_that_another_library_would_change_is_left_as_it_was(
     tmp_path, monkeypatch, docstrings, error
 ):
     folder = build(tmp_path / "model")
-    want = load(folder).embed(docstrings)
+    want = load(folder).embed(docstrings[:40])
 
     def wrong(self, states):
         if error:
@@ -300,12 +308,12 @@ def test_a_model_that_another_library_would_change_is_left_as_it_was(
 
     monkeypatch.setattr(linear, "_onednn_pays", lambda dtype: True)
     monkeypatch.setattr(linear.OneDnnLinear, "forward", wrong)
-    assert np.allclose(load(folder).embed(docstrings), want, atol=1e-6)
+    assert np.allclose(load(folder).embed(docstrings[:40]), want, atol=1e-6)
 
 
 def test_int8_is_close_to_float32(minilm, docstrings):
     embedder = load(MINILM, dtype="int8")
-    ours, exact = embedder.embed(docstrings), minilm.embed(docstrings)
+    ours, exact = embedder.embed(docstrings[:40]), minilm.embed(docstrings[:40])
     assert cosines(ours, exact).min() > 0.98
     assert not np.allclose(ours, exact, atol=1e-4)
 
