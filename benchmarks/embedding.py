@@ -31,6 +31,7 @@ from benchmarks import corpus
 from benchmarks.contracts import MODEL
 from benchmarks.measuring import Rate, Rounds, clocks, parser, print_result, progress, take_turns
 from operators.contract import EmbeddingSection
+from operators.encoder import CORES
 from operators.linear import OneDnnLinear
 from operators.model_files import resolve_model
 from operators.transformer import TransformerEmbedder
@@ -103,6 +104,7 @@ def measure(
         multiply = flops_per_second(config, embedder.max_batch_tokens, onednn=onednn)
 
         def run() -> Rate:
+            torch.set_num_threads(CORES)
             rate = multiply()
             return Rate(rate.wall * share, rate.cpu * share)
 
@@ -114,6 +116,7 @@ def measure(
         return Rate.of(tokens, started, clocks())
 
     def encode(batch_size: int) -> Rate:
+        torch.set_num_threads(CORES)  # the embedder's threads have said that there is but one
         started = clocks()
         made["reference"] = reference.encode(
             texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
@@ -202,7 +205,7 @@ def main() -> None:
     config = AutoConfig.from_pretrained(resolve_model(MODEL))
     ratios: dict[str, list[float]] = {}
     rates: dict[str, list[float]] = {}
-    counts: dict[str, Any] = {"rounds": rounds, "threads": torch.get_num_threads()}
+    counts: dict[str, Any] = {"rounds": rounds, "threads": CORES}
     for name, chosen in sets.items():
         progress(f"{name}: {len(chosen)} texts")
         turns, counts[name] = measure(chosen, embedders, reference, rounds, config)

@@ -68,7 +68,9 @@ from benchmarks.peers.per_event import run_per_event
 from benchmarks.peers.quix import run_quix
 from flows.embedded.broker import Broker
 from flows.runtime import Cluster, Session, run
+from operators import transformer
 from operators.contract import EmbeddingSection
+from operators.encoder import CORES, take_one_core
 from operators.kafka import KafkaReader
 from operators.keys import KeyMaker
 from operators.milvus import MilvusStore
@@ -219,13 +221,10 @@ def _noting_times(watch: Stopwatch) -> Iterator[None]:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """Any model that begins to calculate on a new thread has one core for itself."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    """Any embedder that is made meanwhile calculates on one core."""
+    with patch.object(transformer, "CORES", 1):
+        take_one_core()
         yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def in_fewest_calls(texts: Sequence[str]) -> list[list[str]]:
@@ -255,15 +254,15 @@ def _embedded(metrics: InMemoryMetricReader) -> int:
     )
 
 
-def _in_thread(contestant: Callable[[], Rate]) -> Callable[[], Rate]:
-    """Off the main thread, where Bytewax runs Rowvec as well.
+def _in_thread(contestant: Callable[[], Rate], cores: int = CORES) -> Callable[[], Rate]:
+    """Off the main thread, where Bytewax runs Rowvec as well, with all cores or so many.
 
     A machine that is busy makes it matter: OpenMP's threads wait spinning for the main thread, and
     asleep for others, as it then counts more threads than cores. It made the embedder half as fast.
     """
 
     def run_it() -> Rate:
-        with ThreadPoolExecutor(max_workers=1) as pool:
+        with ThreadPoolExecutor(1, "contestant", torch.set_num_threads, (cores,)) as pool:
             return pool.submit(contestant).result()
 
     return run_it
@@ -314,7 +313,7 @@ def main() -> None:
     model.encode(final[:64], show_progress_bar=False)
     embedded, embedded_on_one, embedded_by_peers = Embedded(), Embedded(), dict[str, list[int]]()
 
-    def alone(embedded: Embedded) -> Rate:
+    def alone(embedder: TransformerEmbedder, embedded: Embedded) -> Rate:
         calls, began = in_fewest_calls(embedded.texts), clocks()
         for call in calls:
             embedder.embed(call)
@@ -324,6 +323,9 @@ def main() -> None:
         began = clocks()
         embedder.embed(final)
         return Rate.of(len(history.changes), began, clocks())
+
+    with _one_core():
+        embedder_on_one = TransformerEmbedder(EmbeddingSection(model=MODEL, device="cpu"))
 
     def on_one_core(contestant: Callable[[], Rate]) -> Rate:
         with _one_core():
@@ -346,12 +348,12 @@ def main() -> None:
                 rounds,
                 {
                     "end_to_end": lambda: run_rowvec(servers, history, embedded),
-                    "embedder": _in_thread(lambda: alone(embedded)),
+                    "embedder": _in_thread(lambda: alone(embedder, embedded)),
                     "end_to_end_one_core": lambda: on_one_core(
                         lambda: run_rowvec(servers, history, embedded_on_one)
                     ),
-                    "embedder_one_core": lambda: on_one_core(
-                        _in_thread(lambda: alone(embedded_on_one))
+                    "embedder_one_core": _in_thread(
+                        lambda: alone(embedder_on_one, embedded_on_one), cores=1
                     ),
                     "embedder_final": _in_thread(alone_on_final),
                     **peers,

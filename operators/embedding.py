@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -142,19 +143,22 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
     return batches[::-1]
 
 
-def unpadded_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """As `token_batches`, for a model that pads nothing: what a batch costs is its tokens.
+def even_batches(lengths: Sequence[int], max_batch_tokens: int, ways: int) -> list[list[int]]:
+    """As `token_batches`, for a model that pads nothing, and so many batches at a time.
+
+    Args:
+        lengths: Tokens of each text.
+        max_batch_tokens: What no batch exceeds by more than its last text.
+        ways: How many batches are calculated at once.
 
     Returns:
-        Batches of indices into `lengths`, every index once, the longest texts first; all of them full
-        but for what the next text does not fit into, and the last.
+        Batches of indices into `lengths`, every index once, the longest texts first. As few as fit, in
+        a multiple of `ways` unless there are fewer texts, and all of about as many tokens.
     """
-    batches: list[list[int]] = []
-    room = 0
-    for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
-        if not batches or lengths[index] > room:
-            batches.append([])
-            room = max_batch_tokens
-        batches[-1].append(index)
-        room -= lengths[index]
-    return batches
+    order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
+    ends = np.cumsum([lengths[i] for i in order])
+    total = sum(lengths)
+    count = ways * max(1, -(-total // (max_batch_tokens * ways)))
+    inner = 1 + np.searchsorted(ends, [total * part / count for part in range(1, count)])
+    cuts = [0, *inner.tolist(), len(order)]
+    return [batch for begin, end in pairwise(cuts) if (batch := order[begin:end])]

@@ -27,8 +27,17 @@ Tensor: TypeAlias = torch.Tensor
 UNLIMITED = 10**6
 """Where a model has no limit of length; a tokenizer without one writes a number near 10^30."""
 
+CORES = torch.get_num_threads()
+"""That a model may use on a CPU, as the machine or OMP_NUM_THREADS says. Asked for once: whoever
+calculates on a thread of its own says to PyTorch that there is but one."""
+
 _SAMPLE_LENGTHS = (70, 9, 5, 5, 2)
 """Of texts that a changed model must see as before; longer and shorter than where attention changes."""
+
+
+def take_one_core() -> None:
+    """Let what this thread calculates use one core, from now on."""
+    torch.set_num_threads(1)
 
 
 def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dtype]:

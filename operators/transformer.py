@@ -7,16 +7,23 @@ Its tokenizer is in `operators.tokens`, its network in `operators.encoder`.
 import hashlib
 import json
 import threading
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import numpy.typing as npt
 
 from operators import points
 from operators.contract import EmbeddingSection
-from operators.embedding import token_batches, unpadded_batches
-from operators.encoder import UNLIMITED, Encoder, Tensor, device_and_dtype
+from operators.embedding import even_batches, token_batches
+from operators.encoder import (
+    CORES,
+    UNLIMITED,
+    Encoder,
+    Tensor,
+    device_and_dtype,
+    take_one_core,
+)
 from operators.errors import FatalError
 from operators.model_files import (
     POOLINGS,
@@ -86,7 +93,16 @@ class TransformerEmbedder:
                 "Set max_length to what the model was trained for",
             )
         self.max_batch_tokens = section.max_batch_tokens or MAX_BATCH_TOKENS[self._device.type]
-        self.calls_at_once = 1 if self._device.type == "cpu" else 2
+        on_cpu = self._device.type == "cpu"
+        self.calls_at_once = 1 if on_cpu else 2
+        self._ways = CORES if on_cpu else 1
+        # A thread for each core, and each with a batch of its own: threads that share one wait for each
+        # other after every product, and all of them for a core that has something else to do.
+        self._pool = (
+            ThreadPoolExecutor(self._ways, "rowvec-model", take_one_core)
+            if self._ways > 1
+            else None
+        )
         self.tokens_total = 0
         self.padded_tokens_total = 0
         self._lock = threading.Lock()
@@ -158,35 +174,51 @@ class TransformerEmbedder:
 
     def _embed_ids(self, ids: list[list[int]]) -> npt.NDArray[np.float32]:
         lengths = [len(each) for each in ids]
-        cut = unpadded_batches if self._encoder.packs else token_batches
-        pending = deque(cut(lengths, self.max_batch_tokens))
         order: list[int] = []
         parts: list[Tensor] = []
-        while pending:
-            batch = pending.popleft()
-            tokens = sum(lengths[index] for index in batch)
-            longest = max(lengths[index] for index in batch)
-            cost = tokens if self._encoder.packs else len(batch) * longest
-            part = self._encoder.forward([ids[index] for index in batch], self._tokens.pad_id)
-            if part is None:
-                if len(batch) == 1:
-                    raise self._fatal(
-                        f"cannot hold one text of {cost} tokens in the memory of {self._device}",
-                        "Lower max_length, or give the device more memory",
-                    )
-                self.max_batch_tokens = cost // 2
-                left = [*batch, *(index for other in pending for index in other)]
-                halved = cut([lengths[index] for index in left], self.max_batch_tokens)
-                pending = deque([left[place] for place in places] for places in halved)
-                continue
-            order += batch
-            parts.append(part)
-            points.reach("in_embed")
-            self.tokens_total += tokens
-            self.padded_tokens_total += cost
+        left = list(range(len(ids)))
+        while left:
+            cut = self._batches([lengths[index] for index in left])
+            batches = [[left[place] for place in places] for places in cut]
+            for batch, part in zip(batches, self._forward_all(batches, ids), strict=True):
+                tokens = sum(lengths[index] for index in batch)
+                longest = max(lengths[index] for index in batch)
+                cost = tokens if self._encoder.packs else len(batch) * longest
+                if part is None:
+                    if len(batch) == 1:
+                        raise self._fatal(
+                            f"cannot hold one text of {cost} tokens in the memory of {self._device}",
+                            "Lower max_length, or give the device more memory",
+                        )
+                    self.max_batch_tokens = cost // 2
+                    break
+                order += batch
+                parts.append(part)
+                points.reach("in_embed")
+                self.tokens_total += tokens
+                self.padded_tokens_total += cost
+            done = set(order)
+            left = [index for index in left if index not in done]
         vectors = np.empty((len(ids), self.dim), np.float32)
         vectors[order] = self._encoder.gather(parts)
         return vectors
+
+    def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
+        """So many that every core has some, if there are texts enough."""
+        if self._encoder.packs:
+            return even_batches(lengths, self.max_batch_tokens, self._ways)
+        share = max(-(-sum(lengths) // self._ways), *lengths, 1)
+        return token_batches(lengths, min(self.max_batch_tokens, share))
+
+    def _forward_all(
+        self, batches: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
+    ) -> Iterator[Tensor | None]:
+        """What `Encoder.forward` makes of batches of indices into `ids`, in their order."""
+
+        def forward(batch: Sequence[int]) -> Tensor | None:
+            return self._encoder.forward([ids[index] for index in batch], self._tokens.pad_id)
+
+        return map(forward, batches) if self._pool is None else self._pool.map(forward, batches)
 
     def _fatal(self, cause: str, hint: str) -> FatalError:
         return model_error(self._name, cause, hint)

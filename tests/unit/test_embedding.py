@@ -1,4 +1,6 @@
 import itertools
+import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,9 +10,9 @@ from hypothesis import strategies as st
 from operators.embedding import (
     BATCHES_PER_BUDGET,
     Embedder,
+    even_batches,
     text_hash,
     token_batches,
-    unpadded_batches,
 )
 from tests.fakes import HashEmbedder
 
@@ -18,7 +20,8 @@ LENGTHS = st.lists(st.integers(0, 600), max_size=200)
 BUDGET = st.integers(1, 4_096)
 
 
-CUTS = pytest.mark.parametrize("cut", [token_batches, unpadded_batches])
+WAYS = st.integers(1, 16)
+CUTS = pytest.mark.parametrize("cut", [token_batches, partial(even_batches, ways=3)])
 
 
 @CUTS
@@ -36,11 +39,20 @@ def test_the_padded_cost_keeps_to_the_budget_or_the_text_is_alone(lengths, budge
         assert cost <= budget or len(batch) == 1
 
 
-@given(LENGTHS, BUDGET)
-def test_without_padding_every_batch_is_full_of_tokens(lengths, budget):
-    batches = [[lengths[i] for i in batch] for batch in unpadded_batches(lengths, budget)]
-    assert all(sum(batch) <= budget or len(batch) == 1 for batch in batches)
-    assert all(sum(batch) + after[0] > budget for batch, after in itertools.pairwise(batches))
+@given(LENGTHS, BUDGET, WAYS)
+def test_without_padding_all_batches_are_about_even(lengths, budget, ways):
+    batches = [[lengths[i] for i in batch] for batch in even_batches(lengths, budget, ways)]
+    most = ways * math.ceil(sum(lengths) / budget / ways)
+    assert len(batches) <= max(ways, most)
+    for batch in batches:
+        assert sum(batch[:-1]) <= sum(lengths) / max(ways, most) <= budget
+
+
+@pytest.mark.parametrize(("texts", "batches"), [(1, 1), (2, 2), (4, 4), (5, 4), (64, 4), (65, 8)])
+def test_every_core_has_a_batch_where_there_are_texts_enough(texts, batches):
+    made = even_batches([16] * texts, 256, 4)
+    assert len(made) == batches
+    assert max(map(len, made)) - min(map(len, made)) <= 1
 
 
 @CUTS

@@ -42,7 +42,7 @@ from sentence_transformers.sentence_transformer.modules import (
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers.utils import logging as transformers_logging
 
-from operators import linear, packing
+from operators import linear, packing, transformer
 from operators.contract import EmbeddingSection
 from operators.embedding import Embedder
 from operators.errors import FatalError
@@ -420,6 +420,23 @@ def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
     return calls
 
 
+@pytest.fixture
+def one_core(monkeypatch):
+    """Batches come one after the other, as they do on a GPU."""
+    monkeypatch.setattr(transformer, "CORES", 1)
+
+
+def test_batches_that_do_not_fit_are_halved_on_all_cores(tmp_path, monkeypatch, docstrings):
+    monkeypatch.setattr(transformer, "CORES", 3)
+    folder = build(tmp_path / "model")
+    want = load(folder).embed(docstrings)
+    embedder = load(folder)
+    calls = limit_rows(embedder, monkeypatch, 5, OUT_OF_MEMORY[1])
+    assert np.allclose(embedder.embed(docstrings), want, atol=1e-6)
+    assert max(calls) > 5
+
+
+@pytest.mark.usefixtures("one_core")
 @pytest.mark.parametrize("kind", ["Bert", "ModernBert"])
 @pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=["cuda", "cpu"])
 def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, docstrings, error, kind):
@@ -437,6 +454,7 @@ def test_a_batch_that_does_not_fit_is_halved(tmp_path, monkeypatch, docstrings, 
     assert max(calls) <= 5  # the smaller budget is remembered
 
 
+@pytest.mark.usefixtures("one_core")
 def test_a_single_text_that_does_not_fit_is_fatal(tmp_path, monkeypatch):
     embedder = load(build(tmp_path / "model"))
     calls = limit_rows(embedder, monkeypatch, 0, OUT_OF_MEMORY[0])
@@ -447,6 +465,7 @@ def test_a_single_text_that_does_not_fit_is_fatal(tmp_path, monkeypatch):
     assert calls == [3, 1]
 
 
+@pytest.mark.usefixtures("one_core")
 def test_any_other_failure_is_not_retried(tmp_path, monkeypatch):
     embedder = load(build(tmp_path / "model"))
     calls = limit_rows(embedder, monkeypatch, 0, RuntimeError("CUDA error: device-side assert"))
