@@ -79,7 +79,7 @@ def may_give(donor: Donor, partial: PartialRow) -> bool:
     return _follows(donor, partial.after, partial.version)
 
 
-def _follows(donor: Donor, after: str | None, version: str) -> bool:
+def _follows(donor: Donor | Row | PartialRow, after: str | None, version: str) -> bool:
     return after != "" and (after or "") <= donor.version <= version
 
 
@@ -300,6 +300,8 @@ class Completer:
         held: Rendered | None = before
         if move.held is not None:
             held = move.held if before is None else self.from_row(move.held, before)
+        elif before is not None and not _follows(before, move.after, move.delete.version):
+            return None  # what came between was refused
         if isinstance(held, PartialRow) and held.old_key is None:
             donor = _donor_of(entities, held)
             if donor is not None:

@@ -934,6 +934,14 @@ GUARDS: tuple[Guard, ...] = (
         (*_CARRYING, "tests/unit/test_writer.py"),
     ),
     Guard(
+        "left-out-refused-between",
+        "operators/carrying.py",
+        "what is on its way is not told under a new key if what came after it was refused",
+        "elif before is not None and not _follows(before, move.after, move.delete.version):",
+        "elif False:",
+        _CARRYING,
+    ),
+    Guard(
         "left-out-told-again",
         "operators/carrying.py",
         "a delete that is sent again does not forget what the first one told",

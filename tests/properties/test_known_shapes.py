@@ -349,6 +349,20 @@ def test_rows_that_change_places_wait_no_longer_than_a_few_windows() -> None:
     assert play("0 1 wc 000000 1111111 wwww") == {0: "new", 1: "old"}
 
 
+def test_what_a_row_held_is_not_what_was_written_before_a_refused_change() -> None:
+    lost = Values("name", "lost")
+    play = Play(put(0, 1), put(0, 2, lost, Fault.DECODE), *moved(0, 1, 3, lost))
+    simulation = play.simulation
+    for number in (0, 0, 0, 1):
+        simulation.append(number, 1)
+        simulation.poll(number)
+        simulation.tick()
+    # The lane finds the row and its delete in its queue.
+    simulation.write(lane=0)
+    assert play.end() == {}
+    assert play.letters() == [(0, 1), (1, 0)]
+
+
 def test_a_change_of_the_key_that_is_sent_again_finds_its_row_whole() -> None:
     change = moved(0, 1, 2)
     play = Play(put(0, 1), *change, *change)

@@ -285,13 +285,15 @@ def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
         (None, 6, False),  # a later life of the key
     ],
 )
-def test_the_store_tells_of_the_version_before_the_delete_and_no_other(
+def test_only_the_version_before_the_delete_is_told(
     after: str | None, lsn: int, told: bool
 ) -> None:
-    moves = Moves()
-    completer(moves).hand_over(Move(delete(), None, after), None, stored(whole("text", lsn=lsn)))
-    held = moves.take(ONE, version(5))
-    assert held == (donor_of_row(whole("text", lsn=lsn)) if told else None)
+    moves, row = Moves(), whole("text", lsn=lsn)
+    completer(moves).hand_over(Move(delete(), None, after), None, stored(row))
+    assert moves.take(ONE, version(5)) == (donor_of_row(row) if told else None)
+    # The same while it is on its way to the store.
+    completer(moves).hand_over(Move(delete(), None, after), row, None)
+    assert moves.take(ONE, version(5)) == (row if told else None)
 
 
 def test_what_is_on_its_way_is_told_before_what_is_stored() -> None:
