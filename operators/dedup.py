@@ -1,6 +1,8 @@
 """The last version of each row wins: windows over the changes of one shard."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -136,7 +138,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         return (
             STATE_FORMAT,
             self._versions.pack(ending=self._ending),
-            tuple(map(pack, (*self._settler.before.values(), *self._pending.values()))),
+            tuple(map(pack, (*chain(*self._settler.below.values()), *self._pending.values()))),
             tuple(map(pack_truncate, self._truncates.values())),
             tuple(map(pack_letter, self._settler.dead)),
         )
@@ -314,60 +316,62 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         if not self._flushable():
             return []
         settler = self._settler
-        first = Window({}, {}, [], set(), self._versions, ())
         window = Window({}, {}, settler.dead, set(), self._versions, tuple(self._contexts))
         settler.dead, self._contexts = [], {}
+        # Only a row that may be refused has changes below it; each comes in a window of its own.
+        windows = [window]
         topics = self._held_topics()
         for table, truncate in list(self._truncates.items()):
             if truncate.position.topic not in topics:
                 window.truncates.append(self._truncates.pop(table))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
-        # Then a whole row has nothing to wait for; only before a partial one may stand another.
+        # Then a whole row has nothing to wait for, and nothing is below it.
         nothing_waits = not (topics or settler.moves)
         for key, winner in self._pending.items():
             if nothing_waits and type(winner) is Row:
                 self._send(window, winner)
                 continue
-            assert not isinstance(winner, Upsert)  # all are settled by now
             if topics and winner.position.topic in topics:
                 held[key] = winner
                 continue
-            before = settler.before.get(key) if settler.before else None
             if settler.moves:
                 # Even if the row itself has to wait: rows that changed places wait for one another.
                 for move in settler.moves.pop(key, ()):
-                    self._hand_over(window if before is None else first, move)
-            until = self._waits_until(winner, ending) or self._waits_until(before, ending)
+                    self._hand_over(window, move)
+            changes = [*settler.below.get(key, ()), winner]
+            until = self._waits_until(changes, ending)
             if until is not None:
                 held[key] = winner
                 waiting[key] = until
                 continue
-            if before is not None:
-                self._send(first, settler.before.pop(key))
-            self._send(window, winner)
+            settler.below.pop(key, None)
+            while len(windows) < len(changes):
+                windows.append(Window({}, {}, [], set(), self._versions, ()))
+            for each, change in zip(windows, changes, strict=False):
+                assert not isinstance(change, Upsert)  # all are settled by now
+                self._send(each, change)
         self._clock.count(len(held) - len(self._pending))
         self._pending, self._waiting = held, waiting
         if waiting:
             self._due = self._clock.end(self._clock.now())
-        if first.holds_anything():
-            first.truncates, window.truncates = window.truncates, []
-        return [each for each in (first, window) if each.holds_anything()]
+        return [each for each in windows if each.holds_anything()]
 
-    def _waits_until(self, winner: Rendered | None, ending: bool) -> datetime | None:
+    def _waits_until(self, changes: Sequence[Pending], ending: bool) -> datetime | None:
         """Until when a row waits for what its old key held; None if it is known, or time is over.
 
         The delete of the old key may lie in a partition that is read more slowly. When the flow ends,
         all that was read is sent, and the lanes wait for one another.
         """
-        if not isinstance(winner, PartialRow) or winner.old_key is None:
-            return None
-        stage = self._shared.moves.stage(winner.old_key, winner.after or "")
-        if stage.value >= (Stage.READ if ending else Stage.SENT).value:
-            return None
-        now = self._clock.now()
-        until = self._waiting.get(winner.row_key, now + timedelta(seconds=MOVE_WAIT_S))
-        return until if now < until else None
+        enough = Stage.READ if ending else Stage.SENT
+        for each in changes:
+            if not isinstance(each, PartialRow) or each.old_key is None:
+                continue
+            if self._shared.moves.stage(each.old_key, each.after or "").value < enough.value:
+                now = self._clock.now()
+                until = self._waiting.get(each.row_key, now + timedelta(seconds=MOVE_WAIT_S))
+                return until if now < until else None
+        return None
 
     def _send(self, window: Window, winner: Rendered) -> None:
         key = winner.row_key

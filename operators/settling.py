@@ -54,7 +54,8 @@ class Settler:
     """Settles the pending changes of one shard.
 
     Attributes:
-        before: What is to be applied before a pending row that may turn out to be bad in its lane.
+        below: What pending changes have superseded, oldest first; once they are settled, what is to
+            be sent before those that their lane may refuse.
         moves: Rows whose key changed within a window, for the lane to read what they held.
         dead: Dead letters that wait for the window to close.
     """
@@ -62,31 +63,23 @@ class Settler:
     def __init__(self, shared: DedupContext, versions: VersionMap) -> None:
         self._shared = shared
         self._versions = versions
-        # What pending rows have superseded in this window, should they turn out to be bad or partial.
-        self._superseded: dict[RowKey, list[Pending]] = {}
-        self.before: dict[RowKey, Rendered] = {}
+        self.below: dict[RowKey, list[Pending]] = {}
         self.moves: dict[RowKey, list[Move]] = {}
         self.dead: list[DeadLetter] = []
 
     def supersede(self, winner: Pending) -> None:
         """Note what a newer change of the row takes the place of."""
-        key = winner.row_key
-        earlier = self._superseded.setdefault(key, [])
-        if key in self.before:
-            earlier.append(self.before.pop(key))
-        earlier.append(winner)
+        self.below.setdefault(winner.row_key, []).append(winner)
 
     def truncate(self, key: RowKey, truncate: Truncate, winner: Pending) -> None:
         """Forget of a row what a TRUNCATE took."""
-        chain = (*self._superseded.get(key, ()), winner)
-        for each in (*chain, *(move.delete for move in self.moves.get(key, ()))):
+        below = self.below.pop(key, [])
+        for each in (*below, winner, *(move.delete for move in self.moves.get(key, ()))):
             if isinstance(each, Delete) and each.moved and is_before(each, truncate):
                 self._shared.moves.put(key, each.version, None)
-        if key in self.before and is_before(self.before[key], truncate):
-            del self.before[key]
-        if key in self._superseded:
-            kept = [each for each in self._superseded[key] if not is_before(each, truncate)]
-            self._superseded[key] = kept
+        kept = [each for each in below if not is_before(each, truncate)]
+        if kept and not is_before(winner, truncate):
+            self.below[key] = kept
         if key in self.moves:
             moves = [each for each in self.moves[key] if not is_before(each.delete, truncate)]
             if moves:
@@ -100,9 +93,9 @@ class Settler:
         A bad change leaves its row as it was, and that is what it superseded in this window: whether
         the two met in one window must not decide what is seen.
         """
-        superseded = self._superseded
+        below, self.below = self.below, {}
         for key, winner in list(pending.items()):
-            earlier = superseded.get(key, []) if superseded else []
+            earlier = below.get(key, []) if below else []
             if not earlier and not isinstance(winner, Upsert):
                 continue
             if earlier:
@@ -114,13 +107,24 @@ class Settler:
             pending[key] = sound
             if earlier and isinstance(sound, PartialRow):
                 # It cannot be completed from these, and may be refused in its lane.
-                before = self._sound(earlier.pop(), earlier)
-                while earlier and isinstance(before, PartialRow) and before.after == "":
-                    # It follows a refused change as well, and would be refused with the winner.
-                    before = self._sound(earlier.pop(), earlier)
-                if before is not None:
-                    self.before[key] = before
-        superseded.clear()
+                stand_ins = self._stand_ins(earlier)
+                if stand_ins:
+                    self.below[key] = stand_ins
+
+    def _stand_ins(self, earlier: list[Pending]) -> list[Pending]:
+        """What may be left where a partial row is refused, oldest first.
+
+        Down to a row that is whole, or a delete: those cannot be refused for what they lack.
+        """
+        found: list[Pending] = []
+        while earlier:
+            sound = self._sound(earlier.pop(), earlier)
+            # One that follows a refused change as well would be refused with the row.
+            if sound is not None and not (isinstance(sound, PartialRow) and sound.after == ""):
+                found.insert(0, sound)
+            if not isinstance(sound, PartialRow):
+                break
+        return found
 
     def _sound(self, winner: Pending, earlier: list[Pending]) -> Rendered | None:
         """The newest of a row's changes that is not bad; takes what it looks at out of `earlier`."""

@@ -17,6 +17,7 @@ from operators.events import (
     Row,
     RowKey,
     Version,
+    Winner,
     has_position,
 )
 from operators.keys import key_prefix
@@ -58,7 +59,8 @@ class _Batch:
 
     Attributes:
         pieces: Of the rows that have their vectors already.
-        instead: What rows took the place of that may turn out to be bad.
+        below: What partial rows took the place of, oldest first, should they be refused. All but the
+            oldest are partial as well.
         emptied: The shards that have come to a TRUNCATE, by its table and version; before all else.
         moves: Rows whose key changed, with what is on its way; to be read before they are written.
         versions: The maps of the rows' shards, to be told of refused rows.
@@ -67,20 +69,20 @@ class _Batch:
     rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)
     pieces: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     deletes: dict[RowKey, Delete] = field(default_factory=dict)
-    instead: dict[RowKey, Row | Delete] = field(default_factory=dict)
+    below: dict[RowKey, list[Winner]] = field(default_factory=dict)
     emptied: dict[tuple[str, Version], set[int]] = field(default_factory=dict)
     moves: list[tuple[Move, Row | PartialRow | None]] = field(default_factory=list)
     versions: dict[RowKey, VersionMap] = field(default_factory=dict)
 
-    def put(self, winner: Row | PartialRow | Delete, pieces: tuple[Piece, ...] | None) -> None:
+    def put(self, winner: Winner, pieces: tuple[Piece, ...] | None) -> None:
         """Let an operation take the place of the one before."""
         key = winner.row_key
         if isinstance(winner, PartialRow):
             before = self.rows.get(key) or self.deletes.get(key)
-            if before is not None and not isinstance(before, PartialRow):
-                self.instead[key] = before
-        elif self.instead:
-            self.instead.pop(key, None)
+            if before is not None and not _asks_as(winner, before):
+                self.below.setdefault(key, []).append(before)
+        elif self.below:
+            self.below.pop(key, None)
         if isinstance(winner, Delete):
             self.rows.pop(key, None)
             self.pieces.pop(key, None)
@@ -99,15 +101,27 @@ class _Batch:
 
         The other shards come to it in their turn: what they still have to write may need these.
         """
-        winners: list[Row | PartialRow | Delete] = [*self.rows.values(), *self.deletes.values()]
+        winners: list[Winner] = [*self.rows.values(), *self.deletes.values()]
         for winner in winners:
-            older = has_position(winner.version) and winner.version < version
-            mine = winner.row_key.startswith(prefix) and shard_of(winner.row_key) == shard
-            if older and mine:
-                self.rows.pop(winner.row_key, None)
-                self.deletes.pop(winner.row_key, None)
-                self.pieces.pop(winner.row_key, None)
-                self.instead.pop(winner.row_key, None)
+            key = winner.row_key
+            if not (key.startswith(prefix) and shard_of(key) == shard):
+                continue
+            below = [each for each in self.below.pop(key, ()) if not _is_before(each, version)]
+            if _is_before(winner, version):
+                self.rows.pop(key, None)
+                self.deletes.pop(key, None)
+                self.pieces.pop(key, None)
+            elif below:
+                self.below[key] = below
+
+    def stand_in(self, key: RowKey, entities: Entities | None) -> None:
+        """Let what a partial row took the place of have it again, unless the store is ahead."""
+        del self.rows[key]
+        below = self.below.get(key)
+        if below:
+            before = below.pop()
+            if entities is None or not _is_before(before, entities[0].version):
+                self.put(before, None)
 
 
 class Writer:
@@ -156,17 +170,7 @@ class Writer:
         try:
             for window in windows:
                 window.check_embedded()
-            done = Receipt(0, 0, 0)
-            for apart in _apart(windows):
-                # What waits comes before all that follows, and may be merged with it.
-                now = self._write([*done.later, *apart])
-                done = Receipt(
-                    done.rows + now.rows,
-                    done.deletes + now.deletes,
-                    done.dead_letters + now.dead_letters,
-                    now.later,
-                )
-            return done
+            return self._write(windows)
         except BaseException as error:
             self._completer.fail(error)
             raise
@@ -247,35 +251,29 @@ class Writer:
         dead: list[DeadLetter],
         later: list[Window],
     ) -> None:
-        """Give partial rows what Debezium left out.
+        """Give partial rows what Debezium left out; where that fails, go on with what is below.
 
         This lane has finished every earlier write of these rows, so the store's word is final.
         """
-        partial = {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}
-        waiting = {key for key, row in partial.items() if self._completer.waits(row)}
-        wanted = [key for key in partial if key not in waiting or key in batch.instead]
-        stored = requests.rows(collection, wanted)
-        for key, row in partial.items():
-            entities = stored.get(key)
-            if key in waiting:
-                self._stand_in(batch, key, entities)
-                later.append(_window_of(row, batch.versions[key]))
-                continue
-            try:
-                whole = self._completer.complete(row, entities)
-            except RecordError as error:
-                self._refuse(batch, row, error, dead)
-                self._stand_in(batch, key, entities)
-                continue
-            same = entities is not None and _same_text(whole, entities[0])
-            batch.put(whole, _pieces_of(entities) if same and entities else None)
-
-    def _stand_in(self, batch: _Batch, key: RowKey, entities: Entities | None) -> None:
-        """Apply what a row has superseded on its way here that is not written itself."""
-        batch.rows.pop(key, None)
-        before = batch.instead.pop(key, None)
-        if before is not None and (entities is None or entities[0].version <= before.version):
-            batch.put(before, None)
+        while partial := {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}:
+            waiting = {key for key, row in partial.items() if self._completer.waits(row)}
+            wanted = [key for key in partial if key not in waiting or key in batch.below]
+            stored = requests.rows(collection, wanted)
+            for key, row in partial.items():
+                entities = stored.get(key)
+                if key in waiting:
+                    # In front: what is below it may have to wait as well.
+                    later.insert(0, _window_of(row, batch.versions[key]))
+                    batch.stand_in(key, entities)
+                    continue
+                try:
+                    whole = self._completer.complete(row, entities)
+                except RecordError as error:
+                    self._refuse(batch, row, error, dead)
+                    batch.stand_in(key, entities)
+                    continue
+                same = entities is not None and _same_text(whole, entities[0])
+                batch.put(whole, _pieces_of(entities) if same and entities else None)
 
     def _refuse(
         self, batch: _Batch, row: Row | PartialRow, error: RecordError, dead: list[DeadLetter]
@@ -375,28 +373,23 @@ class Writer:
                 )
 
 
-def _apart(windows: Sequence[Window]) -> list[list[Window]]:
-    """The windows that can be written together, in order.
-
-    A partial row that may take nothing from the one before it will be refused, unless the database
-    helps; merged with it, it would take that one along.
-    """
-    apart: list[list[Window]] = [[]]
-    partial: set[RowKey] = set()
-    for window in windows:
-        rows = [row for row in window.rows.values() if isinstance(row, PartialRow)]
-        if any(row.after == "" and row.row_key in partial for row in rows):
-            apart.append([])
-            partial.clear()
-        apart[-1].append(window)
-        partial.update(row.row_key for row in rows)
-    return apart
-
-
 def _window_of(row: PartialRow, versions: VersionMap) -> Window:
     """A window of one row, which is written later than the one that it came with."""
     shard = shard_of(row.row_key)
     return Window({row.row_key: row}, {}, [], set(), versions, (), shard=shard)
+
+
+def _asks_as(row: PartialRow, before: Winner) -> bool:
+    """Whether a row lacks what the one before it lacks as well, and would be refused with it."""
+    return isinstance(before, PartialRow) and (before.old_key, before.after) == (
+        row.old_key,
+        row.after,
+    )
+
+
+def _is_before(change: Winner, version: str) -> bool:
+    """Whether a change is the older one; where it has no position, its window was asked for that."""
+    return has_position(change.version) and change.version < version
 
 
 def _same_text(row: Row | PartialRow | Delete, before: Row | PartialRow | Entity) -> bool:

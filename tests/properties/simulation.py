@@ -282,8 +282,8 @@ class Simulation:
         names += ["moves"] * len(self.shared.moves._coming)
         for shard, logic in self.process.shards.items():
             settler = logic._settler
-            kept = (logic._pending, logic._truncates, logic._waiting, settler._superseded)
-            if any((*kept, settler.before, settler.moves, settler.dead)):
+            kept = (logic._pending, logic._truncates, logic._waiting)
+            if any((*kept, settler.below, settler.moves, settler.dead)):
                 names.append(shard)
         return names
 

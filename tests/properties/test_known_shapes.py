@@ -349,6 +349,25 @@ def test_rows_that_change_places_wait_no_longer_than_a_few_windows() -> None:
     assert play("0 1 wc 000000 1111111 wwww") == {0: "new", 1: "old"}
 
 
+@pytest.mark.parametrize("steps", ["1111w", "11c11w", "111c!11c", "111S11", "1w1w1w1w", "11w11w"])
+@pytest.mark.parametrize("told", [False, True])
+def test_below_a_row_that_cannot_be_completed_is_the_newest_that_can(
+    steps: str, told: bool
+) -> None:
+    lost = Values("name", "lost")
+    delete, create = moved(0, 1, 5, NEW)
+    history = [put(1, 1), gone(1, 4), create, put(1, 6, lost, Fault.DECODE), touched(1, 7, lost)]
+    play = Play(put(0, 2, NEW), *([delete] if told else []), *history)
+    play.judge.lost = not told  # as if its process had gone
+    play("0 1 wc" + "0w" * told + steps)
+    if "!" in steps:
+        assert play.end() == ({} if told else {0: "new"})  # who told is gone
+        return
+    assert play.end() == ({1: "new"} if told else {0: "new"})
+    assert {(1, 3), (1, 4)} <= set(play.letters())
+    assert ((1, 2) in play.letters()) is not told
+
+
 def test_what_a_row_held_is_not_what_was_written_before_a_refused_change() -> None:
     lost = Values("name", "lost")
     play = Play(put(0, 1), put(0, 2, lost, Fault.DECODE), *moved(0, 1, 3, lost))

@@ -628,8 +628,8 @@ class Flow:
             names += ["moves"] * len(worker.shared.moves._coming)
             for shard, logic in worker.shards.items():
                 settler = logic._settler
-                kept = (logic._pending, logic._truncates, logic._waiting, settler._superseded)
-                if any((*kept, settler.before, settler.moves, settler.dead)):
+                kept = (logic._pending, logic._truncates, logic._waiting)
+                if any((*kept, settler.below, settler.moves, settler.dead)):
                     names.append(shard)
         return names
 

@@ -387,6 +387,64 @@ def test_what_a_refused_row_has_taken_the_place_of_does_not_undo_what_is_newer()
     assert bench.texts() == {"docs:1#0": "doc 1\nnewer"}
 
 
+def test_below_a_refused_row_a_delete_without_a_position_is_not_lost() -> None:
+    bench = Bench()
+    bench.write(bench.row(1, 1))
+    alone = make_version(0, NO_POSITION, 2)
+    tombstone = Delete(key(1), alone, position(2), 0, lone=True)
+    bench.writer.write([bench.window(tombstone), bench.window(bench.partial(1, 3, after=""))])
+    assert bench.texts() == {}
+
+
+def test_a_truncate_takes_what_is_below_a_newer_row() -> None:
+    bench = Bench()
+    shard = shard_of(key(1))
+    bench.writer.write(
+        [
+            bench.window(bench.row(1, 1), shard=shard),
+            bench.window(bench.partial(1, 3, after=""), shard=shard),
+            bench.window(truncates=[truncate(2)], shard=shard),
+        ]
+    )
+    assert (bench.texts(), bench.refused()) == ({}, [3])
+
+
+@pytest.mark.parametrize("told", [False, True])
+@pytest.mark.parametrize("together", [False, True])
+def test_a_refused_row_leaves_one_that_waits_in_its_place(told: bool, together: bool) -> None:
+    bench = Bench()
+    bench.write(bench.row(1, 1, "moves"), bench.row(2, 1))
+    moves = moving(bench, 1, 3, after=1 if told else 2)
+    windows = [
+        bench.window(delete(2, 2)),
+        bench.window(bench.partial(2, 3, old=1)),
+        bench.window(bench.partial(2, 5, after="")),
+    ]
+    receipt = Receipt(0, 0, 0)
+    for each in [windows] if together else [[window] for window in windows]:
+        receipt = bench.writer.write([*receipt.later, *each])
+    assert set(bench.texts()) == {"docs:1#0"}
+    assert (len(receipt.later), bench.refused()) == (1, [5])
+    bench.writer.write([moves])
+    assert bench.writer.write(receipt.later).later == ()
+    assert bench.texts() == ({"docs:2#0": "doc 2\nmoves"} if told else {})
+    assert bench.refused() == ([5] if told else [3, 5])
+
+
+def test_rows_that_wait_with_the_same_key_keep_their_order() -> None:
+    bench = Bench()
+    bench.write(bench.row(1, 1, "first"), bench.row(2, 1, "second"))
+    deletes = [moving(bench, 1, 2), moving(bench, 2, 4)]
+    receipt = bench.writer.write(
+        [bench.window(bench.partial(3, 2, old=1)), bench.window(bench.partial(3, 4, old=2))]
+    )
+    for gone in deletes:
+        receipt = bench.writer.write([*receipt.later, gone])
+    assert bench.writer.write(receipt.later).later == ()
+    assert bench.texts() == {"docs:3#0": "doc 3\nsecond"}
+    assert bench.refused() == []
+
+
 def test_a_row_whose_parts_are_too_long_together_is_refused_and_nothing_else() -> None:
     bench = Bench()
     half = "x" * (MAX_VARCHAR_BYTES * 2 // 3)
