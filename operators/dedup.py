@@ -72,6 +72,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._contexts: dict[TraceContext, None] = {}
         self._due: datetime | None = None
         self._ending = False
+        # Whether any delete was dropped whose tombstone may be on its way; few shards ever see one.
+        self._stale_deletes = state is not None
         now = self._clock.now().timestamp()
         if state is None:
             self._versions = VersionMap(whole=shared.whole, horizon_s=shared.horizon_s, now=now)
@@ -211,12 +213,16 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             if fence is not None and event.version < fence:
                 if isinstance(event, Delete):
                     self._versions.dropped_delete(key)
+                    self._stale_deletes = True
                 return "stale"
             if isinstance(event, Delete):
                 if event.moved:
                     self._shared.moves.read(key, event.version)
             elif event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
+        if self._stale_deletes:
+            # The tombstone of one before this has not come, and the next is not its.
+            self._versions.ends_dropped_delete(key)
         self._pending[key] = event
         if pending is None:
             return None

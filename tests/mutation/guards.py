@@ -327,6 +327,22 @@ GUARDS: tuple[Guard, ...] = (
         _DEDUP,
     ),
     Guard(
+        "stale-tombstone-late",
+        "operators/dedup.py",
+        "and that of a delete after it is not taken for it",
+        "            self._versions.ends_dropped_delete(key)\n        self._pending",
+        "            pass\n        self._pending",
+        _DEDUP,
+    ),
+    Guard(
+        "stale-tombstone-late-over-crash",
+        "operators/dedup.py",
+        "nor after a restart",
+        "self._stale_deletes = state is not None",
+        "self._stale_deletes = False",
+        _DEDUP,
+    ),
+    Guard(
         "stale-tombstone-over-crash",
         "operators/versions.py",
         "that a delete was dropped as stale is kept in the recovery files",

@@ -362,6 +362,18 @@ def test_the_tombstone_of_a_stale_delete_deletes_nothing():
     assert set(shard.closed().deletes) == {ONE}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_stale_delete_without_a_tombstone_does_not_take_that_of_a_later_one(restarted: bool):
+    shard = Shard()
+    shard.take(put(1, 9, "new"))
+    shard.closed()
+    shard.take(gone(1, 5))
+    if restarted:
+        shard.restart()
+    shard.take(put(1, 10, "newer"), tombstone(1), resumed=True)
+    assert set(shard.closed().deletes) == {ONE}
+
+
 def test_the_tombstone_of_a_stale_delete_is_known_after_a_restart():
     shard = Shard()
     shard.take(put(1, 9, "new"))
