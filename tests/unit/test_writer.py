@@ -305,6 +305,14 @@ def test_a_truncate_comes_before_the_rows_of_its_window_and_after_those_before_i
     assert bench.texts() == {"docs:1#0": "doc 1\nafter"}
 
 
+def test_a_truncate_takes_nothing_of_a_shard_that_has_not_come_to_it() -> None:
+    bench = Bench()
+    one, two = shard_of(key(1)), shard_of(key(2))
+    emptied = bench.window(truncates=[truncate(2)], shard=two)
+    bench.writer.write([bench.window(bench.row(1, 1, "on its way"), shard=one), emptied])
+    assert bench.texts() == {"docs:1#0": "doc 1\non its way"}
+
+
 def test_a_row_without_a_position_is_not_known_to_be_older_than_a_truncate() -> None:
     bench = Bench()
     shard = shard_of(key(1))
