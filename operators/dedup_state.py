@@ -7,7 +7,7 @@ from operators.errors import FatalError
 from operators.events import DeadLetter, Delete, KafkaPosition, PartialRow, Row, Truncate, Upsert
 from operators.versions import PackedVersions
 
-STATE_FORMAT = 2
+STATE_FORMAT = 3
 
 Packed: TypeAlias = tuple[Any, ...]
 

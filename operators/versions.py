@@ -1,17 +1,17 @@
 """The version of every row within a horizon: what fences stale events without asking the store."""
 
+from collections.abc import Iterator, Set
 from typing import TypeAlias
 
 from operators.events import RowKey, Version, at_offset, has_position, offset_of
+from operators.frozen_versions import FrozenVersions, Known, PackedFrozen
 
-Known: TypeAlias = tuple[Version, str | None]
-"""Version and text hash of a row; the hash is None for a deleted row (its delete marker), and "" where
-the text is not known here."""
+PackedGeneration: TypeAlias = tuple[dict[RowKey, Known], PackedFrozen | None]
 
 PackedVersions: TypeAlias = tuple[
     bool,
-    dict[RowKey, Known],
-    dict[RowKey, Known],
+    PackedGeneration,
+    PackedGeneration,
     frozenset[RowKey],
     frozenset[RowKey],
     frozenset[RowKey],
@@ -19,8 +19,81 @@ PackedVersions: TypeAlias = tuple[
     dict[RowKey, tuple[Version, ...]],
 ]
 
+FREEZE_FROM = 512
+"""Rows of a generation: fewer stay in a dict, which is faster."""
+
+_FREEZE_SHARE = 8
+"""Of a generation, one in so many comes before they are frozen: what a dict adds to the memory stays
+small, and so does what is copied for each."""
+
 MAX_TAINTS = 8
 """Refused changes of one row that are told apart; of more, those in the middle are forgotten."""
+
+
+class _Generation:
+    """What was entered within one horizon: a dict of the last changes, over what is frozen.
+
+    A lane's thread may look up rows while others are frozen, if it looks at `recent` first.
+    """
+
+    __slots__ = ("frozen", "limit", "recent")
+
+    def __init__(self, recent: dict[RowKey, Known], frozen: FrozenVersions | None = None) -> None:
+        self.recent = recent
+        self.frozen = frozen
+        self.limit = self._next_limit()
+
+    def _next_limit(self) -> int:
+        """How many recent rows there may be before they are frozen."""
+        recent, frozen = len(self.recent), 0 if self.frozen is None else len(self.frozen)
+        return max(FREEZE_FROM - frozen, recent + (recent + frozen) // _FREEZE_SHARE)
+
+    def __bool__(self) -> bool:
+        return bool(self.recent or self.frozen)
+
+    def get(self, key: RowKey) -> Known | None:
+        known = self.recent.get(key)
+        if known is None and self.frozen is not None:
+            known = self.frozen.get(key)
+        return known
+
+    def of(self, keys: Set[RowKey]) -> dict[RowKey, Known]:
+        """What is known of these rows."""
+        return {key: known for key in keys if (known := self.get(key)) is not None}
+
+    def freeze(self, held: Set[RowKey]) -> None:
+        """Freeze the recent rows, but for those that each checkpoint has to find."""
+        settled = {key: known for key, known in self.recent.items() if key not in held}
+        if settled:
+            frozen = FrozenVersions.none() if self.frozen is None else self.frozen
+            self.frozen = frozen.with_rows(settled)
+            # Only now: another thread must find a row here or there.
+            self.recent = {key: known for key, known in self.recent.items() if key in held}
+        self.limit = self._next_limit()
+
+    def keys(self) -> Iterator[RowKey]:
+        """Of all rows; of one that changed after it was frozen, twice."""
+        yield from self.recent
+        if self.frozen is not None:
+            yield from self.frozen.keys()
+
+    def items_of(self, prefix: str) -> Iterator[tuple[RowKey, Known]]:
+        """All rows whose key begins so."""
+        for key, known in self.recent.items():
+            if key.startswith(prefix):
+                yield key, known
+        if self.frozen is not None:
+            for key, known in self.frozen.items_of(prefix):
+                if key not in self.recent:
+                    yield key, known
+
+    def pack(self) -> PackedGeneration:
+        return dict(self.recent), None if self.frozen is None else self.frozen.pack()
+
+    @classmethod
+    def unpack(cls, packed: PackedGeneration) -> "_Generation":
+        recent, frozen = packed
+        return cls(dict(recent), None if frozen is None else FrozenVersions.unpack(frozen))
 
 
 class VersionMap:
@@ -39,8 +112,8 @@ class VersionMap:
         self.whole = whole
         self._horizon_s = horizon_s
         self._rotate_at = now + horizon_s
-        self._young: dict[RowKey, Known] = {}
-        self._old: dict[RowKey, Known] = {}
+        self._young = _Generation({})
+        self._old = _Generation({})
         # Of all but these the store itself can tell: rows that are known to be deleted, and those that
         # are on their way to the store, which may yet refuse them.
         self._gone: set[RowKey] = set()
@@ -53,8 +126,14 @@ class VersionMap:
 
     def get(self, key: RowKey) -> Known | None:
         """What is known of the row, or None."""
-        known = self._young.get(key)
-        return self._old.get(key) if known is None else known
+        # Flat, and the dicts first: this is called several times for every change.
+        for generation in (self._young, self._old):
+            known = generation.recent.get(key)
+            if known is None and generation.frozen is not None:
+                known = generation.frozen.get(key)
+            if known is not None:
+                return known
+        return None
 
     def newest(self, key: RowKey) -> Version | None:
         """The version that an event of the row must not be older than; None if nothing is known."""
@@ -75,11 +154,14 @@ class VersionMap:
         if version > self._truncated.get(prefix, ""):
             self._truncated[prefix] = version
         for generation in (self._young, self._old):
-            for key, known in generation.items():
-                if known[0] < version and has_position(known[0]) and key.startswith(prefix):
+            taken: dict[RowKey, Known] = {}
+            for key, known in generation.items_of(prefix):
+                if known[0] < version and has_position(known[0]):
                     # The offset is of another partition: the row keeps its own.
-                    generation[key] = (at_offset(version, offset_of(known[0])), None)
-                    self._gone.add(key)
+                    taken[key] = (at_offset(version, offset_of(known[0])), None)
+            generation.recent.update(taken)
+            # But for those that changed again, in the younger generation.
+            self._gone.update(filter(self._is_gone, taken))
         for key in [key for key in self._tainted if key.startswith(prefix)]:
             self._untaint(key, version)
 
@@ -120,17 +202,24 @@ class VersionMap:
             return
         if self._tainted and text_hash != "" and key in self._tainted:
             self._untaint(key, version)
-        if not self.whole and key not in self._young and key not in self._old:
+        if not self.whole and known is None:
             self._unverified.add(key)
-        self._keep(key, (version, text_hash))
         self._sent.add(key)
+        self._keep(key, (version, text_hash))
 
     def _keep(self, key: RowKey, known: Known) -> None:
-        self._young[key] = known
+        young = self._young
+        young.recent[key] = known
         if known[1] is None:
             self._gone.add(key)
         elif self._gone:
             self._gone.discard(key)
+        if len(young.recent) > young.limit:
+            young.freeze(self._gone | self._unverified)
+
+    def _is_gone(self, key: RowKey) -> bool:
+        known = self.get(key)
+        return known is not None and known[1] is None
 
     def must_look_up(self, key: RowKey) -> bool:
         """Whether the store may hold a newer version of the row than the map."""
@@ -139,7 +228,7 @@ class VersionMap:
     def distrust(self) -> None:
         """Have every row looked up: the store may hold newer ones than the map."""
         self.whole = False
-        self._unverified |= self._young.keys() | self._old.keys()
+        self._unverified.update(self._keys())
 
     def learn(self, key: RowKey, stored: Known | None) -> None:
         """Take over what the store holds; whatever is newer stays."""
@@ -165,14 +254,18 @@ class VersionMap:
             return
         if self._old:
             self.whole = False
-        self._old, self._young = self._young, {}
+        self._old, self._young = self._young, _Generation({})
         self._rotate_at = now + self._horizon_s
-        self._unverified &= self._old.keys()
-        self._gone &= self._old.keys()
+        self._unverified = {key for key in self._unverified if self._old.get(key) is not None}
+        self._gone = {key for key in self._gone if self._old.get(key) is not None}
         self._old_stale, self._young_stale = self._young_stale, set()
 
     def __len__(self) -> int:
-        return len(self._young.keys() | self._old.keys())
+        return len(set(self._keys()))
+
+    def _keys(self) -> Iterator[RowKey]:
+        yield from self._young.keys()
+        yield from self._old.keys()
 
     def pack(self, *, ending: bool) -> PackedVersions:
         """The state as plain values that later changes do not touch.
@@ -184,19 +277,21 @@ class VersionMap:
                 rest would have to be written anew with each checkpoint, and a million rows take a
                 second; after a crash they are looked up as they change.
         """
-        young, old, whole = self._young, self._old, self.whole
+        whole = self.whole
         # Whoever goes on from here does not hear of what the store refuses after this.
         unverified = self._unverified | (self._sent - self._gone)
-        if not ending:
+        if ending:
+            young, old = self._young.pack(), self._old.pack()
+        else:
             kept = self._gone | unverified
-            young = {key: young[key] for key in kept if key in young}
-            old = {key: old[key] for key in kept if key in old}
-            whole = whole and (len(young), len(old)) == (len(self._young), len(self._old))
+            young = self._young.of(kept), None
+            old = self._old.of(kept - young[0].keys()), None
+            whole = whole and all(key in kept for key in self._keys())
         self._sent.clear()
         return (
             whole,
-            dict(young),
-            dict(old),
+            young,
+            old,
             frozenset(unverified),
             frozenset(self._young_stale),
             frozenset(self._old_stale),
@@ -209,11 +304,10 @@ class VersionMap:
         """The map that `pack` saw; its horizon starts anew, so that no downtime shortens it."""
         whole, young, old, unverified, young_stale, old_stale, truncated, tainted = packed
         versions = cls(whole=whole, horizon_s=horizon_s, now=now)
-        versions._young, versions._old = dict(young), dict(old)
-        versions._gone = {
-            k for each in (old, young) for k, known in each.items() if known[1] is None
-        }
-        versions._gone -= {k for k, known in young.items() if known[1] is not None}
+        versions._young, versions._old = map(_Generation.unpack, (young, old))
+        # None of them is frozen.
+        deleted = (k for each in (old, young) for k, known in each[0].items() if known[1] is None)
+        versions._gone = {k for k in deleted if versions._is_gone(k)}
         versions._unverified = set(unverified)
         versions._young_stale, versions._old_stale = set(young_stale), set(old_stale)
         versions._truncated, versions._tainted = dict(truncated), dict(tainted)

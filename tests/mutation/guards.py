@@ -57,6 +57,7 @@ _KEYS = ("tests/unit/test_keys.py",)
 _RENDERING = ("tests/unit/test_rendering.py",)
 _EMBED = ("tests/unit/test_embed.py",)
 _VERSIONS = ("tests/unit/test_versions.py",)
+_FROZEN = ("tests/unit/test_frozen_versions.py",)
 _MASKING = ("tests/unit/test_masking.py", "-k", "escapes or whole_value")
 _RETRY = ("tests/unit/test_retry.py",)
 _RECOVERY = ("tests/unit/test_recovery.py",)
@@ -246,8 +247,8 @@ GUARDS: tuple[Guard, ...] = (
         "unverified",
         "operators/versions.py",
         "a row that the map does not know is looked up in the store",
-        "key not in self._old:\n            self._unverified.add(key)\n",
-        "key not in self._old:\n            pass\n",
+        "        if not self.whole and known is None:\n",
+        "        if False:\n",
         _DEDUP,
     ),
     Guard(
@@ -294,7 +295,7 @@ GUARDS: tuple[Guard, ...] = (
         "whole-over-crash",
         "operators/versions.py",
         "a map that left rows to the store is not whole after a crash",
-        "            whole = whole and (len(young), len(old)) == (len(self._young), len(self._old))\n",
+        "            whole = whole and all(key in kept for key in self._keys())\n",
         "",
         _VERSIONS,
     ),
@@ -302,9 +303,57 @@ GUARDS: tuple[Guard, ...] = (
         "state-is-a-copy",
         "operators/versions.py",
         "what comes after a snapshot does not change it",
-        "            dict(young),\n            dict(old),\n            frozenset",
-        "            young,\n            dict(old),\n            frozenset",
+        "        return dict(self.recent), None if",
+        "        return self.recent, None if",
         _DEDUP,
+    ),
+    Guard(
+        "restored-is-a-copy",
+        "operators/versions.py",
+        "what comes after a resume does not change the state that it resumed from",
+        "return cls(dict(recent), ",
+        "return cls(recent, ",
+        _DEDUP,
+    ),
+    Guard(
+        "deleted-not-frozen",
+        "operators/versions.py",
+        "deleted rows are where each checkpoint, and each resume, finds them",
+        "young.freeze(self._gone | self._unverified)",
+        "young.freeze(self._unverified)",
+        _FROZEN,
+    ),
+    Guard(
+        "recent-before-frozen",
+        "operators/versions.py",
+        "what was frozen is overruled by a later change of the row",
+        "                if key not in self.recent:\n",
+        "                if True:\n",
+        _FROZEN,
+    ),
+    Guard(
+        "frozen-code-shared",
+        "operators/frozen_versions.py",
+        "two keys of the same code are told apart",
+        "            if self._records.startswith(name, self._starts[at]):\n",
+        "            if True:\n",
+        _FROZEN,
+    ),
+    Guard(
+        "frozen-version-exact",
+        "operators/frozen_versions.py",
+        "a version with its dots elsewhere is kept as it is",
+        " or _dotted(digits, form) != version:",
+        ":",
+        _FROZEN,
+    ),
+    Guard(
+        "frozen-hash-exact",
+        "operators/frozen_versions.py",
+        "digits that would not come back as they are written are not packed",
+        "return raw if raw.hex() == digits else None",
+        "return raw",
+        _FROZEN,
     ),
     # Deletes.
     Guard(
@@ -370,9 +419,17 @@ GUARDS: tuple[Guard, ...] = (
         "truncate-known",
         "operators/versions.py",
         "rows that a TRUNCATE took are known as gone",
-        "                    generation[key] = (at_offset(version, offset_of(known[0])), None)\n",
+        "                    taken[key] = (at_offset(version, offset_of(known[0])), None)\n",
         "                    pass\n",
         _DEDUP,
+    ),
+    Guard(
+        "truncate-newer-stays",
+        "operators/versions.py",
+        "a row that changed after a TRUNCATE is not held for one that the TRUNCATE took",
+        "            self._gone.update(filter(self._is_gone, taken))\n",
+        "            self._gone.update(taken)\n",
+        _VERSIONS,
     ),
     Guard(
         "truncate-pending",

@@ -20,7 +20,8 @@ from operators import source
 from operators.dedup import DedupLogic
 from operators.dedup_state import STATE_FORMAT
 from operators.errors import FatalError
-from operators.events import RowKey, make_version
+from operators.events import NO_POSITION, RowKey, Version, make_version
+from operators.frozen_versions import FrozenVersions
 from operators.retry import RetryPolicy
 from operators.settling import DedupContext
 from operators.shards import ALL_SHARDS, SHARDS, ShardRecords, shard_of
@@ -165,7 +166,22 @@ def source_states() -> list[Any]:
 
 def test_the_state_of_a_shard():
     assert as_json(dedup_state(Time())) == golden("dedup_state.json")
-    assert STATE_FORMAT == 2
+    assert STATE_FORMAT == 3
+
+
+def test_the_frozen_rows_of_a_shard():
+    known = {
+        RowKey("docs:1"): (
+            make_version(0, f"{19:016x}.{20:016x}", 7),
+            "b7aaf7932979564556c86cb1eac5ab8a",
+        ),
+        RowKey("docs:2,x"): (make_version(0, NO_POSITION, 8), ""),
+        RowKey("docs:3"): (Version("not as ours"), None),
+    }
+    packed = FrozenVersions.none().with_rows(known).pack()
+    assert as_json(packed) == golden("frozen_versions.json")
+    again = FrozenVersions.unpack(from_json(golden("frozen_versions.json")))
+    assert {key: again.get(key) for key in known} == known
 
 
 def test_a_shard_resumes_from_the_state():
@@ -240,10 +256,10 @@ def make_position() -> Any:
     return (1, KafkaPosition("t", 0, 1))
 
 
-@pytest.mark.parametrize("found", [0, 3, "1"])
+@pytest.mark.parametrize("found", [0, 4, "1"])
 def test_state_of_another_format_is_refused(found):
     state = (found, *dedup_state(Time())[1:])
-    with pytest.raises(FatalError, match=r"step 'dedup': it has format .* reads format 2"):
+    with pytest.raises(FatalError, match=r"step 'dedup': it has format .* reads format 3"):
         DedupLogic(shared(Time()), state)
     with pytest.raises(FatalError, match=r"app\.public\.docs\[0\]: it has format") as caught:
         PartitionLogic(TOPIC, 0, Log().reader, source_settings(), (found, 0, 500, 1 << 20))

@@ -290,6 +290,19 @@ def test_a_truncate_leaves_deleted_rows_to_a_checkpoint():
     assert crashed.newest(B) == version(5)
 
 
+def test_a_row_that_changed_after_a_truncate_is_looked_up_after_a_crash():
+    known = versions(whole=True)
+    known.put(A, version(1), "one")
+    known.rotate(100.0)
+    known.put(A, version(9), "nine")
+    # Of both generations, and it takes the older one alone.
+    known.truncate("docs:", version(5))
+    assert known.get(A) == (version(9), "nine")
+    crashed = at_checkpoint(known)
+    assert crashed.get(A) == (version(9), "nine")
+    assert crashed.must_look_up(A)
+
+
 def test_a_clean_end_keeps_all():
     known = versions(whole=True)
     known.put(A, version(1), "one")
