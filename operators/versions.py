@@ -101,7 +101,8 @@ class VersionMap:
 
     A key is kept for at least one horizon after its last change and dropped after two. A key that the
     map does not know has to be looked up in the store, and so has one that is *unverified*: entered
-    without knowing whether the store holds a newer version.
+    without knowing whether the store holds a newer version. One that was so before a start is kept
+    until it is looked up.
 
     Attributes:
         whole: True while the map holds every row that was ever written for this shard, so that a key
@@ -119,6 +120,7 @@ class VersionMap:
         self._gone: set[RowKey] = set()
         self._sent: set[RowKey] = set()
         self._unverified: set[RowKey] = set()
+        self._doubtful: set[RowKey] = set()
         self._young_stale: set[RowKey] = set()
         self._old_stale: set[RowKey] = set()
         self._truncated: dict[str, Version] = {}
@@ -254,10 +256,14 @@ class VersionMap:
             return
         if self._old:
             self.whole = False
-        self._old, self._young = self._young, _Generation({})
+        # What was on its way when a crash came may have been refused, and nothing else tells so: a row
+        # that follows it must not be completed from what the store holds.
+        self._doubtful &= self._unverified
+        doubtful = self._old.of(self._doubtful - self._young.of(self._doubtful).keys())
+        self._old, self._young = self._young, _Generation(doubtful)
         self._rotate_at = now + self._horizon_s
-        self._unverified = {key for key in self._unverified if self._old.get(key) is not None}
-        self._gone = {key for key in self._gone if self._old.get(key) is not None}
+        self._unverified = {key for key in self._unverified if self.get(key) is not None}
+        self._gone = {key for key in self._gone if self.get(key) is not None}
         self._old_stale, self._young_stale = self._young_stale, set()
 
     def __len__(self) -> int:
@@ -308,7 +314,7 @@ class VersionMap:
         # None of them is frozen.
         deleted = (k for each in (old, young) for k, known in each[0].items() if known[1] is None)
         versions._gone = {k for k in deleted if versions._is_gone(k)}
-        versions._unverified = set(unverified)
+        versions._unverified, versions._doubtful = set(unverified), set(unverified)
         versions._young_stale, versions._old_stale = set(young_stale), set(old_stale)
         versions._truncated, versions._tainted = dict(truncated), dict(tainted)
         return versions

@@ -642,6 +642,14 @@ GUARDS: tuple[Guard, ...] = (
         "        return ()",
         _LANES,
     ),
+    Guard(
+        "versions-doubtful",
+        "operators/versions.py",
+        "a row that was on its way at a crash is not forgotten before it is looked up",
+        "        self._old, self._young = self._young, _Generation(doubtful)\n",
+        "        self._old, self._young = self._young, _Generation({})\n",
+        _VERSIONS,
+    ),
     # Lanes.
     Guard(
         "acknowledged",

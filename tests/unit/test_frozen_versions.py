@@ -95,6 +95,7 @@ class PlainMap:
         self.old: dict[RowKey, Known] = {}
         self.sent: set[RowKey] = set()
         self.unverified: set[RowKey] = set()
+        self.doubtful: set[RowKey] = set()
         self.truncated: dict[str, Version] = {}
         self.refused: dict[RowKey, list[Version]] = {}
 
@@ -157,9 +158,11 @@ class PlainMap:
     def rotate(self, now: float) -> None:
         if now >= self.rotate_at:
             self.whole = self.whole and not self.old
-            self.old, self.young = self.young, {}
+            self.doubtful &= self.unverified
+            kept = self.doubtful & self.old.keys() - self.young.keys()
+            self.old, self.young = self.young, {key: self.old[key] for key in kept}
             self.rotate_at = now + HORIZON
-            self.unverified &= self.old.keys()
+            self.unverified &= (self.old | self.young).keys()
 
     def resumed(self, *, ending: bool, now: float) -> "PlainMap":
         all_rows = self.old | self.young
@@ -175,7 +178,8 @@ class PlainMap:
             for key, known in self.old.items()
             if key in kept and (ending or key not in self.young)
         }
-        again.unverified, again.truncated = unverified, dict(self.truncated)
+        again.unverified, again.doubtful = unverified, set(unverified)
+        again.truncated = dict(self.truncated)
         again.refused = {key: list(refused) for key, refused in self.refused.items()}
         return again
 

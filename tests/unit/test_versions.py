@@ -303,6 +303,25 @@ def test_a_row_that_changed_after_a_truncate_is_looked_up_after_a_crash():
     assert crashed.must_look_up(A)
 
 
+def test_what_was_on_its_way_at_a_crash_is_known_until_it_is_looked_up():
+    known = versions()
+    known.put(A, version(1), "one")
+    known.learn(A, None)
+    known.put(B, version(1), "one")
+    known.learn(B, None)
+    crashed = at_checkpoint(known)
+    for horizons in range(1, 5):
+        crashed.rotate(100.0 * horizons)
+    # It may have been refused, which nobody can tell any more.
+    assert crashed.get(A) == crashed.get(B) == (version(1), "one")
+    assert crashed.must_look_up(A)
+    crashed.learn(A, (version(1), "one"))
+    for horizons in range(5, 8):
+        crashed.rotate(100.0 * horizons)
+    assert crashed.get(A) is None
+    assert crashed.get(B) == (version(1), "one")
+
+
 def test_a_clean_end_keeps_all():
     known = versions(whole=True)
     known.put(A, version(1), "one")
