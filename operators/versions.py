@@ -20,7 +20,7 @@ PackedVersions: TypeAlias = tuple[
 ]
 
 FREEZE_FROM = 512
-"""Rows of a generation: fewer stay in a dict, which is faster."""
+"""Rows of a generation: fewer stay in a dict, which is faster, and no memory is worth the while."""
 
 _FREEZE_SHARE = 8
 """Of a generation, one in so many comes before they are frozen: what a dict adds to the memory stays
@@ -128,14 +128,11 @@ class VersionMap:
 
     def get(self, key: RowKey) -> Known | None:
         """What is known of the row, or None."""
-        # Flat, and the dicts first: this is called several times for every change.
-        for generation in (self._young, self._old):
-            known = generation.recent.get(key)
-            if known is None and generation.frozen is not None:
-                known = generation.frozen.get(key)
-            if known is not None:
-                return known
-        return None
+        # Called several times for every change: most rows are found without another call.
+        known = self._young.recent.get(key)
+        if known is None:
+            known = self._young.get(key)
+        return self._old.get(key) if known is None else known
 
     def newest(self, key: RowKey) -> Version | None:
         """The version that an event of the row must not be older than; None if nothing is known."""
