@@ -1119,6 +1119,16 @@ GUARDS: tuple[Guard, ...] = (
         _DEDUP,
     ),
     Guard(
+        "taint-at-position",
+        "operators/versions.py",
+        "also where both have one position, which may be that of several changes",
+        "        return any(since < refused < version for refused in self._tainted.get(key, ()))\n",
+        "        own = version[:-16]\n"
+        "        refused = (each for each in self._tainted.get(key, ()) if each[:-16] != own)\n"
+        "        return any(since < each < version for each in refused)\n",
+        ("tests/properties/test_known_shapes.py",),
+    ),
+    Guard(
         "taint-in-window",
         "operators/settling.py",
         "nor from an older one in its own window",

@@ -6,6 +6,7 @@ changes of the key over two partitions, ranges sent again, and records that are 
 knows the truth about every change, and what a dead letter may be an excuse for.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -304,14 +305,10 @@ class Judge:
         self._judged = 0
         self.lost = False
         self._torn: set[Change] = set()
-        # What lies behind an undecodable record may come after it: that has no position to tell.
-        garbled: dict[int, int] = {}
-        self._doubted: set[Change] = set()
-        for _, change in sorted(sent.changes.items(), key=lambda item: item[0]):
-            if change.fault is Fault.DECODE:
-                garbled[change.row] = change.lsn
-            elif change.lsn < garbled.get(change.row, 0):
-                self._doubted.add(change)
+        self._doubted = _doubted(sent)
+        self._again = {
+            change for change, times in Counter(sent.changes.values()).items() if times > 1
+        }
 
     def watch(self, simulation: Simulation) -> None:
         """No write since the last call showed a wrong text, or an older version than before."""
@@ -414,8 +411,8 @@ class Judge:
         poisoned = False
         for change in reversed(changes):
             poisoned = poisoned or change.fault is Fault.STORE
-            if change.bad or (change in buried):
-                continue
+            if change.bad or (change in buried and change not in self._again):
+                continue  # of one that was sent again, another copy may have been applied
             allowed.append(change if change.seen is not None else None)
             # The store refuses a row when what it superseded on its way is gone.
             if not poisoned and not (change.partial and self._excused(change, buried)):
@@ -445,6 +442,23 @@ class Judge:
         row = change.row if change.old is None else change.old
         earlier = [c for c in self._by_row[row] if c.lsn < change.lsn]
         return earlier[-1] if earlier else None
+
+
+def _doubted(sent: Sent) -> set[Change]:
+    """Changes after an unreadable record that is, or may be, the newer one: it has no position.
+
+    So where it is sent again, it may be newer than all that its row was known to be by then.
+    """
+    doubted: set[Change] = set()
+    garbled: dict[int, int] = {}
+    newest: dict[int, int] = {}
+    for _, change in sorted(sent.changes.items(), key=lambda item: item[0]):
+        newest[change.row] = max(newest.get(change.row, 0), change.lsn)
+        if change.fault is Fault.DECODE:
+            garbled[change.row] = newest[change.row]
+        elif change.lsn <= garbled.get(change.row, 0):
+            doubted.add(change)
+    return doubted
 
 
 def _refused_since(changes: Sequence[Change], change: Change) -> bool:

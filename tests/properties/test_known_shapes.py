@@ -35,7 +35,7 @@ class Play:
     def __init__(self, *history: Change, lanes: int = 1) -> None:
         sent = logs_of(history, 2)
         self.simulation = Simulation(sent.logs, section=SECTION, store=PickyStore(), lanes=lanes)
-        self.judge = Judge(history, sent)
+        self.judge = Judge(list(dict.fromkeys(history)), sent)
         self._gather()
 
     def _gather(self) -> None:
@@ -273,6 +273,39 @@ def test_a_good_row_before_a_bad_one_is_not_in_doubt() -> None:
     play("1wc 11w")
     assert play.end() == {1: "old"}
     assert play.letters() == [(1, 2)]
+
+
+COPIES = ["w".join("00000"), "00000", "0c0c0c0c0", "000c!00", "00S000"]
+
+
+@pytest.mark.parametrize("steps", COPIES)
+def test_a_change_that_is_sent_again_after_an_unreadable_one_is_in_doubt(steps: str) -> None:
+    # For all that can be told, the unreadable record is from between the change and its copy.
+    later = [touched(0, 2), touched(0, 3, fault=Fault.DECODE)]
+    play = Play(put(0, 1), *later, *later)
+    play("0wc" + steps)
+    assert play.end() == {0: "old"}
+    assert play.letters() == [(0, 2), (0, 3), (0, 4)]
+
+
+@pytest.mark.parametrize("steps", COPIES)
+def test_an_unreadable_change_that_is_sent_again_leaves_no_older_value(steps: str) -> None:
+    lost = put(0, 2, Values("name", "lost"), Fault.DECODE)
+    later = [lost, put(0, 3, NEW), touched(0, 4, NEW)]
+    play = Play(put(0, 1), *later, *later)
+    play("0wc0" + steps)
+    assert play.end() == {0: "new"}
+    assert play.letters() == [(0, 1), (0, 4), (0, 6)]
+
+
+@pytest.mark.parametrize("steps", ["000w", "0w0w0w", "0c0c0c", "0w0c!0"])
+def test_changes_at_one_position_are_not_taken_for_one_change(steps: str) -> None:
+    # So it is with two of one row in one transaction of SQL Server.
+    lost = Values("name", "lost")
+    play = Play(put(0, 1), put(0, 1, lost, Fault.DECODE), touched(0, 1, lost))
+    play(steps)
+    assert play.end() == {0: "old"}
+    assert play.letters() == [(0, 1), (0, 2)]
 
 
 def test_a_row_that_was_hidden_is_not_shown_as_it_was() -> None:
