@@ -39,13 +39,14 @@ from operators.events import (
     Version,
     at_offset,
     has_position,
+    is_before,
     make_version,
     offset_of,
     same_position,
 )
 from operators.keys import key_prefix
 from operators.rendering import Rendered
-from operators.settling import DedupContext, Settler, is_before
+from operators.settling import DedupContext, Settler
 from operators.shards import RawChange, ShardRecords, Window
 from operators.telemetry import TraceContext
 from operators.versions import VersionMap
@@ -72,8 +73,6 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._contexts: dict[TraceContext, None] = {}
         self._due: datetime | None = None
         self._ending = False
-        # Whether any delete was dropped whose tombstone may be on its way; few shards ever see one.
-        self._stale_deletes = state is not None
         now = self._clock.now().timestamp()
         if state is None:
             self._versions = VersionMap(whole=shared.whole, horizon_s=shared.horizon_s, now=now)
@@ -213,16 +212,14 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             if fence is not None and event.version < fence:
                 if isinstance(event, Delete):
                     self._versions.dropped_delete(key)
-                    self._stale_deletes = True
                 return "stale"
             if isinstance(event, Delete):
                 if event.moved:
                     self._shared.moves.read(key, event.version)
             elif event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
-        if self._stale_deletes:
-            # The tombstone of one before this has not come, and the next is not its.
-            self._versions.ends_dropped_delete(key)
+        # If the tombstone of a stale delete before this has not come, the next is not its.
+        self._versions.ends_dropped_delete(key)
         self._pending[key] = event
         if pending is None:
             return None
@@ -272,7 +269,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._versions.truncate(prefix, truncate.version)
         for key in [k for k in self._pending if k.startswith(prefix)]:
             self._settler.truncate(key, truncate, self._pending[key])
-            if is_before(self._pending[key], truncate):
+            if is_before(self._pending[key].version, truncate.version):
                 del self._pending[key]
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:

@@ -55,9 +55,8 @@ class Embedder(Protocol):
     def calls_at_once(self) -> int:
         """How many threads may well call `embed` at the same time.
 
-        Two where a device calculates: while it does, the next texts are cut into tokens. One on a CPU:
-        OpenMP keeps a team of threads for each that calls, and more threads than cores put one another
-        to sleep.
+        Two where a device calculates: while it does, the next texts are cut into tokens. One on a CPU,
+        where a call takes all cores.
         """
         ...
 

@@ -50,6 +50,11 @@ def has_position(version: Version) -> bool:
     return not version.startswith(_NOWHERE, 5)
 
 
+def is_before(version: Version, other: str) -> bool:
+    """Whether a version is known to be older: one without a position is not."""
+    return has_position(version) and version < other
+
+
 RowKey = NewType("RowKey", str)
 """A row's identity over all tables: `table:part,part`, each part percent-encoded.
 

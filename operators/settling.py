@@ -16,7 +16,7 @@ from operators.events import (
     RowKey,
     Truncate,
     Upsert,
-    has_position,
+    is_before,
     same_position,
 )
 from operators.rendering import Rendered, Rules, texts_of
@@ -73,15 +73,18 @@ class Settler:
 
     def truncate(self, key: RowKey, truncate: Truncate, winner: Pending) -> None:
         """Forget of a row what a TRUNCATE took."""
+        version = truncate.version
         below = self.below.pop(key, [])
         for each in (*below, winner, *(move.delete for move in self.moves.get(key, ()))):
-            if isinstance(each, Delete) and each.moved and is_before(each, truncate):
+            if isinstance(each, Delete) and each.moved and is_before(each.version, version):
                 self._shared.moves.put(key, each.version, None)
-        kept = [each for each in below if not is_before(each, truncate)]
-        if kept and not is_before(winner, truncate):
+        kept = [each for each in below if not is_before(each.version, version)]
+        if kept and not is_before(winner.version, version):
             self.below[key] = kept
         if key in self.moves:
-            moves = [each for each in self.moves[key] if not is_before(each.delete, truncate)]
+            moves = [
+                each for each in self.moves[key] if not is_before(each.delete.version, version)
+            ]
             if moves:
                 self.moves[key] = moves
             else:
@@ -260,11 +263,6 @@ class Settler:
         self.dead.append(
             DeadLetter(position, stage, error.subject, error.cause, error.hint, key, value, row_key)
         )
-
-
-def is_before(winner: Pending, truncate: Truncate) -> bool:
-    """Whether a TRUNCATE took a row; one without a position is not known to be older."""
-    return has_position(winner.version) and winner.version < truncate.version
 
 
 def _is_again(delete: Delete, before: Pending) -> bool:

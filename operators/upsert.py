@@ -20,11 +20,11 @@ MAX_QUEUED_ROWS = 4_096
 
 
 class Lane:
-    """One thread that applies windows in the order in which they were submitted.
+    """One thread that applies the windows of some shards, each shard's in the order of submission.
 
-    Windows that pile up behind a slow request, or behind the model, are written together. Those of one
-    shard in their order, and one request is under way at a time, so operations on a row never change
-    places; a shard that has its vectors does not wait for another's.
+    Windows that pile up behind a slow request, or behind the model, are written together. One request
+    is under way at a time, so operations on a row never change places; a shard that has its vectors
+    does not wait for another's.
     """
 
     def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:
@@ -200,11 +200,8 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
 
     def on_eof(self) -> tuple[list[Receipt], bool]:
         """The stream ends: wait, and emit the last receipts."""
-        if self._last is None:
-            return [], False
-        lane, shard, number = self._last
-        lane.wait(shard, number)
-        return lane.receipts(), False
+        self.snapshot()
+        return ([] if self._last is None else self._last[0].receipts()), False
 
     def snapshot(self) -> tuple[()]:
         """The barrier: returns when everything that was queued for the shard is acknowledged."""

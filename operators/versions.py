@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Set
 from typing import TypeAlias
 
-from operators.events import RowKey, Version, at_offset, has_position, offset_of
+from operators.events import RowKey, Version, at_offset, is_before, offset_of
 from operators.frozen_versions import FrozenVersions, Known, PackedFrozen
 
 PackedGeneration: TypeAlias = tuple[dict[RowKey, Known], PackedFrozen | None]
@@ -155,7 +155,7 @@ class VersionMap:
         for generation in (self._young, self._old):
             taken: dict[RowKey, Known] = {}
             for key, known in generation.items_of(prefix):
-                if known[0] < version and has_position(known[0]):
+                if is_before(known[0], version):
                     # The offset is of another partition: the row keeps its own.
                     taken[key] = (at_offset(version, offset_of(known[0])), None)
             generation.recent.update(taken)
@@ -242,6 +242,8 @@ class VersionMap:
 
     def ends_dropped_delete(self, key: RowKey) -> bool:
         """Whether a tombstone is the second half of a delete that was dropped."""
+        if not (self._young_stale or self._old_stale):
+            return False  # as nearly always, and it is asked for every change
         known = key in self._young_stale or key in self._old_stale
         self._young_stale.discard(key)
         self._old_stale.discard(key)

@@ -18,7 +18,7 @@ from operators.events import (
     RowKey,
     Version,
     Winner,
-    has_position,
+    is_before,
 )
 from operators.keys import key_prefix
 from operators.rendering import Rules
@@ -106,8 +106,10 @@ class _Batch:
             key = winner.row_key
             if not (key.startswith(prefix) and shard_of(key) == shard):
                 continue
-            below = [each for each in self.below.pop(key, ()) if not _is_before(each, version)]
-            if _is_before(winner, version):
+            below = [
+                each for each in self.below.pop(key, ()) if not is_before(each.version, version)
+            ]
+            if is_before(winner.version, version):
                 self.rows.pop(key, None)
                 self.deletes.pop(key, None)
                 self.pieces.pop(key, None)
@@ -120,7 +122,8 @@ class _Batch:
         below = self.below.get(key)
         if below:
             before = below.pop()
-            if entities is None or not _is_before(before, entities[0].version):
+            # One without a position was held against the store before it came here.
+            if entities is None or not is_before(before.version, entities[0].version):
                 self.put(before, None)
 
 
@@ -385,11 +388,6 @@ def _asks_as(row: PartialRow, before: Winner) -> bool:
         row.old_key,
         row.after,
     )
-
-
-def _is_before(change: Winner, version: str) -> bool:
-    """Whether a change is the older one; where it has no position, its window was asked for that."""
-    return has_position(change.version) and change.version < version
 
 
 def _same_text(row: Row | PartialRow | Delete, before: Row | PartialRow | Entity) -> bool:
