@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.envelopes import topic_of
-from operators.contract import Contract
+from operators.contract.sections import Contract
 
 MODEL = "sentence-transformers/all-MiniLM-L6-v2"
 TABLE = "docs"

@@ -30,11 +30,11 @@ from transformers import AutoConfig
 from benchmarks import corpus
 from benchmarks.contracts import MODEL
 from benchmarks.measuring import Rate, Rounds, clocks, parser, print_result, progress, take_turns
-from operators.contract import EmbeddingSection
-from operators.encoder import CORES
-from operators.linear import OneDnnLinear
-from operators.model_files import resolve_model
-from operators.transformer import TransformerEmbedder
+from operators.contract.sections import EmbeddingSection
+from operators.model.encoder import CORES
+from operators.model.files import resolve_model
+from operators.model.onednn import OneDnnLinear
+from operators.model.transformer import TransformerEmbedder
 
 BATCH_SIZES = (8, 32, 128)
 NEAREST = 10

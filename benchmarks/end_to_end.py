@@ -68,15 +68,15 @@ from benchmarks.peers.per_event import run_per_event
 from benchmarks.peers.quix import run_quix
 from flows.embedded.broker import Broker
 from flows.runtime import Cluster, Session, run
-from operators import transformer
-from operators.contract import EmbeddingSection
-from operators.encoder import CORES, take_one_core
-from operators.kafka import KafkaReader
-from operators.keys import KeyMaker
-from operators.milvus import MilvusStore
-from operators.model_files import resolve_model
-from operators.store import entity_id
-from operators.transformer import TransformerEmbedder
+from operators.codec.row_keys import KeyMaker
+from operators.contract.sections import EmbeddingSection
+from operators.kafka.reader import KafkaReader
+from operators.milvus.store import MilvusStore
+from operators.model import transformer
+from operators.model.encoder import CORES, take_one_core
+from operators.model.files import resolve_model
+from operators.model.transformer import TransformerEmbedder
+from operators.store.protocol import entity_id
 
 SHORT_TOPIC = f"{TOPIC}_short"
 

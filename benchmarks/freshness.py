@@ -60,11 +60,11 @@ from benchmarks.processes import LIMIT_S, cpu_s, module, pid_of, tell, wait_for
 from flows.embedded.broker import Broker
 from flows.embedded.milvus_lite import MilvusLiteServer
 from flows.embedded.process import Child
-from operators.contract import Contract, MilvusSection
-from operators.events import offset_of
-from operators.keys import KeyMaker
-from operators.milvus import MilvusStore
-from operators.store import Entity, entity_id
+from operators.changes.version import offset_of
+from operators.codec.row_keys import KeyMaker
+from operators.contract.sections import Contract, MilvusSection
+from operators.milvus.store import MilvusStore
+from operators.store.protocol import Entity, entity_id
 
 SHARE = 0.5
 """Of the capacity, how much comes on the schedule."""
@@ -230,9 +230,9 @@ class _NotingStore(MilvusStore):
 def run_flow(job: Job) -> None:
     """The flow until SIGTERM, as `rowvec run` runs it."""
     # Only here: they import torch, which the other processes do without.
-    from flows import preflight
+    from flows.process import preflight
     from flows.runtime import Cluster, run
-    from operators.transformer import TransformerEmbedder
+    from operators.model.transformer import TransformerEmbedder
 
     notes = _Notes(job.calls)
 

@@ -34,9 +34,9 @@ from benchmarks.end_to_end import Embedded, build_history, run_rowvec
 from benchmarks.measuring import Rate, Rounds, clocks, parser, print_result, progress, take_turns
 from benchmarks.over_kafka import fill
 from flows.embedded.broker import Broker
-from operators.contract import EmbeddingSection
-from operators.model_files import resolve_model
-from operators.transformer import TransformerEmbedder
+from operators.contract.sections import EmbeddingSection
+from operators.model.files import resolve_model
+from operators.model.transformer import TransformerEmbedder
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1_024)
 CLOSE = 0.99

@@ -20,7 +20,7 @@ from benchmarks.contracts import TOPIC, idle_contract
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
 from benchmarks.memory import Timing, run_worker
-from operators.contract import Contract
+from operators.contract.sections import Contract
 
 Message = KafkaSourceMessage[bytes, bytes]
 _BATCH = 1_000

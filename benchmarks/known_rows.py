@@ -23,18 +23,18 @@ from benchmarks.envelopes import DOC, update
 from benchmarks.measuring import Clocks, clocks
 from benchmarks.memory import NoStore, Timing, run_in, source_of, whole_flow
 from flows.sync import DEDUP, FLOW_ID, rules_of
-from operators.dedup import DedupLogic
-from operators.dedup_state import STATE_FORMAT, DedupState
-from operators.embedding import text_hash
-from operators.events import RowKey, make_version
-from operators.keys import key_prefix
-from operators.settling import DedupContext
-from operators.shards import ALL_SHARDS, shard_of
-from operators.source import BEGINNING, Record
-from operators.store import Entity, Stored
+from operators.changes.row_key import RowKey, key_prefix
+from operators.changes.shards import ALL_SHARDS, shard_of
+from operators.changes.text_hash import text_hash
+from operators.changes.version import make_version
+from operators.kafka.log import BEGINNING, Record
+from operators.stages.dedup import DedupLogic
+from operators.stages.settle import DedupContext
+from operators.stages.window_clock import WindowClock
+from operators.state.dedup_checkpoint import STATE_FORMAT, DedupState
+from operators.state.version_map import VersionMap
+from operators.store.protocol import Entity, Stored
 from operators.telemetry import Telemetry
-from operators.versions import VersionMap
-from operators.windows import WindowClock
 
 Maps = dict[str, VersionMap]
 """By shard."""

@@ -19,21 +19,24 @@ from bytewax.testing import cluster_main
 from benchmarks.contracts import TOPIC
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
-from flows.collecting import seldom_collected
+from flows.process.garbage import seldom_collected
 from flows.sync import DEDUP, FLOW_ID, ROUTE, SOURCE, Flow, Parts, build_flow, rules_of
-from operators.contract import Contract
-from operators.dedup import dedup
-from operators.events import DeadLetter, Version
+from operators.changes.events import DeadLetter
+from operators.changes.vector import Vector
+from operators.changes.version import Version
+from operators.contract.sections import Contract
+from operators.contract.table import ColumnSpec
+from operators.kafka.log import BEGINNING, LogReader, Record
 from operators.retry import RetryPolicy
-from operators.route import Router, route
-from operators.settling import DedupContext
-from operators.shards import Window
-from operators.source import BEGINNING, LogReader, PartitionedSource, Record, SourceSettings
-from operators.store import CollectionSpec, Entity, Stored, Vector, VectorStore
-from operators.table import ColumnSpec
+from operators.stages.dedup import dedup
+from operators.stages.lane_writer import Receipt
+from operators.stages.route import Router, route
+from operators.stages.settle import DedupContext
+from operators.stages.source import PartitionedSource, SourceSettings
+from operators.stages.window import Window
+from operators.stages.window_clock import WindowClock
+from operators.store.protocol import CollectionSpec, Entity, Stored, VectorStore
 from operators.telemetry import Telemetry
-from operators.windows import WindowClock
-from operators.writer import Receipt
 
 _DIM = 384
 

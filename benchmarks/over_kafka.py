@@ -12,9 +12,10 @@ from benchmarks.contracts import TOPIC, idle_contract
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
 from flows.embedded.broker import Broker
-from operators.contract import Contract
-from operators.debezium import Decoder
-from operators.kafka import KafkaReader, consumer_config
+from operators.codec.decoder import Decoder
+from operators.contract.sections import Contract
+from operators.kafka.config import consumer_config
+from operators.kafka.reader import KafkaReader
 
 _LIMIT_S = 300.0
 

@@ -45,8 +45,8 @@ from benchmarks.envelopes import Change, update
 from benchmarks.idiomatic import run_idiomatic
 from benchmarks.measuring import Rate, clocks, parser, print_result, progress, take_turns
 from benchmarks.memory import MemoryReader, Timing, run_to_winners, run_whole
-from operators.contract import Contract
-from operators.source import LogReader
+from operators.contract.sections import Contract
+from operators.kafka.log import LogReader
 
 WARM_UP = 42_500
 """500 + 2,000 + 8,000 + 32,000: what the source takes in its first four epochs, which grow fourfold."""

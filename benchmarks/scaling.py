@@ -51,8 +51,8 @@ from benchmarks.over_kafka import fill, open_reader
 from benchmarks.processes import LIMIT_S, cpu_s, module, pid_of, tell, wait_for
 from flows.embedded.broker import Broker
 from flows.embedded.process import Child, free_ports
-from operators.contract import Contract
-from operators.source import LogReader, Record
+from operators.contract.sections import Contract
+from operators.kafka.log import LogReader, Record
 
 PARTITIONS = 4
 WARM_UP = 10_500

@@ -16,7 +16,7 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from flows import first_process
+from flows.process import first_process
 from operators.errors import ContractError, RowvecError
 
 app = typer.Typer(
@@ -26,25 +26,33 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
 health = typer.Typer(help="For liveness and readiness probes.", no_args_is_help=True)
+
 app.add_typer(health, name="health")
+
 dead_letters = typer.Typer(
     help="Records that could not be applied: what there is, and sending them again.",
     no_args_is_help=True,
 )
+
 app.add_typer(dead_letters, name="dead-letters")
 
 EXIT_FAILED = 1
+
 EXIT_CONTRACT = 2
 
 ContractOption = Annotated[
     Path | None,
     typer.Option("--contract", "-c", help="The contract; rowvec.toml or $ROWVEC_CONTRACT."),
 ]
+
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+
 TableOption = Annotated[
     list[str] | None, typer.Option("--table", help="Only of this table; can be given again.")
 ]
+
 StageOption = Annotated[
     list[str] | None,
     typer.Option("--stage", help="Only those that this step refused; can be given again."),
@@ -122,8 +130,8 @@ def run(
     console = _errors()
     _log(console, verbose=verbose)
     from flows import runtime, settings
-    from flows.progress import Progress
-    from operators.ledger import Accept
+    from flows.process.progress import Progress
+    from operators.ownership.accept import Accept
 
     accepted = {
         Accept.LOST_STATE: accept_lost_state,
@@ -163,7 +171,8 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
     """
     console = Console()
     _log(_errors(), verbose=False)
-    from flows import preflight, settings
+    from flows import settings
+    from flows.process import preflight
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     opened = preflight.Opened()
@@ -206,7 +215,7 @@ def search(
     """Embed a text with the contract's model and show the nearest rows."""
     _log(_errors(), verbose=False)
     from flows import settings
-    from flows.searching import Searcher
+    from flows.search import Searcher
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     with closing(Searcher(loaded)) as searcher:
@@ -263,7 +272,7 @@ def list_dead_letters(
     """Show every dead letter: what it is about, why, and whether it is settled. Never its data."""
     _log(_errors(), verbose=False)
     from flows import settings
-    from flows.dead_letters import path_of, read_letters, select
+    from flows.replay.letters import path_of, read_letters, select
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     letters = select(
@@ -329,8 +338,8 @@ def replay_dead_letters(
     console = Console()
     _log(_errors(), verbose=False)
     from flows import settings
-    from flows.dead_letters import path_of, position_from, read_letters, select
-    from flows.replaying import SETTLED, Replay
+    from flows.replay.letters import path_of, position_from, read_letters, select
+    from flows.replay.replay import SETTLED, Replay
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     chosen = select(

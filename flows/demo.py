@@ -23,21 +23,26 @@ from flows.embedded.packages import import_path
 from flows.embedded.process import Child
 from flows.embedded.stack import Stack
 from flows.settings import load_contract
-from operators.embedding import text_hash
+from operators.changes.text_hash import text_hash
+from operators.codec.row_keys import KeyMaker
 from operators.errors import FatalError
-from operators.keys import KeyMaker
-from operators.milvus import MilvusStore
-from operators.store import Hit, Stored, entity_id
+from operators.milvus.store import MilvusStore
+from operators.store.protocol import Hit, Stored, entity_id
 
 if TYPE_CHECKING:
     import psycopg
 
-    from operators.transformer import TransformerEmbedder
+    from operators.model.transformer import TransformerEmbedder
+
 
 PREFIX = "demo"
+
 PARTITIONS = 2
+
 MODULES = 100
+
 LOAD_SECONDS = 600.0
+
 CHANGE_SECONDS = 60.0
 
 CONTRACT = """\
@@ -400,7 +405,7 @@ def _hash(stored: Stored | None) -> str | None:
 
 
 def _load_model() -> "TransformerEmbedder":
-    from operators.contract import EmbeddingSection
-    from operators.transformer import TransformerEmbedder
+    from operators.contract.sections import EmbeddingSection
+    from operators.model.transformer import TransformerEmbedder
 
     return TransformerEmbedder(EmbeddingSection(model="sentence-transformers/all-MiniLM-L6-v2"))

@@ -19,10 +19,10 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.run import cli_main
 from opentelemetry.sdk.metrics.export import MetricReader
 
-from flows import preflight
-from flows.collecting import seldom_collected
-from flows.observability import Observability
-from flows.recovery import Recovery, fault_of
+from flows.process import preflight
+from flows.process.garbage import seldom_collected
+from flows.process.observability import Observability
+from flows.recovery.directory import Recovery, fault_of
 from flows.settings import (
     Process,
     bytewax_cluster,
@@ -31,16 +31,16 @@ from flows.settings import (
     process_from_env,
 )
 from flows.sync import Flow, Parts, build_flow
-from operators import points
-from operators.contract import Contract
-from operators.dead_letters import DeadLetterProducer
+from operators import crash_points
+from operators.contract.sections import Contract
 from operators.errors import FatalError, RowvecError
-from operators.fenced import FencedStore
-from operators.kafka import KafkaReader
-from operators.ledger import Accept
+from operators.kafka.dead_letters import DeadLetterProducer
+from operators.kafka.reader import KafkaReader
+from operators.ownership.accept import Accept
+from operators.ownership.fenced_store import FencedStore
 from operators.retry import RetryPolicy
-from operators.source import PartitionedSource, SourceSettings
-from operators.writer import Receipt
+from operators.stages.lane_writer import Receipt
+from operators.stages.source import PartitionedSource, SourceSettings
 
 logger = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ def flow_from_env() -> Dataflow:
 def arm(process: Process) -> None:
     """Have a test's kill strike where the environment says."""
     if process.kill_at is not None:
-        points.listen(points.kill_at(*process.kill_at))
+        crash_points.listen(crash_points.kill_at(*process.kill_at))
 
 
 @contextmanager

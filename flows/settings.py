@@ -24,7 +24,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
-from operators.contract import (
+from operators.contract.sections import (
     Contract,
     EmbeddingSection,
     FlowSection,
@@ -35,16 +35,21 @@ from operators.contract import (
     SchemaRegistrySection,
     SourceSection,
 )
+from operators.contract.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
+from operators.crash_points import POINTS, Point
 from operators.errors import ContractError
-from operators.ledger import Accept
-from operators.points import POINTS, Point
-from operators.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
+from operators.ownership.accept import Accept
 
 CONTRACT_VARIABLE = "ROWVEC_CONTRACT"
+
 SECRETS_VARIABLE = "ROWVEC_SECRETS_DIR"
+
 HEARTBEAT_VARIABLE = "ROWVEC_HEARTBEAT_FILE"
+
 ACCEPT_VARIABLE = "ROWVEC_ACCEPT"
+
 KILL_VARIABLE = "ROWVEC_KILL_AT"
+
 DEFAULT_CONTRACT = Path("rowvec.toml")
 
 _SECTIONS: dict[str, type] = {

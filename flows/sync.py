@@ -11,36 +11,45 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from operators.carrying import Completer, Database, Moves
-from operators.contract import Contract
-from operators.debezium import Decoder, FramedDecoder
-from operators.dedup import dedup
-from operators.drift import AddedColumns
-from operators.embed import EmbedStep, embed
-from operators.embedding import Embedder
+from operators.codec.decoder import Decoder, FramedDecoder
+from operators.contract.sections import Contract
 from operators.errors import FatalError
-from operators.masking import Masker
-from operators.rendering import Renderer, Rules
-from operators.requests import Requests
-from operators.resolve import Resolver, resolve
+from operators.model.protocol import Embedder
+from operators.model.text_vectors import Texts
+from operators.rendering.added_columns import AddedColumns
+from operators.rendering.masks import Masker
+from operators.rendering.renderer import Renderer, Rules
 from operators.retry import RetryPolicy
-from operators.route import Router, route
-from operators.settling import DedupContext
-from operators.source import SourceBatch
-from operators.store import CollectionSpec, VectorStore
+from operators.stages.dedup import dedup
+from operators.stages.embed import EmbedStep, embed
+from operators.stages.lane_writer import DeadLetterSink, Receipt, Writer
+from operators.stages.lanes import Lanes
+from operators.stages.look_up import Resolver, resolve
+from operators.stages.route import Router, route
+from operators.stages.settle import DedupContext
+from operators.stages.upsert import upsert
+from operators.stages.window import SourceBatch
+from operators.stages.window_clock import WindowClock
+from operators.store.protocol import CollectionSpec, VectorStore
+from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
-from operators.texts import Texts
-from operators.upsert import Lanes, upsert
-from operators.windows import WindowClock
-from operators.writer import DeadLetterSink, Receipt, Writer
+from operators.toast.completer import Completer, Database
+from operators.toast.key_changes import Moves
 
 FLOW_ID = "rowvec"
+
 SOURCE = "source"
+
 ROUTE = "route"
+
 DEDUP = "dedup"
+
 RESOLVE = "resolve"
+
 EMBED = "embed"
+
 UPSERT = "upsert"
+
 RECEIPTS = "receipts"
 
 

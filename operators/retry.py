@@ -14,6 +14,7 @@ from operators.telemetry import Telemetry
 STOPPING_S = 10.0
 
 T = TypeVar("T")
+
 logger = logging.getLogger(__name__)
 
 

@@ -24,6 +24,7 @@ from opentelemetry.trace import (
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 SCOPE = "rowvec"
+
 MAX_LINKS = 128
 """Links of one span; further ones are counted in the attribute `rowvec.links.dropped`."""
 
@@ -31,7 +32,9 @@ TraceContext: TypeAlias = tuple[int, int, int]
 """(trace id, span id, trace flags): a span context that pickles as plain numbers."""
 
 _PROPAGATOR = TraceContextTextMapPropagator()
+
 _FRESHNESS_BOUNDS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1, 2, 3, 5, 10, 30, 60, 300, 3600)
+
 _SECONDS_BOUNDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 

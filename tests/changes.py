@@ -5,10 +5,10 @@ from typing import Any
 
 import orjson
 
-from operators.contract import Contract
-from operators.events import DeadLetter
-from operators.source import BEGINNING, OffsetGone, Record
-from operators.table import TableSection
+from operators.changes.events import DeadLetter
+from operators.contract.sections import Contract
+from operators.contract.table import TableSection
+from operators.kafka.log import BEGINNING, OffsetGone, Record
 
 TOPIC = "app.public.docs"
 PAIRS_TOPIC = "app.public.pairs"

@@ -15,10 +15,14 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
+from operators.changes.row_key import RowKey
+from operators.changes.shards import shard_of
+from operators.changes.vector import Vector
+from operators.changes.version import Version
+from operators.contract.table import ColumnSpec
 from operators.errors import FatalError
-from operators.events import RowKey, Version
-from operators.milvus_rows import ledger_rows, to_entity, to_rows
-from operators.milvus_schema import (
+from operators.milvus.rows import ledger_rows, to_entity, to_rows
+from operators.milvus.schema import (
     Shape,
     cannot_add,
     check_ids,
@@ -30,9 +34,7 @@ from operators.milvus_schema import (
     missing_field,
     shape_of,
 )
-from operators.shards import shard_of
-from operators.store import CollectionSpec, Entity, Hit, Stored, Vector
-from operators.table import ColumnSpec
+from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
 
 
 class HashEmbedder:

@@ -26,9 +26,9 @@ ROOT = Path(__file__).resolve().parents[1]
 _START_SECONDS = 120.0
 _IMPORTS = (
     "flows.cli",
-    "flows.progress",
+    "flows.process.progress",
     "flows.runtime",
-    "operators.transformer",
+    "operators.model.transformer",
     "transformers.models.bert.modeling_bert",
 )
 

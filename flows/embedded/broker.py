@@ -10,6 +10,7 @@ from flows.embedded.process import Child, accepts, free_ports
 from operators.errors import FatalError
 
 _START_SECONDS = 30.0
+
 _REQUEST_SECONDS = 15.0
 
 

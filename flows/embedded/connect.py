@@ -12,6 +12,7 @@ from flows.embedded.process import Child
 from operators.errors import FatalError
 
 _JSON = "org.apache.kafka.connect.json.JsonConverter"
+
 _MAX_RECORD_BYTES = 20 * 1024 * 1024  # Kafka's default of 1 MB fails the task on one large row
 
 _TRACE_NOISE = ("at ", "... ", "Connector configuration is invalid", "You can also find the above")

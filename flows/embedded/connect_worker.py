@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 _POLL_SECONDS = 0.05
+
 _LOG4J = """\
 status=error
 appender.out.type=Console

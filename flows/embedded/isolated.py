@@ -26,9 +26,13 @@ from pathlib import Path
 from flows.embedded.launcher import die_with_parent, enter_user_namespace
 
 _CLONE_NEWNET, _CLONE_NEWNS = 0x40000000, 0x00020000
+
 _MS_BIND, _MS_REC, _MS_PRIVATE = 0x1000, 0x4000, 0x40000
+
 _SIOCSIFFLAGS = 0x8914
+
 _IFF_UP = 1
+
 _CHUNK_BYTES = 256 * 1024
 
 

@@ -17,7 +17,9 @@ import sys
 NOBODY = 65534
 
 _PR_SET_PDEATHSIG = 1
+
 _CLONE_NEWUSER = 0x10000000
+
 _PLAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
 
 

@@ -13,7 +13,9 @@ from flows.embedded.packages import import_path, package_file
 from flows.embedded.process import Child, free_ports
 
 _START_SECONDS = 120.0
+
 _PROXY_PORT, _METRICS_PORT = 19530, 9091  # inside its network namespace, where nobody else is
+
 _PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
 
 

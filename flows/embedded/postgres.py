@@ -14,7 +14,9 @@ from flows.embedded.process import Child, Identity, free_ports
 if TYPE_CHECKING:
     import psycopg
 
+
 _START_SECONDS = 60.0
+
 _SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",

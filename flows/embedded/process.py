@@ -27,9 +27,13 @@ from operators.errors import FatalError
 Identity = Literal["keep", "nobody", "namespace"]
 
 _LAUNCHER = Path(__file__).with_name("launcher.py")
+
 _TAIL_LINES = 20
+
 _POLL_SECONDS = 0.02
+
 _KILL_SECONDS = 10.0
+
 # Below the range from which Linux takes ports for outgoing connections. Above, a client that
 # retries a server that is down can, on loopback, end up connected to itself and hold its port.
 _PORTS = range(20_000, 32_000)

@@ -7,14 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from operators.carrying import joined
-from operators.embedding import Embedder
-from operators.events import NO_POSITION, KafkaPosition, Row, RowKey, Upsert, make_version
-from operators.keys import KeyMaker
-from operators.milvus import MilvusStore
-from operators.rendering import Renderer
-from operators.store import entity_id
-from operators.table import TableSection
+from operators.changes.events import KafkaPosition, Upsert
+from operators.changes.row_key import RowKey
+from operators.changes.rows import Row
+from operators.changes.version import NO_POSITION, make_version
+from operators.codec.row_keys import KeyMaker
+from operators.contract.table import TableSection
+from operators.milvus.store import MilvusStore
+from operators.model.protocol import Embedder
+from operators.rendering.renderer import Renderer
+from operators.store.protocol import entity_id
+from operators.toast.donor import joined
 
 if TYPE_CHECKING:
     import psycopg

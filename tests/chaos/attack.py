@@ -12,11 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from flows.embedded.broker import Broker
-from operators.contract import EmbeddingSection
+from operators.contract.sections import EmbeddingSection
+from operators.crash_points import Point
 from operators.errors import FatalError, RetriableError
-from operators.milvus import MilvusStore
-from operators.points import Point
-from operators.transformer import TransformerEmbedder
+from operators.milvus.store import MilvusStore
+from operators.model.transformer import TransformerEmbedder
 from tests.chaos import notes
 from tests.chaos.checker import Checker, Replayed
 from tests.chaos.kills import Kill, Plan

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from operators.events import offset_of
+from operators.changes.version import offset_of
 from tests.chaos.notes import Notes, Resume, Write
 from tests.chaos.stream import PARTITIONS, Truth, entity_of, row_of
 from tests.integration.running import position_of

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from operators.points import POINTS, Point
+from operators.crash_points import POINTS, Point
 
 LEAST = 0.045
 """The share of the kills that each named point gets; the rest strikes at random moments."""

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from operators.errors import FatalError, RetriableError
-from operators.milvus import MilvusStore
+from operators.milvus.store import MilvusStore
 from tests.chaos.checker import Checker, Sight
 from tests.integration.running import open_store
 

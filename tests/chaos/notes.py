@@ -53,12 +53,13 @@ class Notes(NamedTuple):
 
 def write_notes(path: Path, collection: str) -> None:
     """Have this process write down what it does to a collection. For a fresh fork, before it runs."""
-    from flows import preflight
-    from operators.dedup import DedupLogic
-    from operators.dedup_state import unpack
-    from operators.milvus_client import Client
-    from operators.source import FIRST_CAP, PartitionedSource
-    from operators.store import entity_id
+    from flows.process import preflight
+    from operators.milvus.client import Client
+    from operators.stages.dedup import DedupLogic
+    from operators.stages.epoch_budget import FIRST_CAP
+    from operators.stages.source import PartitionedSource
+    from operators.state.dedup_checkpoint import unpack
+    from operators.store.protocol import entity_id
 
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from operators.points import POINTS
+from operators.crash_points import POINTS
 from tests.chaos.attack import ROWS, Life, Toll
 from tests.chaos.checker import INVARIANTS, Checker
 from tests.chaos.kills import ROUND

@@ -13,7 +13,7 @@ from confluent_kafka import Producer
 
 from flows.embedded.broker import Broker, DurableBroker
 from operators.errors import FatalError, RetriableError
-from operators.milvus import MilvusStore
+from operators.milvus.store import MilvusStore
 from tests.integration.running import (
     History,
     Process,

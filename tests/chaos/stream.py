@@ -6,7 +6,7 @@ from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from typing import NamedTuple
 
-from operators.events import offset_of
+from operators.changes.version import offset_of
 from tests.changes import doc, envelope, gone, key, tombstone
 from tests.integration.running import position_of
 

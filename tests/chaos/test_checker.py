@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from operators.events import make_version
-from operators.points import POINTS
+from operators.changes.version import make_version
+from operators.crash_points import POINTS
 from tests.chaos.checker import Checker, Replayed, Sight
 from tests.chaos.kills import draw_kills
 from tests.chaos.notes import Notes, Resume, Write, read_notes

@@ -2,7 +2,7 @@
 
 import pytest
 
-from operators.points import POINTS
+from operators.crash_points import POINTS
 from tests.chaos.report import figures
 from tests.chaos.run import attack
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from operators.contract import MilvusSection
-from operators.milvus import MilvusStore
+from operators.contract.sections import MilvusSection
+from operators.milvus.store import MilvusStore
 from tests.fakes import MemoryStore
 
 

@@ -15,10 +15,10 @@ import pytest
 from pymilvus import DataType, MilvusClient, MilvusException
 from pymilvus.client.prepare import Prepare
 
-from operators.contract import MilvusSection
+from operators.contract.sections import MilvusSection
+from operators.contract.table import ColumnSpec
 from operators.errors import FatalError, RetriableError
-from operators.milvus import MilvusStore
-from operators.table import ColumnSpec
+from operators.milvus.store import MilvusStore
 from tests.conformance.test_store import FULL, NULLS, entity, spec_of
 from tests.fakes import MemoryStore
 

@@ -10,12 +10,12 @@ from contextlib import closing
 import pytest
 from pymilvus import DataType, MilvusClient
 
-from operators.contract import MilvusSection
+from operators.contract.sections import MilvusSection
+from operators.contract.table import LEDGER
 from operators.errors import FatalError, RetriableError
-from operators.milvus import MilvusStore
-from operators.milvus_client import Client
-from operators.store import MAX_LEDGER_BYTES, CollectionSpec, LedgerStore
-from operators.table import LEDGER
+from operators.milvus.client import Client
+from operators.milvus.store import MilvusStore
+from operators.store.protocol import MAX_LEDGER_BYTES, CollectionSpec, LedgerStore
 from tests.conformance.conftest import Backend, lite_server
 from tests.fakes import MemoryLedger
 
@@ -281,8 +281,8 @@ def test_it_is_there_after_a_kill(tmp_path):
     path = str(tmp_path / "milvus.db")
     code = (
         "import os, signal, sys\n"
-        "from operators.contract import MilvusSection\n"
-        "from operators.milvus import MilvusStore\n"
+        "from operators.contract.sections import MilvusSection\n"
+        "from operators.milvus.store import MilvusStore\n"
         "store = MilvusStore(MilvusSection(uri=sys.argv[1]))\n"
         "store.ledger().write({'docs/0': 'kept'})\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"

@@ -19,14 +19,16 @@ import numpy as np
 import pytest
 from pymilvus import MilvusClient
 
-from operators.contract import MilvusSection
+from operators.changes.events import KafkaPosition
+from operators.changes.row_key import RowKey
+from operators.changes.shards import SHARDS, shard_of
+from operators.changes.version import Version
+from operators.codec.row_keys import KeyMaker
+from operators.contract.sections import MilvusSection
+from operators.contract.table import ColumnSpec, TableSection
 from operators.errors import FatalError, RecordError, RetriableError
-from operators.events import KafkaPosition, RowKey, Version
-from operators.keys import KeyMaker
-from operators.milvus import MilvusStore
-from operators.shards import SHARDS, shard_of
-from operators.store import CollectionSpec, Entity, Stored, entity_id
-from operators.table import ColumnSpec, TableSection
+from operators.milvus.store import MilvusStore
+from operators.store.protocol import CollectionSpec, Entity, Stored, entity_id
 from tests.conformance.conftest import Backend, free_port, lite_server
 from tests.fakes import MemoryStore
 
@@ -1026,8 +1028,8 @@ def test_a_collection_that_was_released_is_loaded_for_the_reader(mortal):
 
 HOLD = """
 import sys
-from operators.contract import MilvusSection
-from operators.milvus import MilvusStore
+from operators.contract.sections import MilvusSection
+from operators.milvus.store import MilvusStore
 store = MilvusStore(MilvusSection(uri=sys.argv[1]))
 print("holds", flush=True)
 sys.stdin.read()

@@ -11,13 +11,13 @@ from bytewax.recovery import RecoveryConfig, init_db_dir
 from bytewax.testing import TestingSink
 
 from flows.sync import Parts, build_flow, ensure_collections
-from operators.contract import Contract
+from operators.contract.sections import Contract
 from operators.errors import RowvecError
 from operators.retry import RetryPolicy
-from operators.source import PartitionedSource, SourceSettings
-from operators.store import VectorStore
+from operators.stages.lane_writer import Receipt
+from operators.stages.source import PartitionedSource, SourceSettings
+from operators.store.protocol import VectorStore
 from operators.telemetry import Telemetry
-from operators.writer import Receipt
 from tests.changes import LetterBox, Log
 from tests.fakes import HashEmbedder
 

@@ -10,9 +10,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from operators.contract import Contract
+from operators.contract.sections import Contract
+from operators.contract.table import UNAVAILABLE
 from operators.errors import FatalError
-from operators.table import UNAVAILABLE
 from operators.telemetry import Telemetry
 from tests.changes import (
     TOPIC,

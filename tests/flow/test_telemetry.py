@@ -20,10 +20,10 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
-from flows.observability import Observability
+from flows.process.observability import Observability
 from flows.settings import Exporters, exporters_from_env
 from operators.errors import FatalError, RecordError
-from operators.source import BEGINNING
+from operators.kafka.log import BEGINNING
 from operators.telemetry import MAX_LINKS, Telemetry, TraceContext, context_from_headers
 from tests.changes import (
     PAIRS_TOPIC,

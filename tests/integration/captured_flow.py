@@ -8,24 +8,25 @@ from typing import Any
 import numpy as np
 
 from flows.sync import ensure_collections, rules_of
-from operators import kafka
-from operators.carrying import Completer, Database, Moves
-from operators.contract import Contract
-from operators.dedup import DedupLogic
-from operators.embed import EmbedStep
-from operators.events import DeadLetter
-from operators.requests import Requests
-from operators.resolve import Resolver
+from operators.changes.events import DeadLetter
+from operators.contract.sections import Contract
+from operators.kafka.log import Record
+from operators.kafka.reader import record_of
+from operators.model.text_vectors import Texts
 from operators.retry import RetryPolicy
-from operators.route import Router
-from operators.settling import DedupContext
-from operators.shards import Window
-from operators.source import Record, SourceBatch
+from operators.stages.dedup import DedupLogic
+from operators.stages.embed import EmbedStep
+from operators.stages.lane_writer import Writer
+from operators.stages.lanes import Lanes
+from operators.stages.look_up import Resolver
+from operators.stages.route import Router
+from operators.stages.settle import DedupContext
+from operators.stages.window import SourceBatch, Window
+from operators.stages.window_clock import WindowClock
+from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
-from operators.texts import Texts
-from operators.upsert import Lanes
-from operators.windows import WindowClock
-from operators.writer import Writer
+from operators.toast.completer import Completer, Database
+from operators.toast.key_changes import Moves
 from tests.captured import Message
 from tests.changes import LetterBox
 from tests.fakes import HashEmbedder, MemoryStore
@@ -171,7 +172,7 @@ class CapturedFlow:
         place = (message.topic, message.partition)
         fetched = _Fetched(message, self._offsets[place])
         self._offsets[place] += 1
-        return kafka._record(fetched, self._rules[message.topic].decoder.header_needles)  # type: ignore[arg-type]
+        return record_of(fetched, self._rules[message.topic].decoder.header_needles)  # type: ignore[arg-type]
 
 
 class _Fetched:

@@ -2,7 +2,7 @@
 
 For PostgreSQL the SQL is run again, and every table read after every case, as the text that the server
 sends. For MySQL, of which no server comes as a package, `mysql_expected.json` beside the corpus says by
-hand what its statements do. How a value is stored follows `operators.fields`, and is worked out
+hand what its statements do. How a value is stored follows `operators.rendering.field_values`, and is worked out
 here from SQL's own text, with nothing of Rowvec's.
 """
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from operators.contract import Contract
+from operators.contract.sections import Contract
 from tests.captured import Variant
 
 

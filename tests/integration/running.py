@@ -28,9 +28,9 @@ from confluent_kafka import (
 
 from flows.embedded import launcher
 from flows.embedded.broker import Broker, DurableBroker
-from operators.contract import MilvusSection
+from operators.contract.sections import MilvusSection
 from operators.errors import FatalError, RetriableError
-from operators.milvus import MilvusStore
+from operators.milvus.store import MilvusStore
 from tests.changes import doc, envelope, gone, key, tombstone
 from tests.zygote import ROOT, Order, Zygote
 

@@ -15,10 +15,10 @@ import pytest
 from pydantic import SecretStr
 
 from flows.embedded.postgres import Postgres
-from operators.carrying import Database
-from operators.contract import SourceSection
-from operators.debezium import NEW_KEY_HEADER
-from operators.reselect import Reselector
+from operators.contract.sections import SourceSection
+from operators.kafka.reader import NEW_KEY_HEADER
+from operators.postgres.reselect import Reselector
+from operators.toast.completer import Database
 from tests import captured
 from tests.capture.capture import capture
 from tests.capture.cases import CASES as CAPTURED

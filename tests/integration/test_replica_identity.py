@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from flows.embedded.postgres import Postgres
-from operators.contract import SourceSection
-from operators.reselect import Reselector
-from operators.table import TableSection
+from operators.contract.sections import SourceSection
+from operators.contract.table import TableSection
+from operators.postgres.reselect import Reselector
 
 pytestmark = pytest.mark.integration
 

@@ -19,13 +19,13 @@ import pytest
 from psycopg import sql
 
 from flows.embedded.postgres import Postgres
-from operators.contract import SourceSection
+from operators.changes.row_key import RowKey
+from operators.codec.temporal import Moment
+from operators.codec.text import as_text
+from operators.contract.sections import SourceSection
+from operators.contract.table import TableSection
 from operators.errors import FatalError, RecordError, RetriableError, RowvecError
-from operators.events import RowKey
-from operators.fields import as_text
-from operators.moments import Moment
-from operators.reselect import Reselector
-from operators.table import TableSection
+from operators.postgres.reselect import Reselector
 
 pytestmark = pytest.mark.integration
 

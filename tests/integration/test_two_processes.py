@@ -9,7 +9,7 @@ import pytest
 
 from flows.embedded.broker import Broker
 from flows.embedded.process import free_ports
-from operators.store import CollectionSpec
+from operators.store.protocol import CollectionSpec
 from tests.integration.running import (
     History,
     Process,

@@ -22,11 +22,11 @@ from flows.embedded.corpus import sample, stdlib
 from flows.embedded.stack import Stack
 from flows.embedded.verify import Difference, compare
 from flows.settings import load_contract
-from operators.contract import Contract
-from operators.embedding import Embedder
-from operators.milvus import MilvusStore
-from operators.table import TableSection
-from operators.transformer import TransformerEmbedder
+from operators.contract.sections import Contract
+from operators.contract.table import TableSection
+from operators.milvus.store import MilvusStore
+from operators.model.protocol import Embedder
+from operators.model.transformer import TransformerEmbedder
 from tests.integration.running import ROWVEC, Children, Process, quiet, rowvec, write_contract
 
 pytestmark = pytest.mark.integration
@@ -226,7 +226,7 @@ def test_debezium_and_the_flow_killed_under_changes(way: Way) -> None:
 def test_vectors_are_those_of_sentence_transformers(way: Way) -> None:
     from sentence_transformers import SentenceTransformer
 
-    from operators.model_files import resolve_model
+    from operators.model.files import resolve_model
 
     rows = way.sql.execute("select id, name, coalesce(doc, '') from docs").fetchall()
     texts = {f"docs:{id_}#0": f"{name}\n{doc}" for id_, name, doc in rows}

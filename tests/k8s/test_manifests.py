@@ -25,7 +25,7 @@ import yaml
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 
-from operators.contract import Contract
+from operators.contract.sections import Contract
 
 ROOT = Path(__file__).parents[2]
 K8S = ROOT / "k8s"

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeAlias
 import psycopg
 from psycopg import sql
 
-from operators.embedding import text_hash
+from operators.changes.text_hash import text_hash
 from tests.live.tables import EVENTS, ITEMS, LOGS, REV, TABLES, Key, Row, Table
 
 HOT = 20

@@ -14,8 +14,8 @@ from contextlib import closing
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-from operators.embedding import text_hash
-from operators.milvus import MilvusStore
+from operators.changes.text_hash import text_hash
+from operators.milvus.store import MilvusStore
 from tests.integration.running import open_store
 from tests.live.changes import History, State
 from tests.live.tables import REV, TABLES, Table

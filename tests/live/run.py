@@ -18,7 +18,7 @@ from flows.embedded.milvus_lite import MilvusLiteServer
 from flows.embedded.stack import Stack
 from flows.embedded.verify import compare
 from flows.settings import load_contract
-from operators.transformer import TransformerEmbedder
+from operators.model.transformer import TransformerEmbedder
 from tests.integration.running import Process, open_store, quiet, rowvec, write_contract
 from tests.live import topics
 from tests.live.changes import Generator

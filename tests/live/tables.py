@@ -11,8 +11,8 @@ from decimal import Decimal
 from random import Random
 from typing import Any, TypeAlias
 
-from operators.keys import KeyMaker
-from operators.table import TableSection
+from operators.codec.row_keys import KeyMaker
+from operators.contract.table import TableSection
 
 Key: TypeAlias = tuple[Any, ...]
 Row: TypeAlias = dict[str, Any]

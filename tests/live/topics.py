@@ -10,9 +10,9 @@ from typing import Any
 import orjson
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, Message, TopicPartition
 
-from operators.debezium import Decoder
+from operators.codec.decoder import Decoder
+from operators.contract.table import TableSection
 from operators.errors import RecordError
-from operators.table import TableSection
 from tests.live.tables import TABLES, Table, shortened
 
 

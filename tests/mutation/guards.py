@@ -40,51 +40,51 @@ def without(guard: Guard, source: str) -> str:
 
 
 _HISTORIES = ("tests/properties/test_known_histories.py", "tests/properties/test_known_shapes.py")
-_DEDUP = ("tests/unit/test_dedup.py", "tests/unit/test_versions.py", *_HISTORIES)
-_RESOLVE = (*_HISTORIES, "tests/unit/test_dedup.py")
-_SOURCE = ("tests/unit/test_source.py", "tests/properties/test_known_histories.py")
-_ROUTE = ("tests/unit/test_route.py", "tests/properties/test_known_shapes.py")
-_LANES = ("tests/unit/test_upsert.py",)
-_WRITER = ("tests/unit/test_writer.py", "tests/unit/test_upsert.py", *_HISTORIES)
+_DEDUP = ("tests/unit/stages/test_dedup.py", "tests/unit/state/test_version_map.py", *_HISTORIES)
+_RESOLVE = (*_HISTORIES, "tests/unit/stages/test_dedup.py")
+_SOURCE = ("tests/unit/stages/test_source.py", "tests/properties/test_known_histories.py")
+_ROUTE = ("tests/unit/stages/test_route.py", "tests/properties/test_known_shapes.py")
+_LANES = ("tests/unit/stages/test_upsert.py",)
+_WRITER = ("tests/unit/stages/test_lane_writer.py", "tests/unit/stages/test_upsert.py", *_HISTORIES)
 _REQUESTS = (
-    "tests/unit/test_requests.py",
-    "tests/unit/test_writer.py",
-    "tests/unit/test_upsert.py",
+    "tests/unit/store/test_row_requests.py",
+    "tests/unit/stages/test_lane_writer.py",
+    "tests/unit/stages/test_upsert.py",
 )
-_CARRYING = ("tests/unit/test_carrying.py", "tests/unit/test_settling.py", *_HISTORIES)
-_EVENTS = ("tests/unit/test_debezium.py", "tests/unit/test_positions.py")
-_KEYS = ("tests/unit/test_keys.py",)
-_RENDERING = ("tests/unit/test_rendering.py",)
-_EMBED = ("tests/unit/test_embed.py",)
-_VERSIONS = ("tests/unit/test_versions.py",)
-_FROZEN = ("tests/unit/test_frozen_versions.py",)
-_MASKING = ("tests/unit/test_masking.py", "-k", "escapes or whole_value")
+_CARRYING = ("tests/unit/toast/test_completer.py", "tests/unit/stages/test_settle.py", *_HISTORIES)
+_EVENTS = ("tests/unit/codec/test_decoder.py", "tests/unit/codec/test_log_positions.py")
+_KEYS = ("tests/unit/codec/test_row_keys.py",)
+_RENDERING = ("tests/unit/rendering/test_renderer.py",)
+_EMBED = ("tests/unit/stages/test_embed.py",)
+_VERSIONS = ("tests/unit/state/test_version_map.py",)
+_FROZEN = ("tests/unit/state/test_frozen_versions.py",)
+_MASKING = ("tests/unit/rendering/test_masks.py", "-k", "escapes or whole_value")
 _RETRY = ("tests/unit/test_retry.py",)
-_RECOVERY = ("tests/unit/test_recovery.py",)
-_LEDGER = ("tests/unit/test_ledger.py",)
-_LEASE = ("tests/unit/test_lease.py",)
-_FENCED = ("tests/unit/test_fenced.py",)
+_RECOVERY = ("tests/unit/recovery/test_directory.py",)
+_LEDGER = ("tests/unit/ownership/test_ledger.py",)
+_LEASE = ("tests/unit/ownership/test_lease.py",)
+_FENCED = ("tests/unit/ownership/test_fenced_store.py",)
 _TIMER = (
-    "tests/unit/test_kill_timer.py",
+    "tests/unit/ownership/test_kill_timer.py",
     "-k",
     "how_a_process_ends or forked_child or first_process",
 )
-_GOLDEN = ("tests/unit/test_state_golden.py",)
-_KAFKA = ("tests/unit/test_kafka.py",)
-_ERRORS = ("tests/unit/test_milvus_errors.py",)
+_GOLDEN = ("tests/unit/state/test_golden.py",)
+_KAFKA = ("tests/unit/kafka/test_reader.py",)
+_ERRORS = ("tests/unit/milvus/test_errors.py",)
 _STORE = (
     "tests/conformance/test_store.py",
     "-k",
     "lite and not server and (refused or reaches)",
 )
-_TRANSFORMER = "tests/unit/test_transformer.py"
+_TRANSFORMER = "tests/unit/model/test_transformer.py"
 _MODEL = (_TRANSFORMER, "-k", "finite or does_not_fit")
 
 GUARDS: tuple[Guard, ...] = (
     # Versions: nothing goes back.
     Guard(
         "version-compare",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a change older than what is known of its row is dropped",
         "if fence is not None and event.version < fence:",
         "if False:",
@@ -92,7 +92,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lone-offset",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a change without a position is dropped if its offset is the smaller one",
         "if offset_of(newest) > event.position.offset:",
         "if False:",
@@ -100,7 +100,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lone-place",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a change without a position takes the place of what is known of its row",
         "return event._replace(version=at_offset(newest, event.position.offset), lone=lone)",
         "return event._replace(lone=lone)",
@@ -108,7 +108,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "newest-of-window",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "of the changes in a window the newest wins",
         "        self._pending[key] = event\n",
         "        self._pending.setdefault(key, event)\n",
@@ -116,7 +116,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "store-compare",
-        "operators/resolve.py",
+        "operators/stages/look_up.py",
         "a row that the store holds in a newer version is not written",
         "if row.version < stored.version:",
         "if False:",
@@ -124,7 +124,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "store-compare-delete",
-        "operators/resolve.py",
+        "operators/stages/look_up.py",
         "a delete that the store has overtaken is not sent",
         "elif stored.version > delete.version:",
         "elif False:",
@@ -132,7 +132,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "store-compare-tombstone",
-        "operators/resolve.py",
+        "operators/stages/look_up.py",
         "a tombstone at an older offset than the stored row is not sent",
         "if offset_of(stored.version) > offset:\n                del",
         "if False:\n                del",
@@ -140,7 +140,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "store-remembered",
-        "operators/resolve.py",
+        "operators/stages/look_up.py",
         "what the store has overtaken is remembered at the stored version",
         "window.versions.learn(key, (Version(stored.version), stored.text_hash))",
         "window.versions.learn(key, None)",
@@ -148,23 +148,23 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "offset-tie-break",
-        "operators/events.py",
+        "operators/changes/version.py",
         "at the same position the later offset wins",
         'return Version(f"{generation:04x}.{position}.{offset:016x}")',
         'return Version(f"{generation:04x}.{position}.{0:016x}")',
-        ("tests/unit/test_debezium.py",),
+        ("tests/unit/codec/test_decoder.py",),
     ),
     Guard(
         "generation",
-        "operators/events.py",
+        "operators/changes/version.py",
         "a raised generation goes before all positions",
         'return Version(f"{generation:04x}.{position}.{offset:016x}")',
         'return Version(f"{0:04x}.{position}.{offset:016x}")',
-        ("tests/unit/test_debezium.py",),
+        ("tests/unit/codec/test_decoder.py",),
     ),
     Guard(
         "snapshot-read",
-        "operators/positions.py",
+        "operators/codec/log_positions.py",
         "a snapshot's read of PostgreSQL comes before what is streamed after it",
         "        own = 0\n",
         "        pass\n",
@@ -172,7 +172,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "commit-first",
-        "operators/positions.py",
+        "operators/codec/log_positions.py",
         "changes of PostgreSQL are ordered by their commit first",
         'return f"{commit:016x}.{own:016x}"',
         'return f"{0:016x}.{own:016x}"',
@@ -180,7 +180,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "streamed",
-        "operators/positions.py",
+        "operators/codec/log_positions.py",
         "a streamed change is no snapshot's read, whatever its source says",
         'if streamed and source.get("snapshot") not in (None, "false"):',
         "if False:",
@@ -188,7 +188,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "commit-first-short",
-        "operators/debezium.py",
+        "operators/codec/decoder.py",
         "and so they are on the short way of what was streamed",
         "{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}",
         "{self._prefix}{own:016x}.{commit:016x}.{position.offset:016x}",
@@ -196,7 +196,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "offset-tie-break-short",
-        "operators/debezium.py",
+        "operators/codec/decoder.py",
         "at the same position the later offset wins there, too",
         "{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}",
         "{self._prefix}{commit:016x}.{own:016x}.{0:016x}",
@@ -204,7 +204,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "generation-short",
-        "operators/debezium.py",
+        "operators/codec/decoder.py",
         "and a raised generation goes before all positions",
         "{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}",
         "0000.{commit:016x}.{own:016x}.{position.offset:016x}",
@@ -212,7 +212,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "snapshot-read-short",
-        "operators/positions.py",
+        "operators/codec/log_positions.py",
         "a snapshot's read does not go the short way",
         'if source["connector"] != "postgresql" or source["snapshot"] != "false":',
         'if source["connector"] != "postgresql":',
@@ -220,7 +220,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "usable-short",
-        "operators/positions.py",
+        "operators/codec/log_positions.py",
         "nor does a position that is none",
         "if type(own) is int and 0 <= own < _LIMIT and 0 <= commit < _LIMIT:",
         "if True:",
@@ -229,7 +229,7 @@ GUARDS: tuple[Guard, ...] = (
     # The version map.
     Guard(
         "delete-marker",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "the version map remembers deleted rows",
         "self._versions.put(key, winner.version, None)",
         "pass",
@@ -237,7 +237,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "horizon",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a version is remembered for a horizon",
         "if now < self._rotate_at:",
         "if False:",
@@ -245,7 +245,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "unverified",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a row that the map does not know is looked up in the store",
         "        if not self.whole and known is None:\n",
         "        if False:\n",
@@ -253,7 +253,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "unverified-over-crash",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "that a row was not looked up yet is kept in the recovery files",
         "            frozenset(unverified),",
         "            frozenset(),",
@@ -261,7 +261,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "whole",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a map that has forgotten a row no longer vouches for those it does not know",
         "            self.whole = False\n",
         "            pass\n",
@@ -269,7 +269,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "learn-newer",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "what the store holds does not take the place of a newer version",
         "if stored is not None and (known is None or known[0] < stored[0]):",
         "if stored is not None:",
@@ -277,7 +277,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "sent-over-crash",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "what the store may yet refuse is kept in the recovery files",
         "self._unverified | (self._sent - self._gone)",
         "self._unverified",
@@ -285,7 +285,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "gone-over-crash",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "deleted rows, which the store cannot tell, are kept in the recovery files",
         "kept = self._gone | unverified",
         "kept = unverified",
@@ -293,7 +293,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "whole-over-crash",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a map that left rows to the store is not whole after a crash",
         "            whole = whole and all(key in kept for key in self._keys())\n",
         "",
@@ -301,7 +301,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "state-is-a-copy",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "what comes after a snapshot does not change it",
         "        return dict(self.recent), None if",
         "        return self.recent, None if",
@@ -309,7 +309,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "restored-is-a-copy",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "what comes after a resume does not change the state that it resumed from",
         "return cls(dict(recent), ",
         "return cls(recent, ",
@@ -317,7 +317,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "deleted-not-frozen",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "deleted rows are where each checkpoint, and each resume, finds them",
         "young.freeze(self._gone | self._unverified)",
         "young.freeze(self._unverified)",
@@ -325,7 +325,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recent-before-frozen",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "what was frozen is overruled by a later change of the row",
         "                if key not in self.recent:\n",
         "                if True:\n",
@@ -333,7 +333,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "frozen-code-shared",
-        "operators/frozen_versions.py",
+        "operators/state/frozen_versions.py",
         "two keys of the same code are told apart",
         "            if self._records.startswith(name, self._starts[at]):\n",
         "            if True:\n",
@@ -341,7 +341,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "frozen-version-exact",
-        "operators/frozen_versions.py",
+        "operators/state/frozen_versions.py",
         "a version with its dots elsewhere is kept as it is",
         " or _dotted(digits, form) != version:",
         ":",
@@ -349,7 +349,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "frozen-hash-exact",
-        "operators/frozen_versions.py",
+        "operators/state/frozen_versions.py",
         "digits that would not come back as they are written are not packed",
         "return raw if raw.hex() == digits else None",
         "return raw",
@@ -358,7 +358,7 @@ GUARDS: tuple[Guard, ...] = (
     # Deletes.
     Guard(
         "delete-always-sent",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a delete is sent even if the map knows the row as deleted",
         "                window.deletes[key] = winner\n",
         "                gone = self._versions.get(key)\n"
@@ -368,7 +368,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "stale-tombstone",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "the tombstone of a delete that was dropped as stale deletes nothing",
         "                self._versions.dropped_delete(key)\n",
         "                pass\n",
@@ -376,7 +376,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "stale-tombstone-late",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "and that of a delete after it is not taken for it",
         "        self._versions.ends_dropped_delete(key)\n        self._pending",
         "        self._pending",
@@ -384,7 +384,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "stale-tombstone-over-crash",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "that a delete was dropped as stale is kept in the recovery files",
         "frozenset(self._young_stale),",
         "frozenset(),",
@@ -392,7 +392,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "tombstone-position",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a tombstone deletes the row at the position that is known of it",
         "else Delete(key, at_offset(version, position.offset), position, 0)",
         "else Delete(key, make_version(0, NO_POSITION, position.offset), position, 0)",
@@ -401,7 +401,7 @@ GUARDS: tuple[Guard, ...] = (
     # TRUNCATE.
     Guard(
         "truncate-fence",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a change older than a TRUNCATE of its table is dropped",
         "if emptied is not None and (known is None or known[0] < emptied):",
         "if False:",
@@ -409,7 +409,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-known",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "rows that a TRUNCATE took are known as gone",
         "                    taken[key] = (at_offset(version, offset_of(known[0])), None)\n",
         "                    pass\n",
@@ -417,7 +417,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-newer-stays",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a row that changed after a TRUNCATE is not held for one that the TRUNCATE took",
         "            self._gone.update(filter(self._is_gone, taken))\n",
         "            self._gone.update(taken)\n",
@@ -425,7 +425,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-pending",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "rows that wait are taken by a TRUNCATE that is newer",
         "            if is_before(self._pending[key].version, truncate.version):\n",
         "            if False:\n",
@@ -433,7 +433,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-without-position",
-        "operators/events.py",
+        "operators/changes/version.py",
         "a row without a position is not taken for one older than a TRUNCATE",
         "return has_position(version) and version < other",
         "return version < other",
@@ -441,7 +441,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-to-all",
-        "operators/route.py",
+        "operators/stages/route.py",
         "a TRUNCATE goes to every shard",
         "return ALL_SHARDS if decoder.truncates(raw_value) else (shard_of(str(offset)),)",
         "return (shard_of(str(offset)),)",
@@ -449,7 +449,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-in-lane",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "a TRUNCATE takes what its lane has not written yet",
         "            batch.forget(key_prefix(truncate.table), truncate.version, window.shard)\n",
         "",
@@ -457,7 +457,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-own-rows",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "a TRUNCATE in a lane takes the rows of its own shard alone",
         "if not (key.startswith(prefix) and shard_of(key) == shard):",
         "if not key.startswith(prefix):",
@@ -465,7 +465,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-below",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "and what newer ones took the place of, should they be refused",
         "for each in self.below.pop(key, ()) if not is_before(each.version, version)\n",
         "for each in self.below.pop(key, ())\n",
@@ -474,7 +474,7 @@ GUARDS: tuple[Guard, ...] = (
     # What stands below a row that may be refused.
     Guard(
         "below-window",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "a row that may be refused itself is not the last to be kept below another",
         "            if not isinstance(sound, PartialRow):\n                break\n",
         "            if found:\n                break\n",
@@ -482,7 +482,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "below-in-state",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "what is below a row that waits is in the state",
         "(*chain(*self._settler.below.values()), *self._pending.values())",
         "self._pending.values()",
@@ -490,7 +490,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "below-lane",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "nor is it in a lane",
         "self.below.setdefault(key, []).append(before)",
         "self.below[key] = [before]",
@@ -498,7 +498,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "below-ahead",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "what is below a refused row does not undo what the store has",
         "if entities is None or not is_before(before.version, entities[0].version):",
         "if True:",
@@ -506,7 +506,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "below-without-position",
-        "operators/events.py",
+        "operators/changes/version.py",
         "a delete without a position is not taken for one that the store has overtaken",
         "return has_position(version) and version < other",
         "return version < other",
@@ -514,7 +514,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "below-waits-in-order",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "rows of one key that wait are written later in their order",
         "later.insert(0, _window_of(row, batch.versions[key]))",
         "later.append(_window_of(row, batch.versions[key]))",
@@ -522,7 +522,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "truncate-own-shards",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "a lane empties those shards alone that have come to the TRUNCATE",
         "self.store.delete_older(collection, table, version, sorted(shards))",
         "self.store.delete_older(collection, table, version)",
@@ -531,7 +531,7 @@ GUARDS: tuple[Guard, ...] = (
     # Epochs and replay.
     Guard(
         "gathering",
-        "operators/source.py",
+        "operators/stages/source.py",
         "a start sends nothing before the whole capped range is read",
         "            if self._budget.room() > 0 and not ended:\n",
         "            if False:\n",
@@ -539,7 +539,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "held-rows",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "rows are held after a start until their partitions are gathered",
         "            if topics and winner.position.topic in topics:\n",
         "            if False:\n",
@@ -547,7 +547,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "held-rows-short",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "nor do they go the short way then",
         "nothing_waits = not (topics or settler.moves)",
         "nothing_waits = not settler.moves",
@@ -555,7 +555,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "moves-short",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "nor rows whose key changed within the window",
         "nothing_waits = not (topics or settler.moves)",
         "nothing_waits = not topics",
@@ -563,7 +563,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "held-by-each-partition",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "rows are held until each partition of their topic is gathered",
         "self._held.discard((records.topic, records.partition))",
         "self._held.clear()",
@@ -571,7 +571,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "held-truncates",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a TRUNCATE is held like the rows",
         "            if truncate.position.topic not in topics:\n",
         "            if True:\n",
@@ -579,7 +579,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "resumed-to-all",
-        "operators/route.py",
+        "operators/stages/route.py",
         "the batch after a start goes to every shard",
         "for shard in ALL_SHARDS if batch.resumed else shards:",
         "for shard in shards:",
@@ -587,7 +587,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "epoch-cap",
-        "operators/source.py",
+        "operators/stages/epoch_budget.py",
         "an epoch takes no more records than its cap",
         "most = min(len(records), limit, self.max_records - self._records)",
         "most = min(len(records), limit)",
@@ -595,7 +595,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "epoch-cap-bytes",
-        "operators/source.py",
+        "operators/stages/epoch_budget.py",
         "an epoch takes no more bytes than its cap",
         "while len(taken) < most and self._bytes < self.max_bytes:",
         "while len(taken) < most:",
@@ -603,7 +603,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "cap-of-the-state",
-        "operators/source.py",
+        "operators/stages/source.py",
         "a replay is cut by the cap that was committed with the offset",
         "            max_records, max_bytes, settings.epoch_interval_s, settings.now()\n",
         "            settings.max_epoch_records, settings.max_epoch_bytes,"
@@ -612,7 +612,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "cap-while-gathering",
-        "operators/source.py",
+        "operators/stages/source.py",
         "a checkpoint while gathering changes nothing",
         "        if self._gathered is None:\n            took",
         "        if True:\n            took",
@@ -620,7 +620,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "next-offset",
-        "operators/source.py",
+        "operators/stages/source.py",
         "what was read and not sent is read again after a crash",
         "self._next = records[-1][0] + 1",
         "self._next = records[-1][0] + 1 + len(self._fetched)",
@@ -628,7 +628,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "snapshot-barrier",
-        "operators/upsert.py",
+        "operators/stages/upsert.py",
         "a checkpoint waits until all that came before it is written",
         "            lane.wait(shard, number)\n        return ()",
         "        return ()",
@@ -636,7 +636,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "versions-doubtful",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a row that was on its way at a crash is not forgotten before it is looked up",
         "        self._old, self._young = self._young, _Generation(doubtful)\n",
         "        self._old, self._young = self._young, _Generation({})\n",
@@ -645,7 +645,7 @@ GUARDS: tuple[Guard, ...] = (
     # Lanes.
     Guard(
         "acknowledged",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "written is what the store has acknowledged, not what was queued",
         "self._changed.wait_for(lambda: self._finished[shard] >= number or self._error)",
         "self._changed.wait_for(lambda: self._submitted[shard] >= number or self._error)",
@@ -653,7 +653,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lane-order",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "a lane writes a shard's windows in the order in which they came",
         "                taken.append(window)",
         "                taken.insert(0, window)",
@@ -661,7 +661,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lane-waits-for-vectors",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "a lane writes no window before the model is through with it",
         "if window.shard in blocked or not window.is_embedded():",
         "if window.shard in blocked:",
@@ -669,7 +669,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lane-shard-in-order",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "a window waits for one of its shard that waits for its vectors",
         "if window.shard in blocked or not window.is_embedded():",
         "if not window.is_embedded():",
@@ -677,7 +677,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "replaced-partial",
-        "operators/embed.py",
+        "operators/stages/embed.py",
         "a text that waits stays if a row that lacks something comes after it",
         "            if older is None or isinstance(window.rows.get(key), PartialRow):\n",
         "            if older is None:\n",
@@ -685,7 +685,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "replaced-moved",
-        "operators/embed.py",
+        "operators/stages/embed.py",
         "a text that waits stays if its row's key changes",
         "            self._waiting_rows.pop(move.delete.row_key, None)\n",
         "            pass\n",
@@ -693,7 +693,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "replaced-unchanged",
-        "operators/embed.py",
+        "operators/stages/embed.py",
         "a row that takes the place of one with its text brings the text itself",
         "            window.unchanged.discard(key)\n",
         "",
@@ -701,7 +701,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "ready-part",
-        "operators/embed.py",
+        "operators/stages/embed.py",
         "a window is not taken apart where its rows may need one another",
         "or window.moves or window.truncates:",
         "or window.truncates:",
@@ -709,7 +709,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "ready-part-partial",
-        "operators/embed.py",
+        "operators/stages/embed.py",
         "a row that lacks something stays with its window",
         "    if any(isinstance(row, PartialRow) for row in rest.values()):\n        return\n",
         "",
@@ -717,7 +717,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-failure-told",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "what stops the model stops the flow",
         "                window.check_embedded()\n",
         "                pass\n",
@@ -725,7 +725,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-groups",
-        "operators/embed.py",
+        "operators/stages/embed.py",
         "texts that wait go to the model in groups of a few batches",
         "while self._queue and left > 0:",
         "while self._queue:",
@@ -733,7 +733,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lane-one-request",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "a lane has one request under way",
         "        self._thread.start()\n",
         "        self._thread.start()\n"
@@ -742,7 +742,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lane-of-shard",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "a shard always has the same lane",
         "        return self._by_shard[shard]\n",
         "        self._lanes.append(self._lanes.pop(0))\n        return self._lanes[0]\n",
@@ -750,23 +750,23 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lane-later-first",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "what waited for another lane is written before what came after it",
         "receipt = self._write([*later, *windows])",
         "receipt = self._write([*windows, *later])",
-        (*_LANES, "tests/unit/test_writer.py"),
+        (*_LANES, "tests/unit/stages/test_lane_writer.py"),
     ),
     Guard(
         "lane-later-counts",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "what waits for another lane is not told as written",
         "                if not later:\n",
         "                if True:\n",
-        (*_LANES, "tests/unit/test_writer.py"),
+        (*_LANES, "tests/unit/stages/test_lane_writer.py"),
     ),
     Guard(
         "lane-error",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "what stopped a lane stops the flow before its checkpoint",
         "        if self._error is not None:\n            raise self._error\n",
         "        pass\n",
@@ -774,7 +774,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "back-pressure",
-        "operators/upsert.py",
+        "operators/stages/lanes.py",
         "a worker waits for a lane that is full",
         "lambda: self._queued_rows < MAX_QUEUED_ROWS or self._error",
         "lambda: True",
@@ -791,7 +791,7 @@ GUARDS: tuple[Guard, ...] = (
     # One write for each row.
     Guard(
         "duplicate-collapse",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "of several writes of a row in one request the last one is left",
         "        self.rows[key] = winner\n",
         "        self.rows.setdefault(key, winner)\n",
@@ -799,7 +799,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "duplicate-delete",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "a row that is deleted after it is not written as well",
         "            self.rows.pop(key, None)\n            self.pieces.pop(key, None)\n"
         "            self.deletes[key] = winner\n",
@@ -808,7 +808,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "duplicate-vector",
-        "operators/writer.py",
+        "operators/stages/lane_batch.py",
         "a row does not take the vector of the text that it replaces",
         "        else:\n            self.pieces.pop(key, None)\n",
         "",
@@ -816,7 +816,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "duplicate-ids",
-        "operators/milvus_rows.py",
+        "operators/milvus/rows.py",
         "an id that comes twice in one request is refused",
         "if entity.id in seen:",
         "if False:",
@@ -824,7 +824,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "read-back-hash",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "a vector that is read back is used only beside the text it was made of",
         "if digest == texts[key].text_hash:",
         "if True:",
@@ -832,7 +832,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "read-back-hash-chunks",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "the same for a row of several chunks",
         "if whole and entities[0].text_hash == texts[key].text_hash:",
         "if whole:",
@@ -841,7 +841,7 @@ GUARDS: tuple[Guard, ...] = (
     # Chunks.
     Guard(
         "chunk-surplus",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "chunks beyond those of the new text are removed",
         "            self._delete(collection, ids)\n            final = ",
         "            final = ",
@@ -849,7 +849,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "chunk-surplus-first",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "the first chunk tells of the surplus until that is gone",
         "sent = [_announcing(row, surplus.get(row[0].row_key)) for row in rows] if surplus else rows",
         "sent = rows",
@@ -857,7 +857,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "chunk-delete",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "a row is deleted with all its chunks",
         "            self._delete(collection, ids)\n        self._delete(collection, list(",
         "        self._delete(collection, list(",
@@ -865,7 +865,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "chunk-first-goes-last",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "of a row's chunks the first is the last to go",
         "            self._delete(collection, ids)\n"
         "        self._delete(collection, list(map(entity_id, keys)))\n",
@@ -876,7 +876,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "chunk-torn",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "a row that lacks a chunk is not taken for whole",
         "            if len(row) == entity.chunks or _is_whole(row):\n",
         "            if True:\n",
@@ -884,7 +884,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "chunk-versions",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "chunks of two versions are not taken for one row",
         "(e for e in others if e is not None and e.version == entity.version)",
         "(e for e in others if e is not None)",
@@ -892,7 +892,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "request-rows",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "a request holds no more entities than the contract says",
         "            if batch and size + len(row) > self.batch_rows:\n",
         "            if False:\n",
@@ -901,7 +901,7 @@ GUARDS: tuple[Guard, ...] = (
     # Dead letters.
     Guard(
         "dead-letter",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a record that cannot be read becomes a dead letter, and the rest goes on",
         "        except RecordError as error:\n            if key:\n",
         "        except ZeroDivisionError as error:\n            if key:\n",
@@ -909,7 +909,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-render",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "a row that cannot be rendered becomes a dead letter, and the rest goes on",
         "            return self._shared.rules[upsert.position.topic].renderer.render(upsert)\n"
         "        except RecordError as error:\n",
@@ -919,7 +919,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-route",
-        "operators/route.py",
+        "operators/stages/route.py",
         "a record whose key cannot be read goes on to where it is told",
         "            except RecordError:\n",
         "            except ZeroDivisionError:\n",
@@ -927,7 +927,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-store",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "a row that the store refuses becomes a dead letter, and the rest goes on",
         "        except RecordError as error:\n",
         "        except ZeroDivisionError as error:\n",
@@ -935,7 +935,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-halving",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "a refused request is halved down to the rows that are refused",
         "            if len(rows) == 1:\n",
         "            if True:\n",
@@ -943,7 +943,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-stored-first",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "dead letters are stored before their offsets are committed",
         "            requests.retry.call(lambda: self._dead_letters.send(dead))\n",
         "",
@@ -951,7 +951,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-over-crash",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "dead letters that wait are kept in the recovery files",
         "            tuple(map(pack_letter, self._settler.dead)),\n",
         "            (),\n",
@@ -959,7 +959,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-leaves-row",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "a bad change leaves its row as it was before, also in one window",
         "            if rendered is not None or not earlier:\n",
         "            if True:\n",
@@ -967,7 +967,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "dead-letter-masked",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "a dead letter of a table with masks holds neither key nor value",
         "        masked = bool(self._shared.rules[position.topic].table.masks)\n",
         "        masked = False\n",
@@ -975,7 +975,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "fatal-is-no-letter",
-        "operators/requests.py",
+        "operators/store/row_requests.py",
         "an error that is not the data's never becomes a dead letter",
         "        except RecordError as error:\n",
         "        except Exception as error:\n",
@@ -983,7 +983,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "unknown-is-no-letter",
-        "operators/milvus_errors.py",
+        "operators/milvus/errors.py",
         "an error of Milvus that is not known is tried again, not blamed on the data",
         '        return Verdict.REFUSED, cause, ""\n    return Verdict.TRANSIENT, cause, ""\n',
         '        return Verdict.REFUSED, cause, ""\n    return Verdict.REFUSED, cause, ""\n',
@@ -991,7 +991,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "down-is-no-letter",
-        "operators/milvus_errors.py",
+        "operators/milvus/errors.py",
         "a refused token is told as such, not as a server that is down",
         '    "UNAUTHENTICATED": "Check milvus.token",\n',
         "",
@@ -1000,7 +1000,7 @@ GUARDS: tuple[Guard, ...] = (
     # Left-out values.
     Guard(
         "left-out",
-        "operators/reading.py",
+        "operators/rendering/columns.py",
         "Debezium's placeholder is never taken for the value",
         "            if len(value) in self.lengths and self._unavailable(value):\n",
         "            if False:\n",
@@ -1008,7 +1008,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-plain",
-        "operators/rendering.py",
+        "operators/rendering/renderer.py",
         "nor on the short way of plain rows, in the text",
         "if type(value) is not str or len(value) in lengths:",
         "if type(value) is not str:",
@@ -1016,7 +1016,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-plain-field",
-        "operators/rendering.py",
+        "operators/rendering/renderer.py",
         "nor there in a field",
         "if (kind is str and len(value) in lengths) or kind is list or kind is dict:",
         "if kind is list or kind is dict:",
@@ -1024,7 +1024,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-follows",
-        "operators/carrying.py",
+        "operators/toast/donor.py",
         "a left-out value is taken only from the version that the row follows",
         '    return after != "" and (after or "") <= donor.version <= version\n',
         "    return True\n",
@@ -1032,7 +1032,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-between",
-        "operators/carrying.py",
+        "operators/toast/completer.py",
         "nor from a row on its way if another came between",
         'if partial.old_key is not None or before.version < (partial.after or ""):',
         "if partial.old_key is not None:",
@@ -1040,7 +1040,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-other-row",
-        "operators/carrying.py",
+        "operators/toast/completer.py",
         "with a database at hand nothing is taken from an old key",
         "                held = None\n            donor",
         "                pass\n            donor",
@@ -1048,23 +1048,23 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-moves",
-        "operators/carrying.py",
+        "operators/toast/completer.py",
         "a row waits for what is about to be told of its old key",
         'return self._moves.stage(partial.old_key, partial.after or "") in (Stage.READ, Stage.SENT)',
         "return False",
-        (*_CARRYING, "tests/unit/test_writer.py"),
+        (*_CARRYING, "tests/unit/stages/test_lane_writer.py"),
     ),
     Guard(
         "left-out-refused-between",
-        "operators/carrying.py",
+        "operators/toast/completer.py",
         "what is on its way is not told under a new key if what came after it was refused",
-        "elif before is not None and not _follows(before, move.after, move.delete.version):",
+        "elif before is not None and not follows(before, move.after, move.delete.version):",
         "elif False:",
         _CARRYING,
     ),
     Guard(
         "left-out-told-again",
-        "operators/carrying.py",
+        "operators/toast/key_changes.py",
         "a delete that is sent again does not forget what the first one told",
         "held = before if held is None else held",
         "pass",
@@ -1072,7 +1072,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "left-out-lane-ended",
-        "operators/carrying.py",
+        "operators/toast/key_changes.py",
         "no lane waits for one that has ended",
         "            self._error = error\n",
         "            pass\n",
@@ -1080,7 +1080,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-read",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a record that cannot be read is remembered as a version that is missing",
         "                self._versions.taint(key, at_offset(newest, offset))\n",
         "                pass\n",
@@ -1088,7 +1088,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-render",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "and so is a row that cannot be rendered",
         "            self._versions.taint(upsert.row_key, upsert.version)\n",
         "",
@@ -1096,7 +1096,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-store",
-        "operators/writer.py",
+        "operators/stages/lane_writer.py",
         "and one that the store refuses",
         "        batch.versions[row.row_key].taint(row.row_key, row.version)\n",
         "",
@@ -1104,7 +1104,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-asked",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "a row that follows a refused version takes nothing from an older one",
         "        if self._versions.is_tainted(key, version):\n",
         "        if False:\n",
@@ -1112,7 +1112,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-at-position",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "also where both have one position, which may be that of several changes",
         "        return any(since < refused < version for refused in self._tainted.get(key, ()))\n",
         "        own = version[:-16]\n"
@@ -1122,7 +1122,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-in-window",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "nor from an older one in its own window",
         "            if self._versions.is_tainted(row.row_key, row.version, since=donor.version):\n",
         "            if False:\n",
@@ -1130,7 +1130,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-moves",
-        "operators/settling.py",
+        "operators/stages/settle.py",
         "nor does a row whose key changes tell of an older one",
         "            if self._versions.is_tainted(row.row_key, delete.version, since=row.version):\n",
         "            if False:\n",
@@ -1138,7 +1138,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-over-crash",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "refused versions are kept in the recovery files",
         "            dict(self._tainted),\n",
         "            {},\n",
@@ -1146,7 +1146,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "taint-ends",
-        "operators/versions.py",
+        "operators/state/version_map.py",
         "a newer, whole row ends the doubt",
         '        if self._tainted and text_hash != "" and key in self._tainted:\n',
         "        if False:\n",
@@ -1155,7 +1155,7 @@ GUARDS: tuple[Guard, ...] = (
     # Row keys and ids.
     Guard(
         "id-encoding",
-        "operators/keys.py",
+        "operators/changes/row_key.py",
         "key parts are percent-encoded",
         '        return quote(text, safe="")\n',
         "        text.encode()\n        return text\n",
@@ -1163,7 +1163,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "id-checked",
-        "operators/milvus_schema.py",
+        "operators/milvus/schema.py",
         "an id that is not encoded reaches no filter",
         "        if not _SAFE_ID.fullmatch(one):\n",
         "        if False:\n",
@@ -1171,7 +1171,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "version-checked",
-        "operators/milvus_schema.py",
+        "operators/milvus/schema.py",
         "what is no version reaches no filter",
         "    if not _SAFE_VERSION.fullmatch(version):\n",
         "    if False:\n",
@@ -1179,7 +1179,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "key-length",
-        "operators/keys.py",
+        "operators/codec/row_keys.py",
         "a key that would not fit an entity's id is refused",
         "        if len(key) > MAX_ROW_KEY_BYTES:\n",
         "        if False:\n",
@@ -1187,7 +1187,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "key-kinds",
-        "operators/keys.py",
+        "operators/codec/row_keys.py",
         "true is a key of its own, and not 1",
         '                parts.append("true" if value else "false")\n',
         "                parts.append(str(int(value)))\n",
@@ -1195,7 +1195,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "shard-of-key",
-        "operators/shards.py",
+        "operators/changes/shards.py",
         "a row keeps its shard for ever",
         "return ALL_SHARDS[crc32(key.encode()) % SHARDS]",
         "return ALL_SHARDS[crc32(key.encode()[::-1]) % SHARDS]",
@@ -1204,7 +1204,7 @@ GUARDS: tuple[Guard, ...] = (
     # Masks.
     Guard(
         "mask-value",
-        "operators/reading.py",
+        "operators/rendering/columns.py",
         "a masked column is masked before anything sees it",
         "        if name in self._masked:\n",
         "        if False:\n",
@@ -1212,7 +1212,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "mask-key",
-        "operators/keys.py",
+        "operators/codec/row_keys.py",
         "a masked key column is masked before it becomes part of a key",
         "return value if mask is None or isinstance(value, list | dict) else mask(value)",
         "return value",
@@ -1220,7 +1220,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "mask-refuses",
-        "operators/masking.py",
+        "operators/rendering/masks.py",
         "a pattern that takes too long refuses the row rather than let the value through",
         "            if left[number] <= 0:\n",
         "            if False:\n",
@@ -1228,7 +1228,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "mask-escapes",
-        "operators/masking.py",
+        "operators/rendering/masks.py",
         "what escapes of JSON stand for is searched as well",
         "                return self._text(self._unescaped(value, left), left)\n",
         "                return self._text(value, left)\n",
@@ -1237,7 +1237,7 @@ GUARDS: tuple[Guard, ...] = (
     # What may go into the store.
     Guard(
         "vector-finite",
-        "operators/milvus_rows.py",
+        "operators/milvus/rows.py",
         "a vector with a NaN is refused",
         "    if not np.isfinite(value).all():\n",
         "    if False:\n",
@@ -1245,7 +1245,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "vector-dimensions",
-        "operators/milvus_rows.py",
+        "operators/milvus/rows.py",
         "a vector of another length is refused",
         "    if value.shape != (field.size,):\n",
         "    if False:\n",
@@ -1253,7 +1253,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "varchar-bytes",
-        "operators/milvus_rows.py",
+        "operators/milvus/rows.py",
         "a text of more bytes than its field holds is refused",
         "            if size > field.size:\n",
         "            if False:\n",
@@ -1261,7 +1261,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "text-bytes",
-        "operators/rendering.py",
+        "operators/rendering/renderer.py",
         "a row's text of more bytes than the store holds is refused",
         "            if encoded > MAX_VARCHAR_BYTES:\n",
         "            if False:\n",
@@ -1269,15 +1269,15 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "request-bytes",
-        "operators/milvus_rows.py",
+        "operators/milvus/rows.py",
         "a request has no more bytes than servers take",
         "        if batch and size + row_size > max_bytes:\n",
         "        if False:\n",
-        ("tests/unit/test_milvus_rows.py",),
+        ("tests/unit/milvus/test_rows.py",),
     ),
     Guard(
         "older-stay",
-        "operators/milvus.py",
+        "operators/milvus/store.py",
         "older rows that do not go are told",
         "            if not before.isdisjoint(ids):\n",
         "            if not before.isdisjoint(ids):\n                return\n            if False:\n",
@@ -1285,7 +1285,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-finite",
-        "operators/transformer.py",
+        "operators/model/transformer.py",
         "a model that makes a NaN stops the flow",
         "        if not np.isfinite(vectors).all():\n",
         "        if False:\n",
@@ -1293,7 +1293,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-packing-checked",
-        "operators/encoder.py",
+        "operators/model/encoder.py",
         "a model whose states come out otherwise when texts lie side by side is padded",
         "            self.packs = self._makes(wanted, lambda: self._packed(rows)[0])\n",
         "            self.packs = True\n",
@@ -1301,7 +1301,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-packing-sample",
-        "operators/encoder.py",
+        "operators/model/encoder.py",
         "the texts of the sample differ, so that one that sees another is found out",
         "        rows = [(list(ids) * length)[at : at + length] for at, length in enumerate(lengths)]\n",
         "        rows = [(list(ids) * length)[:length] for length in lengths]\n",
@@ -1309,7 +1309,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-packing-masks",
-        "operators/packing.py",
+        "operators/model/packed_attention.py",
         "a model that masks otherwise than by padding is not packed",
         "    if mask_function is not bidirectional_mask_function:\n",
         "    if False:\n",
@@ -1317,7 +1317,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-packing-kinds",
-        "operators/packing.py",
+        "operators/model/packed_attention.py",
         "attention of another kind is not taken for the plain one",
         "        wanted - _HARMLESS\n",
         "        False\n",
@@ -1325,7 +1325,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-library-checked",
-        "operators/encoder.py",
+        "operators/model/encoder.py",
         "a model that another library's products change keeps its own",
         "            if not self._makes(wanted, lambda: self._real_states(rows)):\n",
         "            if False:\n",
@@ -1333,7 +1333,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-int8-name",
-        "operators/transformer.py",
+        "operators/model/transformer.py",
         "vectors of int8 are not taken for those of the model as it is",
         '                ("int8", section.dtype == "int8", False),\n',
         "",
@@ -1341,7 +1341,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-int8-cuda",
-        "operators/encoder.py",
+        "operators/model/encoder.py",
         "int8 is refused on a GPU, where it would be float32 in silence",
         'section.dtype != "int8" and (bf16 or section.dtype != "bfloat16")',
         '(bf16 or section.dtype != "bfloat16")',
@@ -1349,7 +1349,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "model-halving",
-        "operators/transformer.py",
+        "operators/model/transformer.py",
         "texts that do not fit into memory are embedded in smaller batches",
         "                if len(batch) == 1:\n",
         "                if True:\n",
@@ -1391,7 +1391,7 @@ GUARDS: tuple[Guard, ...] = (
     # Where a start takes up from.
     Guard(
         "offset-reset",
-        "operators/kafka.py",
+        "operators/kafka/config.py",
         "an offset that is gone is told, never skipped over",
         '        "auto.offset.reset": "error",\n',
         '        "auto.offset.reset": "earliest",\n',
@@ -1399,7 +1399,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "offset-gone",
-        "operators/kafka.py",
+        "operators/kafka/reader.py",
         "the client's word that an offset is gone stops the flow",
         "        elif code == KafkaError._AUTO_OFFSET_RESET:\n",
         "        elif False:\n",
@@ -1407,7 +1407,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "beginning",
-        "operators/kafka.py",
+        "operators/kafka/reader.py",
         "a partition that was never read is read from its first record",
         "OFFSET_BEGINNING if offset == BEGINNING else offset",
         "0 if offset == BEGINNING else offset",
@@ -1415,7 +1415,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "committed-only",
-        "operators/kafka.py",
+        "operators/kafka/config.py",
         "what a transaction of a producer left uncommitted is not read",
         '        "isolation.level": "read_committed",\n',
         '        "isolation.level": "read_uncommitted",\n',
@@ -1423,7 +1423,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "state-format",
-        "operators/dedup_state.py",
+        "operators/state/dedup_checkpoint.py",
         "the state of another release is refused",
         "    if state[0] != STATE_FORMAT:\n",
         "    if False:\n",
@@ -1431,7 +1431,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "source-state-format",
-        "operators/source.py",
+        "operators/stages/source.py",
         "and so is that of a partition",
         "        elif state[0] != STATE_FORMAT:\n",
         "        elif False:\n",
@@ -1439,7 +1439,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-others-write",
-        "flows/recovery.py",
+        "flows/recovery/directory.py",
         "a recovery directory that others can write is refused",
         "    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):\n",
         "    if False:\n",
@@ -1447,7 +1447,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-owner",
-        "flows/recovery.py",
+        "flows/recovery/directory.py",
         "and one of another user",
         "    if found.st_uid != os.geteuid():\n",
         "    if False:\n",
@@ -1455,7 +1455,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-mode",
-        "flows/recovery.py",
+        "flows/recovery/directory.py",
         "it is made for its owner alone",
         "mkdir(mode=0o700,",
         "mkdir(mode=0o755,",
@@ -1463,7 +1463,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-lock",
-        "flows/recovery.py",
+        "flows/recovery/directory.py",
         "one process at a time runs on a recovery directory",
         "            if not _try_lock(self._lock, fcntl.LOCK_EX):\n",
         "            if False:\n",
@@ -1471,7 +1471,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-part-twice",
-        "flows/recovery_files.py",
+        "flows/recovery/files.py",
         "a part that is there twice is refused",
         "        if twin is not part:\n",
         "        if False:\n",
@@ -1479,7 +1479,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-part-missing",
-        "flows/recovery_files.py",
+        "flows/recovery/files.py",
         "and one that is missing",
         "    if missing:\n",
         "    if False:\n",
@@ -1487,7 +1487,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-part-older",
-        "flows/recovery_files.py",
+        "flows/recovery/files.py",
         "and one that is an older copy than the others",
         "    if behind(parts, parts) is not None:\n",
         "    if False:\n",
@@ -1495,7 +1495,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "recovery-part-damaged",
-        "flows/recovery_files.py",
+        "flows/recovery/files.py",
         "and one whose pages do not fit together",
         '            if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):\n',
         "            if False:\n",
@@ -1504,7 +1504,7 @@ GUARDS: tuple[Guard, ...] = (
     # Fail closed: the ledger, and the record before the first.
     Guard(
         "seen-offset",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "state that ends before what the collection has seen is refused",
         "        elif seen is not None and max(0, at) < seen:\n",
         "        elif False:\n",
@@ -1512,7 +1512,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "seen-without-state",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "no state is refused if the collection has seen any",
         "            if seen is not None:\n",
         "            if False:\n",
@@ -1520,7 +1520,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "seen-is-committed",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "what is told as seen is committed, and not what just ended",
         "ended = {part: ends.get(epoch - 1, -1)",
         "ended = {part: max(ends.values())",
@@ -1528,7 +1528,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "seen-by-any-process",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "what any process has seen counts",
         "best[part] = max(said, best.get(part, said))",
         "best[part] = min(said, best.get(part, said))",
@@ -1536,7 +1536,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "seen-before-break",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "what was seen before a break that was accepted no longer counts",
         "said = (entry.breaks.get(part, 0), entry.seen.get(part, -1))",
         "said = (0, entry.seen.get(part, -1))",
@@ -1544,7 +1544,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "seen-told-first",
-        "operators/source.py",
+        "operators/stages/source.py",
         "the ledger is told before the records of an epoch go on",
         "            self._settings.ledger.emitting(self._epoch)\n",
         "            pass\n",
@@ -1552,7 +1552,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "seen-asked",
-        "operators/source.py",
+        "operators/stages/source.py",
         "a state is held against the ledger",
         "            settings.ledger.resume(topic, partition, at, stamp)\n",
         "            pass\n",
@@ -1560,7 +1560,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "milvus-restored",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "state that is newer than the ledger is refused",
         "        if stamp.sequence > self._stored:\n",
         "        if False:\n",
@@ -1568,7 +1568,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "foreign-state",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "state that belongs to another collection is refused",
         "        if stamp.identity and identity and stamp.identity != identity:\n",
         "        if False:\n",
@@ -1576,7 +1576,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "other-collection",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "a collection that was made anew is refused",
         "        if entry.identity and entry.identity != identity:\n",
         "        if False:\n",
@@ -1584,7 +1584,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "other-contract",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "a contract that says something else of a table is refused",
         "        if changed:\n",
         "        if False:\n",
@@ -1592,7 +1592,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "other-tables",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "a contract that lacks a table is refused",
         "        if gone:\n",
         "        if False:\n",
@@ -1600,7 +1600,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "other-shards",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "another number of shards is refused",
         "        if entry.shards != SHARDS:\n",
         "        if False:\n",
@@ -1608,7 +1608,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "other-format",
-        "operators/ledger.py",
+        "operators/ownership/entries.py",
         "an entry of another release is refused",
         '            if values.pop("format") != FORMAT:\n',
         '            if values.pop("format") is None:\n',
@@ -1616,7 +1616,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "not-accepted",
-        "operators/ledger.py",
+        "operators/ownership/ledger.py",
         "what the user has not accepted stops the flow",
         "        if what not in self._accepted:\n",
         "        if False:\n",
@@ -1624,7 +1624,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "distrust",
-        "operators/dedup.py",
+        "operators/stages/dedup.py",
         "with an older state that was accepted, every row is looked up",
         "                self._versions.distrust()\n",
         "                pass\n",
@@ -1632,7 +1632,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "record-digest",
-        "operators/source.py",
+        "operators/stages/source.py",
         "a topic that was made anew is told by the record before",
         "        if digest_of(before) == self._digest:\n",
         "        if True:\n",
@@ -1640,7 +1640,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "record-missed",
-        "operators/source.py",
+        "operators/stages/source.py",
         "records that retention has removed are told",
         "            if gone.first != self._next:\n",
         "            if False:\n",
@@ -1648,7 +1648,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "record-shorter",
-        "operators/source.py",
+        "operators/stages/source.py",
         "a topic that ends before the state is another one",
         "        if gone.first < self._next:\n",
         "        if False:\n",
@@ -1657,7 +1657,7 @@ GUARDS: tuple[Guard, ...] = (
     # Zombies: the lease, its timer, and its fence.
     Guard(
         "newcomer-waits",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a newcomer waits until the lease has run out",
         "            if left <= 0:\n",
         "            if True:\n",
@@ -1665,7 +1665,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "newcomer-sees-renewal",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a newcomer that sees a renewal gives up",
         "                if sequence != entry.sequence:\n",
         "                if False:\n",
@@ -1673,7 +1673,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "claim-in-time",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a claim that took too long to write does not count",
         "            if written - began <= self._times.settle:\n",
         "            if True:\n",
@@ -1681,7 +1681,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "claim-confirmed",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a claim that was written over does not count",
         "        self._check_holder(self._ledger.entries())\n        self._settled_at",
         "        self._settled_at",
@@ -1689,7 +1689,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lock-proves",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "no lock is not the lock of a dead process",
         'self._free_locks = frozenset(free_locks) - {""}',
         "self._free_locks = frozenset(free_locks)",
@@ -1697,7 +1697,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "gate-closed",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "nothing is written once the lease may have run out",
         "            if self._now() >= self._gate_until:\n",
         "            if False:\n",
@@ -1705,7 +1705,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "gate-before-death",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a request that begins in time ends before the kernel strikes",
         "return self.lease * (_KILL - _MARGIN) - self.request",
         "return self.lease * (_KILL - _MARGIN)",
@@ -1713,7 +1713,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lease-lost",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "nothing is written by who finds that another has the lease",
         "            self._lose(error)\n",
         "            pass\n",
@@ -1721,7 +1721,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lease-looked-at",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a renewal looks first whether another has the lease",
         "            self._check_holder(self._ledger.entries())\n            found = True\n",
         "            found = True\n",
@@ -1729,7 +1729,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lease-late",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "a late renewal counts only when whoever it has written over has ended",
         "            if began >= self._alone_from:\n",
         "            if True:\n",
@@ -1737,7 +1737,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lease-late-unanswered",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "and so does one of which nobody knows whether it was written",
         "            if found:  # it may have been written all the same, and late\n",
         "            if False:\n",
@@ -1745,7 +1745,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lease-late-claim",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "who claimed too late waits a lease before it claims again",
         "            self._pause(self._times.lease)\n",
         "",
@@ -1753,7 +1753,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "lease-ended",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "nothing is written after the lease was let go",
         "        if self._lost is not None:\n            raise self._lost\n",
         "        pass\n",
@@ -1761,7 +1761,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "timer-armed",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "the kernel is told when to end the process",
         "            self._timer.arm(began + self._times.lease * _KILL)\n",
         "            pass\n",
@@ -1769,7 +1769,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "timer-from-before",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "the moment counts from before the entries were read",
         "            self._timer.arm(began + self._times.lease * _KILL)\n",
         "            self._timer.arm(self._now() + self._times.lease * _KILL)\n",
@@ -1777,7 +1777,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "timer-under-way",
-        "operators/lease.py",
+        "operators/ownership/lease.py",
         "the timer is not put off while a request is under way",
         "            if self._armed and self._now() >= self._gate_until and not self._in_flight:\n",
         "            if self._armed and self._now() >= self._gate_until:\n",
@@ -1785,7 +1785,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "timer-kills",
-        "operators/kill_timer.py",
+        "operators/ownership/kill_timer.py",
         "the timer sends what no process can ignore",
         "sigev_signo=signal.SIGKILL",
         "sigev_signo=signal.SIGTERM",
@@ -1793,7 +1793,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "timer-first-process",
-        "operators/kill_timer.py",
+        "operators/ownership/kill_timer.py",
         "a process that its own SIGKILL cannot end is refused",
         "        if os.getpid() == _INIT:\n",
         "        if False:\n",
@@ -1801,7 +1801,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "timer-forked",
-        "operators/kill_timer.py",
+        "operators/ownership/kill_timer.py",
         "a forked child does not touch its parent's timer",
         "        if self._pid != os.getpid():\n            # Its number",
         "        if False:\n            # Its number",
@@ -1809,7 +1809,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "fence-upsert",
-        "operators/fenced.py",
+        "operators/ownership/fenced_store.py",
         "an upsert needs the lease",
         "        with self._lease.writing():\n            self._store.upsert(",
         "        if True:\n            self._store.upsert(",
@@ -1817,7 +1817,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "fence-delete",
-        "operators/fenced.py",
+        "operators/ownership/fenced_store.py",
         "a delete needs the lease",
         "        with self._lease.writing():\n            self._store.delete(",
         "        if True:\n            self._store.delete(",
@@ -1825,7 +1825,7 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "fence-truncate",
-        "operators/fenced.py",
+        "operators/ownership/fenced_store.py",
         "a TRUNCATE needs the lease",
         "        with self._lease.writing():\n            self._store.delete_older(",
         "        if True:\n            self._store.delete_older(",

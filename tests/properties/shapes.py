@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import hypothesis.strategies as st
 import orjson
 
-from operators.embedding import text_hash
+from operators.changes.text_hash import text_hash
+from operators.changes.version import offset_of
+from operators.contract.table import UNAVAILABLE, TableSection
 from operators.errors import RecordError
-from operators.events import offset_of
-from operators.store import Entity
-from operators.table import UNAVAILABLE, TableSection
+from operators.store.protocol import Entity
 from tests.changes import Log, doc, envelope, gone, key, table, tombstone
 from tests.fakes import HashEmbedder, MemoryStore
 from tests.properties.simulation import Simulation, id_of

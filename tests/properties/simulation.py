@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 
 from flows.sync import collection_specs, rules_of
-from operators.carrying import Completer
-from operators.contract import Contract
-from operators.dedup import DedupLogic
-from operators.embed import EmbedStep
+from operators.contract.sections import Contract
+from operators.contract.table import TableSection
 from operators.errors import FatalError
-from operators.requests import Requests
-from operators.resolve import Resolver
+from operators.model.text_vectors import Texts
 from operators.retry import RetryPolicy
-from operators.route import Router
-from operators.settling import DedupContext
-from operators.shards import Window
-from operators.source import PartitionLogic, SourceSettings
-from operators.store import entity_id
-from operators.table import TableSection
+from operators.stages.dedup import DedupLogic
+from operators.stages.embed import EmbedStep
+from operators.stages.lane_writer import Writer
+from operators.stages.look_up import Resolver
+from operators.stages.route import Router
+from operators.stages.settle import DedupContext
+from operators.stages.source import PartitionLogic, SourceSettings
+from operators.stages.window import Window
+from operators.stages.window_clock import WindowClock
+from operators.store.protocol import entity_id
+from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
-from operators.texts import Texts
-from operators.windows import WindowClock
-from operators.writer import Writer
+from operators.toast.completer import Completer
 from tests.changes import TOPIC, LetterBox, Log, contract, table
 from tests.fakes import HashEmbedder, MemoryStore
 

@@ -7,10 +7,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 
-from operators import source
-from operators.events import offset_of
-from operators.shards import shard_of
-from operators.table import UNAVAILABLE
+from operators.changes.shards import shard_of
+from operators.changes.version import offset_of
+from operators.contract.table import UNAVAILABLE
+from operators.stages import epoch_budget, source
 from tests.changes import Log, doc, envelope, gone, key, tombstone
 from tests.properties.simulation import Simulation, id_of
 
@@ -129,7 +129,7 @@ def test_same_collection_whatever_happens(
 ) -> None:
     # Caps this small are hit all the time; what holds for them holds for larger ones.
     monkeypatch.setattr(source, "FIRST_CAP", 4)
-    monkeypatch.setattr(source, "MIN_CAP", 3)
+    monkeypatch.setattr(epoch_budget, "MIN_CAP", 3)
     history = data.draw(histories())
     partitions = data.draw(st.integers(1, 2))
     # The horizon is longer than Debezium's re-send window, always. At the shorter one most rows are

@@ -7,8 +7,8 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, event, given, settings
 
-from operators import source
-from operators.carrying import MOVE_WAIT_S
+from operators.stages import epoch_budget, source
+from operators.toast.key_changes import MOVE_WAIT_S
 from tests.properties.shapes import (
     SECTION,
     Change,
@@ -42,7 +42,7 @@ KINDS = {
 def _small_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     # Caps this small are hit all the time; what holds for them holds for larger ones.
     monkeypatch.setattr(source, "FIRST_CAP", 4)
-    monkeypatch.setattr(source, "MIN_CAP", 3)
+    monkeypatch.setattr(epoch_budget, "MIN_CAP", 3)
 
 
 @st.composite

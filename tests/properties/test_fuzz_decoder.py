@@ -29,28 +29,21 @@ import orjson
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 
-from operators.contract import MaskingSection
-from operators.debezium import NEW_KEY_HEADER, OLD_KEY_HEADER, Decoder
+from operators.changes.events import Delete, Ignored, KafkaPosition, Tombstone, Truncate, Upsert
+from operators.changes.row_key import RowKey, key_prefix, key_values
+from operators.changes.rows import PartialRow, Row
+from operators.codec.decoder import Decoder
+from operators.codec.logical_types import Logical
+from operators.codec.row_keys import MAX_ROW_KEY_BYTES
+from operators.contract.sections import MaskingSection
+from operators.contract.table import UNAVAILABLE, TableSection
 from operators.errors import FatalError, RecordError
-from operators.events import (
-    Delete,
-    Ignored,
-    KafkaPosition,
-    PartialRow,
-    Row,
-    RowKey,
-    Tombstone,
-    Truncate,
-    Upsert,
-)
-from operators.keys import MAX_ROW_KEY_BYTES, key_prefix, key_values
-from operators.logical_types import Logical
-from operators.masking import Masker
-from operators.milvus_rows import to_rows
-from operators.milvus_schema import shape_of
-from operators.rendering import Renderer
-from operators.store import CollectionSpec, Entity
-from operators.table import UNAVAILABLE, TableSection
+from operators.kafka.reader import NEW_KEY_HEADER, OLD_KEY_HEADER
+from operators.milvus.rows import to_rows
+from operators.milvus.schema import shape_of
+from operators.rendering.masks import Masker
+from operators.rendering.renderer import Renderer
+from operators.store.protocol import CollectionSpec, Entity
 from tests import captured
 
 INPUTS = int(os.environ.get("ROWVEC_TEST_INPUTS", "50000"))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from operators import source
+from operators.stages import epoch_budget, source
 from tests.changes import Log, gone, put, tombstone
 from tests.properties.simulation import Simulation, id_of
 
@@ -12,7 +12,7 @@ ROW = id_of(0)
 @pytest.fixture(autouse=True)
 def _small_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(source, "FIRST_CAP", 4)
-    monkeypatch.setattr(source, "MIN_CAP", 4)
+    monkeypatch.setattr(epoch_budget, "MIN_CAP", 4)
 
 
 def start(*logs: list[tuple[bytes, bytes | None]]) -> Simulation:

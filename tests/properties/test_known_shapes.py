@@ -11,8 +11,8 @@ from typing import Any
 import orjson
 import pytest
 
-from operators import source
-from operators.table import MAX_VARCHAR_BYTES, UNAVAILABLE
+from operators.contract.table import MAX_VARCHAR_BYTES, UNAVAILABLE
+from operators.stages import source
 from tests.changes import Log, doc, envelope, key, table
 from tests.properties.shapes import (
     POISON,

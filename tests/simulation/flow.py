@@ -17,24 +17,26 @@ from functools import lru_cache, partial
 from typing import Any, NamedTuple, TypeAlias
 
 from flows.sync import collection_specs, rules_of
-from operators import source
-from operators.carrying import Completer
-from operators.contract import Contract
-from operators.dedup import DedupLogic
-from operators.embed import EmbedStep
+from operators.contract.sections import Contract
 from operators.errors import FatalError, RetriableError
-from operators.ledger import Accept, Entry, Holder, Ledger
-from operators.rendering import Rules
-from operators.requests import Requests
-from operators.resolve import Resolver
-from operators.route import Router
-from operators.settling import DedupContext
-from operators.shards import ShardRecords, Window
-from operators.source import PartitionLogic, SourceSettings
+from operators.model.text_vectors import Texts
+from operators.ownership.accept import Accept
+from operators.ownership.entries import Entry, Holder
+from operators.ownership.ledger import Ledger
+from operators.rendering.renderer import Rules
+from operators.stages import source
+from operators.stages.dedup import DedupLogic
+from operators.stages.embed import EmbedStep
+from operators.stages.lane_writer import Writer
+from operators.stages.look_up import Resolver
+from operators.stages.route import Router
+from operators.stages.settle import DedupContext
+from operators.stages.source import PartitionLogic, SourceSettings
+from operators.stages.window import ShardRecords, Window
+from operators.stages.window_clock import WindowClock
+from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
-from operators.texts import Texts
-from operators.windows import WindowClock
-from operators.writer import Writer
+from operators.toast.completer import Completer
 from tests.changes import TOPIC, contract, table
 from tests.simulation.clock import Clock
 from tests.simulation.history import Topic

@@ -12,7 +12,7 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
-from operators.table import UNAVAILABLE
+from operators.contract.table import UNAVAILABLE
 from tests.changes import Log, doc, envelope, gone, key, tombstone
 
 POISON = "poison"

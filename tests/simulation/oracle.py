@@ -6,10 +6,12 @@ It knows the truth about every change, and for which changes a dead letter is an
 from collections.abc import Sequence
 from functools import lru_cache
 
-from operators.embedding import text_hash
-from operators.events import DeadLetter, RowKey, Version, offset_of
-from operators.shards import shard_of
-from operators.store import Entity, entity_id
+from operators.changes.events import DeadLetter
+from operators.changes.row_key import RowKey
+from operators.changes.shards import shard_of
+from operators.changes.text_hash import text_hash
+from operators.changes.version import Version, offset_of
+from operators.store.protocol import Entity, entity_id
 from tests.fakes import HashEmbedder
 from tests.simulation.history import Change, Fault, Topic
 from tests.simulation.store import FaultyStore, Written, vector_of

@@ -12,11 +12,13 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from operators import points
+from operators import crash_points
+from operators.changes.events import DeadLetter
+from operators.changes.vector import Vector
+from operators.changes.version import Version
 from operators.errors import FatalError, RecordError, RetriableError
-from operators.events import DeadLetter, Version
 from operators.retry import RetryPolicy
-from operators.store import Entity, Stored, Vector
+from operators.store.protocol import Entity, Stored
 from tests.fakes import HashEmbedder, MemoryLedger, MemoryStore
 from tests.simulation.history import POISON
 
@@ -291,7 +293,7 @@ class PunctualEmbedder(HashEmbedder):
     """A model at whose work a crash may strike."""
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-        points.reach("in_embed")
+        crash_points.reach("in_embed")
         return np.array([vector_of(text) for text in texts], np.float32)
 
 

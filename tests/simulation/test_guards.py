@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
-from operators import resolve, source
-from operators.dedup import DedupLogic
-from operators.events import Delete
-from operators.ledger import Ledger
-from operators.source import EpochBudget, PartitionLogic
-from operators.versions import VersionMap
+from operators.changes.events import Delete
+from operators.ownership.ledger import Ledger
+from operators.stages import look_up, source
+from operators.stages.dedup import DedupLogic
+from operators.stages.epoch_budget import EpochBudget
+from operators.stages.source import PartitionLogic
+from operators.state.version_map import VersionMap
 from tests.simulation.flow import Flow, Worker
 from tests.simulation.world import World
 
@@ -63,7 +64,7 @@ def _known_deletes_not_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nothing_looked_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(resolve.Resolver, "_unknown", lambda self, windows: {})
+    patch.setattr(look_up.Resolver, "_unknown", lambda self, windows: {})
 
 
 def _nothing_held(patch: pytest.MonkeyPatch) -> None:

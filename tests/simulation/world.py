@@ -14,10 +14,11 @@ from functools import partial
 from random import Random
 from typing import NamedTuple
 
-from operators import points, source
+from operators import crash_points
+from operators.changes.shards import shard_of
 from operators.errors import FatalError, RetriableError
-from operators.ledger import Accept
-from operators.shards import shard_of
+from operators.ownership.accept import Accept
+from operators.stages import epoch_budget, source
 from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow, Knobs
 from tests.simulation.history import Kinds, Topic, history_of
@@ -51,7 +52,7 @@ STORE_FAULTS = (
     "dead letters: sent, then an error",
 )
 CRASHES = (
-    *(f"crash at {point}" for point in points.POINTS),
+    *(f"crash at {point}" for point in crash_points.POINTS),
     "crash between steps",
     "crash in a request, nothing of it done",
     "crash in a request, half of it done",
@@ -248,7 +249,7 @@ class World:
         """Run to the end, or to the first thing that does not hold."""
         outcome, plan = self._outcome, self.plan
         with _caps(plan):
-            points.listen(self._reached)
+            crash_points.listen(self._reached)
             try:
                 self._note(repr(plan))
                 for place, change in self.topic.places.items():
@@ -264,7 +265,7 @@ class World:
                 lines = traceback.format_exc() if self._keep_trace else ""
                 outcome.failure = f"{type(error).__name__}: {error}\n{lines}".rstrip()
             finally:
-                points.listen(None)
+                crash_points.listen(None)
         self._note(f"failure: {outcome.failure}")
         outcome.digest = self._digest.hexdigest()
         return outcome
@@ -278,7 +279,7 @@ class World:
         plan, flow = self.plan, self.flow
         self._outcome.steps += 1
         if self._armed is None and self._rng.random() < plan.points:
-            self._armed = (self._rng.choice(points.POINTS), self._rng.randint(1, 5))
+            self._armed = (self._rng.choice(crash_points.POINTS), self._rng.randint(1, 5))
         try:
             self._crash_now(plan.crash, "crash between steps")
             if not flow.stopping and self._rng.random() < plan.stop:
@@ -353,7 +354,7 @@ class World:
 
     # ------------------------------------------------------------------ crashes
 
-    def _reached(self, point: points.Point) -> None:
+    def _reached(self, point: crash_points.Point) -> None:
         if self._armed is None or self._armed[0] != point or self._calm:
             return
         left = self._armed[1] - 1
@@ -576,10 +577,10 @@ def _asked_for(error: FatalError) -> Accept:
 @contextmanager
 def _caps(plan: Plan) -> Iterator[None]:
     """Caps this small are hit all the time; what holds for them holds for larger ones."""
-    before = source.FIRST_CAP, source.MIN_CAP, source.FIRST_CAP_BYTES
-    source.FIRST_CAP, source.MIN_CAP = plan.first_cap, plan.min_cap
+    before = source.FIRST_CAP, epoch_budget.MIN_CAP, source.FIRST_CAP_BYTES
+    source.FIRST_CAP, epoch_budget.MIN_CAP = plan.first_cap, plan.min_cap
     source.FIRST_CAP_BYTES = plan.first_cap_bytes
     try:
         yield
     finally:
-        source.FIRST_CAP, source.MIN_CAP, source.FIRST_CAP_BYTES = before
+        source.FIRST_CAP, epoch_budget.MIN_CAP, source.FIRST_CAP_BYTES = before

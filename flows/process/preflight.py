@@ -1,0 +1,293 @@
+"""What must be right before the first message is read: each check by itself, and all in order."""
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+from flows.recovery.directory import check_directory
+from flows.sync import collection_specs, ensure_collections, rules_of
+from operators.changes.events import KafkaPosition, Upsert
+from operators.codec.decoder import FramedDecoder
+from operators.codec.log_positions import described
+from operators.contract.sections import Contract
+from operators.errors import FatalError, RecordError, RowvecError
+from operators.kafka import topics as kafka_topics
+from operators.kafka.log import Record
+from operators.milvus.store import MilvusStore
+from operators.model.protocol import Embedder
+from operators.ownership.accept import Accept
+from operators.ownership.entries import Holder
+from operators.ownership.kill_timer import KillTimer
+from operators.ownership.lease import Lease, LeaseTimes
+from operators.ownership.ledger import Ledger
+from operators.postgres.reselect import Reselector
+from operators.rendering.renderer import Rules, origin_of
+from operators.retry import RetryPolicy
+from operators.telemetry import Telemetry
+
+PEEKED_RECORDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """What a process brings that is going to write.
+
+    Attributes:
+        retry: For the store.
+        process, processes: Its number among those of the flow, and how many there are.
+        locks: Identities of the recovery locks that it has taken, or found free; its own first.
+        accepted: What its user goes on without.
+    """
+
+    retry: RetryPolicy
+    process: int = 0
+    processes: int = 1
+    locks: tuple[str, ...] = ()
+    accepted: frozenset[Accept] = frozenset()
+
+
+@dataclass(slots=True)
+class Opened:
+    """What the checks opened on their way, for the flow to go on with.
+
+    Attributes:
+        origins: By topic, schema and name of the table in the database, as a record tells.
+        whole: All collections are empty.
+        claim: Of the process that is about to write; None: this is only a check.
+        lease: Held from its check on.
+    """
+
+    rules: dict[str, Rules] = field(default_factory=dict)
+    framed: FramedDecoder | None = None
+    database: Reselector | None = None
+    origins: dict[str, tuple[str, str]] = field(default_factory=dict)
+    partitions: list[tuple[str, int]] = field(default_factory=list)
+    embedder: Embedder | None = None
+    store: MilvusStore | None = None
+    whole: bool = False
+    claim: Claim | None = None
+    ledger: Ledger | None = None
+    lease: Lease | None = None
+    timer: KillTimer | None = None
+
+    def close(self) -> None:
+        """Let go of the lease, and of the connection."""
+        if self.lease is not None:
+            self.lease.end()
+        if self.timer is not None:
+            self.timer.close()
+        if self.store is not None:
+            self.store.close()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one check went; `error` is None where all is well."""
+
+    name: str
+    detail: str
+    error: RowvecError | None = None
+
+
+def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
+    """Run every check whose needs are met, cheap ones first; yields as it goes."""
+    checks: list[tuple[str, Callable[[Contract, Opened], str]]] = [
+        ("recovery", _recovery),
+        ("registry", _registry),
+        ("kafka", _kafka),
+        ("tables", _tables),
+        ("database", _database),
+        ("milvus", _milvus),
+        ("lease", _lease),
+        ("model", _model),
+        ("collections", _collections),
+        ("ledger", _ledger),
+    ]
+    for name, check in checks:
+        try:
+            yield Outcome(name, check(contract, opened))
+        except RowvecError as error:
+            yield Outcome(name, "", error)
+        except _NotPossible:
+            continue
+
+
+def pass_all(contract: Contract, claim: Claim) -> Opened:
+    """Run all checks for a flow that is about to start, and take the lease.
+
+    Raises:
+        RowvecError: The first problem. (`rowvec check` tells all of them.)
+    """
+    opened = Opened(claim=claim)
+    try:
+        for outcome in outcomes(contract, opened):
+            if outcome.error is not None:
+                raise outcome.error
+    except BaseException:
+        opened.close()
+        raise
+    return opened
+
+
+def load_embedder(contract: Contract) -> Embedder:
+    """The contract's model. Imports torch, which takes seconds, only when it is asked for."""
+    from operators.model.transformer import TransformerEmbedder
+
+    return TransformerEmbedder(contract.embedding)
+
+
+class _NotPossible(Exception):
+    """A check whose needs an earlier one did not meet; that one has told."""
+
+
+def _recovery(contract: Contract, _opened: Opened) -> str:
+    directory: Path = contract.recovery.directory
+    check_directory(directory)
+    known = len(list(directory.glob("part-*.sqlite3"))) if directory.exists() else 0
+    return f"{directory}: " + (f"{known} partitions" if known else "to be created")
+
+
+def _kafka(contract: Contract, opened: Opened) -> str:
+    opened.partitions = kafka_topics.topic_partitions(
+        contract.kafka, [table.topic for table in contract.tables]
+    )
+    kafka_topics.ensure_dead_letter_topic(contract.kafka)
+    topics = len(contract.tables)
+    return (
+        f"{contract.kafka.bootstrap_servers}: {topics} topic{'s' * (topics > 1)}, "
+        f"{len(opened.partitions)} partition{'s' * (len(opened.partitions) > 1)}"
+    )
+
+
+def _registry(contract: Contract, opened: Opened) -> str:
+    if contract.schema_registry is not None:
+        # Only now: it imports an HTTP client and two formats that most flows do not need.
+        from operators.codec.registry.decoder import RegistryDecoder
+
+        retry = RetryPolicy(contract.schema_registry.request_timeout_s, Telemetry())
+        opened.framed = RegistryDecoder(contract.schema_registry, retry)
+    opened.rules = rules_of(contract, opened.framed)
+    if contract.schema_registry is None:
+        raise _NotPossible
+    return contract.schema_registry.url
+
+
+def _tables(contract: Contract, opened: Opened) -> str:
+    """Hold the contract against records that are there: a wrong column shows before the flow runs."""
+    if not opened.partitions:
+        raise _NotPossible
+    records = kafka_topics.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
+    seen = [_peek(opened, table.topic, records[table.topic]) for table in contract.tables]
+    return "; ".join(seen)
+
+
+def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
+    """One record that fits is enough; where none fits, the contract is wrong, not the records."""
+    rules = opened.rules[topic]
+    table = rules.table
+    first: RecordError | None = None
+    for offset, key, value, other_key in records:
+        position = KafkaPosition(table.topic, 0, offset)
+        try:
+            for row_key in rules.decoder.row_keys(key, value):
+                event = rules.decoder.event(row_key, value, position, other_key)
+                if isinstance(event, Upsert):
+                    rules.renderer.render(event)
+                    opened.origins[topic] = origin_of(event)
+                    return f"{table.topic} fits, {described(event.source)}"
+        except RecordError as error:
+            first = first or error
+    if first is not None:
+        raise FatalError(
+            subject=f"table {table.name}, {first.subject}", cause=first.cause, hint=first.hint
+        )
+    return f"{table.topic} has no rows yet"
+
+
+def _database(contract: Contract, opened: Opened) -> str:
+    """Ask the database, where its address is known, whether Debezium's keys are what they seem."""
+    if contract.source is None:
+        raise _NotPossible
+    opened.database = Reselector(contract.source)
+    for table in contract.tables:
+        origin = opened.origins.get(table.topic)
+        if origin is None:
+            continue  # no row yet: the topic's name may not be the table's
+        problem = opened.database.identity_problem(table, origin)
+        if problem is not None:
+            raise FatalError(subject=f"table {table.name}", cause=problem)
+    seen = ", ".join(".".join(origin) for origin in opened.origins.values())
+    return f"keys are as the contract says: {seen}" if seen else "not asked: no rows seen yet"
+
+
+def _milvus(contract: Contract, opened: Opened) -> str:
+    opened.store = MilvusStore(contract.milvus)
+    return contract.milvus.uri
+
+
+def _lease(contract: Contract, opened: Opened) -> str:
+    """Take the lease before anything is looked at that its holder may change; or tell who has it."""
+    if opened.store is None:
+        raise _NotPossible
+    claim = opened.claim
+    key = contract.masking.hmac_key
+    opened.ledger = ledger = Ledger(
+        opened.store.ledger(),
+        RetryPolicy(0.0, Telemetry()) if claim is None else claim.retry,
+        contract.tables,
+        process=0 if claim is None else claim.process,
+        accepted=() if claim is None else claim.accepted,
+        hmac_key=None if key is None else key.get_secret_value(),
+    )
+    if claim is None:
+        entries = ledger.entries()
+        ledger.adopt(entries)
+        holders = {
+            entry.holder.where
+            for name, entry in entries.items()
+            if entry.holder.id and name.rpartition("/")[0] in ledger.collections
+        }
+        return f"held by {', '.join(sorted(holders))}" if holders else "free"
+    opened.timer = KillTimer()
+    opened.lease = Lease(
+        ledger,
+        LeaseTimes(contract.milvus.lease_s, 2 * contract.milvus.request_timeout_s),
+        opened.timer,
+        Holder(
+            id=uuid4().hex,
+            where=f"process {os.getpid()} on {socket.gethostname()}",
+            lock=claim.locks[0] if claim.locks else "",
+        ),
+        process=claim.process,
+        processes=claim.processes,
+        free_locks=claim.locks,
+    )
+    opened.lease.claim()
+    return "taken"
+
+
+def _ledger(contract: Contract, opened: Opened) -> str:
+    """Hold what the collections have seen against what is there."""
+    if opened.store is None or opened.ledger is None or opened.embedder is None:
+        raise _NotPossible
+    names = [spec.name for spec in collection_specs(contract, opened.embedder)]
+    opened.ledger.check({name: opened.store.identity(name) for name in names})
+    if opened.lease is not None:
+        opened.lease.confirm()
+    return "collections and contract are those that were filled"
+
+
+def _model(contract: Contract, opened: Opened) -> str:
+    opened.embedder = load_embedder(contract)
+    return f"{opened.embedder.model}, {opened.embedder.dim} dimensions"
+
+
+def _collections(contract: Contract, opened: Opened) -> str:
+    if opened.store is None or opened.embedder is None:
+        raise _NotPossible
+    opened.whole = ensure_collections(contract, opened.embedder, opened.store)
+    names = [spec.name for spec in collection_specs(contract, opened.embedder)]
+    return ", ".join(f"{name} ({opened.store.count(name):,} entities)" for name in names)

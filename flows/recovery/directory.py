@@ -1,0 +1,328 @@
+"""The recovery directory: who may write there, its set-up, and whether it can be resumed from.
+
+Recovery files are pickles: whoever can write to them can run code in the flow. So the directory must
+belong to the user who runs the flow and be writable by nobody else.
+"""
+
+import fcntl
+import os
+import re
+import shutil
+import stat
+import tempfile
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import IO
+
+from bytewax.recovery import (
+    InconsistentPartitionsError,
+    MissingPartitionsError,
+    NoPartitionsError,
+    RecoveryConfig,
+    init_db_dir,
+)
+
+from flows.recovery.files import OR_LOSE, PUT_BACK, damaged, database_files, is_whole
+from operators.contract.sections import RecoverySection
+from operators.errors import FatalError
+
+_LOCK = "rowvec.lock"
+
+_STAGING = "rowvec.new"
+
+_ROOM = 64 * 1024
+
+_ROOM_PER_PART = 40 * 1024
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+def check_directory(directory: Path) -> None:
+    """Refuse a directory that others can write, that this user cannot, or that is damaged.
+
+    It may be that of a running flow: nothing is changed in it, and what is written meanwhile is not
+    taken for damage.
+
+    Raises:
+        FatalError: With the file, what is wrong with it, and the ways on. A directory that is not
+            there yet, that is empty, or whose creation was cut off, is fine: a start creates it.
+    """
+    _is_whole(directory)
+
+
+def check_ready(directory: Path) -> None:
+    """As `check_directory`, for a directory that Bytewax's own command is about to resume from.
+
+    Nobody creates that one on the way, so it must be there, with all its parts.
+
+    Raises:
+        FatalError: As `check_directory`; also where there is nothing yet.
+    """
+    if not _is_whole(directory):
+        raise FatalError(
+            subject=f"recovery directory {directory}",
+            cause="there are no recovery files, or not all of them, and nothing ever ran on it",
+            hint=f"create them in an empty directory: `python -m bytewax.recovery {directory} 8`",
+        )
+
+
+def fault_of(error: BaseException) -> FatalError | None:
+    """What an error of Bytewax about its recovery files means; None: it is about something else.
+
+    A write that fails is a panic there, of which nothing but the text comes through.
+    """
+    subject = "recovery directory"
+    if isinstance(error, InconsistentPartitionsError | MissingPartitionsError | NoPartitionsError):
+        return FatalError(subject=subject, cause=f"{error}", hint=PUT_BACK + OR_LOSE)
+    texts = list(_texts(error))
+    found = next(filter(None, map(_SQLITE_FAILURE.search, texts)), None)
+    if found is None:
+        if not any("recovery DB" in text for text in texts):
+            return None
+        name = text = texts[-1]
+    else:
+        name, text = found.group("name"), found.group("text") or found.group("name")
+    if name in {"DatabaseCorrupt", "NotADatabase"}:
+        return FatalError(
+            subject=subject, cause=f"a file is damaged: {text}", hint=PUT_BACK + OR_LOSE
+        )
+    return FatalError(
+        subject=subject,
+        cause=f"a checkpoint could not be read or written: {text}",
+        hint="see that its disk has room and that this user may write there, then start again: "
+        "nothing is lost",
+    )
+
+
+def _texts(error: BaseException | None) -> Iterator[str]:
+    while error is not None:
+        yield str(error)
+        error = error.__cause__
+
+
+_SQLITE_FAILURE = re.compile(
+    r"SqliteFailure\(Error \{ code: (?P<name>\w+), extended_code: \d+ \}"
+    r'(?:, Some\("(?P<text>[^"]*)"\))?'
+)
+
+
+class Recovery:
+    """The recovery directory of a running flow: created once, held while the flow runs.
+
+    Args:
+        section: Where, and how many partition files; the count is fixed by the first start.
+        process: This process's number in the cluster. Two processes with one number are one too many.
+        processes: How many the cluster has. One of a higher number, of a time when there were more,
+            must not be running any more.
+
+    Raises:
+        FatalError: The directory is unsafe or damaged, or a process runs on it that must not.
+    """
+
+    def __init__(self, section: RecoverySection, process: int = 0, processes: int = 1) -> None:
+        self._directory = section.directory
+        _check_place(self._directory)
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise FatalError(
+                subject=f"recovery directory {self._directory}",
+                cause=f"it cannot be created: {error.strerror}",
+                hint="name another in [recovery] directory",
+            ) from None
+        # One process at a time sets the directory up; the lock of its own number it keeps.
+        self._lock = self._lock_file(f"{_LOCK}.{process}")
+        try:
+            if not _try_lock(self._lock, fcntl.LOCK_EX):
+                raise FatalError(
+                    subject=f"recovery directory {self._directory}",
+                    cause=f"process {process} of this flow is running on it already",
+                    hint="stop that one first, or give this flow a directory of its own",
+                )
+            _check_room(self._directory, _ROOM)
+            with self._lock_file(_LOCK) as setting_up:
+                fcntl.flock(setting_up, fcntl.LOCK_EX)
+                self._free = self._refuse_others(max(processes, process + 1))
+                if not is_whole(self._directory):
+                    _create(self._directory, section.partitions)
+            held = [self._directory / f"{_LOCK}.{process}", *database_files(self._directory)]
+            self._held = {path: _inode(path) for path in held}
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def config(self) -> RecoveryConfig:
+        """For Bytewax. Old snapshots are dropped at once: what is older is of no use alone."""
+        return RecoveryConfig(str(self._directory), timedelta(0))  # type: ignore[no-untyped-call]
+
+    def identity(self) -> str:
+        """The file whose lock this process holds, as `boot:dev:ino`.
+
+        Whoever has the lock of that very file knows that the one who had it before is dead: while a
+        process is alive it holds the lock, and no other file gets the device and inode of one that
+        is open. Boot ids differ by machine and by start of it. Where the kernel tells none, the
+        identity equals no other, which proves nothing.
+        """
+        return _identity(self._lock)
+
+    def identities(self) -> tuple[str, ...]:
+        """`identity`, and those of the locks that processes of higher numbers had and left."""
+        return (self.identity(), *self._free)
+
+    def check_intact(self) -> None:
+        """Refuse to go on where a file of the directory was removed or replaced meanwhile.
+
+        SQLite would go on writing to a file that has no name any more, and all would be lost at the
+        end. It costs one look at each file, so it can be done at every checkpoint.
+
+        Raises:
+            FatalError: With the file and the ways on.
+        """
+        for path, inode in self._held.items():
+            if _inode(path) != inode:
+                raise damaged(
+                    path,
+                    "it was removed or replaced while the flow was running on it",
+                    "put back the whole directory",
+                )
+
+    def release(self) -> None:
+        """Let another process have the directory."""
+        self._lock.close()
+
+    def _refuse_others(self, processes: int) -> list[str]:
+        """Those of an earlier, larger cluster are at rest; returns the identities of their locks."""
+        free = []
+        for path in sorted(self._directory.glob(f"{_LOCK}.*")):
+            number = path.name.removeprefix(f"{_LOCK}.")
+            if not number.isdecimal() or int(number) < processes:
+                continue
+            with self._lock_file(path.name) as lock:
+                if not _try_lock(lock, fcntl.LOCK_SH):
+                    raise FatalError(
+                        subject=f"recovery directory {self._directory}",
+                        cause=f"process {number} of this flow is still running on it, and this "
+                        f"start is one of {processes}, numbered from 0",
+                        hint="stop all processes before their number changes",
+                    )
+                free.append(_identity(lock))
+        return free
+
+    def _lock_file(self, name: str) -> IO[str]:
+        try:
+            return (self._directory / name).open("w")
+        except OSError as error:
+            raise _not_writable(self._directory, error) from None
+
+
+def _is_whole(directory: Path) -> bool:
+    if not _check_place(directory):
+        return False
+    _check_room(directory, _ROOM)
+    return is_whole(directory)
+
+
+def _check_place(directory: Path) -> bool:
+    """The directory itself: False if it is not there yet."""
+    subject = f"recovery directory {directory}"
+    try:
+        found = directory.stat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise FatalError(
+            subject=subject,
+            cause=f"it cannot be read: {error.strerror}",
+            hint="name another in [recovery] directory",
+        ) from None
+    if not stat.S_ISDIR(found.st_mode):
+        raise FatalError(subject=subject, cause="it is no directory", hint="name another")
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise FatalError(
+            subject=subject,
+            cause=f"others can write to it (mode {stat.S_IMODE(found.st_mode):04o})",
+            hint=f"recovery files are executable in effect: chmod 700 {directory}",
+        )
+    if found.st_uid != os.geteuid():
+        raise FatalError(
+            subject=subject,
+            cause=f"it belongs to user id {found.st_uid}, and this is user id {os.geteuid()}",
+            hint="run as its owner, or name another in [recovery] directory",
+        )
+    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
+        raise FatalError(
+            subject=subject,
+            cause=f"this user cannot read and write it (mode {stat.S_IMODE(found.st_mode):04o}), "
+            "or its file system is read-only",
+            hint=f"mend that (chmod 700 {directory}), or name another in [recovery] directory",
+        )
+    return True
+
+
+def _check_room(directory: Path, size: int) -> None:
+    """Write so many bytes and take them away again: a full disk shows before anything is read."""
+    try:
+        with tempfile.TemporaryFile(dir=directory) as probe:
+            probe.write(bytes(size))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        raise _not_writable(directory, error) from None
+
+
+def _create(directory: Path, partitions: int) -> None:
+    """Make all parts aside and move them in: what a kill leaves half-made is never taken for a part."""
+    _check_room(directory, _ROOM + partitions * _ROOM_PER_PART)
+    staging = directory / _STAGING
+    try:
+        for leftover in database_files(directory):  # of a creation that was cut off
+            leftover.unlink()
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
+        init_db_dir(staging, partitions)  # type: ignore[no-untyped-call]
+        for path in database_files(staging):
+            path.rename(directory / path.name)
+        shutil.rmtree(staging)
+    except OSError as error:
+        raise _not_writable(directory, error) from None
+    except BaseException as error:
+        fault = fault_of(error)
+        if fault is None:
+            raise
+        raise fault from error
+
+
+def _try_lock(file: IO[str], kind: int) -> bool:
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _identity(lock: IO[str]) -> str:
+    try:
+        boot = _BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        boot = str(uuid.uuid4())
+    found = os.fstat(lock.fileno())
+    return f"{boot}:{found.st_dev}:{found.st_ino}"
+
+
+def _inode(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _not_writable(directory: Path, error: OSError) -> FatalError:
+    return FatalError(
+        subject=f"recovery directory {directory}",
+        cause=f"it cannot be written: {error.strerror}",
+        hint="make room on its disk, let this user write to it, or move all of it to another: "
+        "nothing is lost",
+    )

@@ -1,0 +1,215 @@
+"""What the files of a recovery directory say of themselves, and whether they belong together.
+
+Bytewax reads every `*.sqlite3` of it, whatever its name. It goes by the part number inside, takes one
+of two files with the same number, and resumes with an older copy of one part among the others
+without a word. So all of them are looked at before Bytewax opens one. They are only read, and every
+connection is closed again: a second copy of SQLite in a process breaks the locks of the first.
+"""
+
+import os
+import sqlite3
+import stat
+from collections import Counter
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from operators.errors import FatalError
+
+PUT_BACK = "put the file back, from the same backup as all others"
+
+OR_LOSE = (
+    "; or name an empty directory and start with `--accept-lost-state`: rows that were deleted "
+    "meanwhile may show again until their delete is read again"
+)
+
+_AROUND_IT = (OSError, sqlite3.OperationalError)
+"""Errors that lie with the disk, or with another process."""
+
+_TABLES = frozenset({"parts", "exs", "fronts", "commits", "snaps"})
+
+
+class Part(NamedTuple):
+    """What a file says of itself.
+
+    Attributes:
+        epoch: The last that is committed; 0 before the first.
+        resumed: The epochs at which executions began, of those that this part happens to note.
+        used: Anything was ever written to it.
+    """
+
+    path: Path
+    number: int
+    of: int
+    epoch: int
+    resumed: frozenset[int]
+    used: bool
+
+
+def is_whole(directory: Path) -> bool:
+    """There is a whole set of parts, all of one time; False: none yet, or its creation was cut off."""
+    files = database_files(directory)
+    for path in files:
+        for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
+            _check_file(each, beside=each != path)
+    parts = [_read(path) for path in files]
+    if not parts:
+        return False
+    _check_one_set(parts)
+    count = parts[0].of
+    missing = sorted(set(range(count)) - {part.number for part in parts})
+    if missing:
+        # Each part notes the commit of each epoch: where none does, there is nothing to lose.
+        if not any(part.used for part in parts):
+            return False
+        numbers = ", ".join(map(str, missing))
+        raise damaged(
+            directory / f"part-{missing[0]}.sqlite3",
+            f"of the {count} parts there is none with the number {numbers}",
+        )
+    if behind(parts, parts) is not None:
+        # The flow may be running. What it has committed by now is in all parts.
+        late = behind(parts, [_read(path) for path in files])
+        if late is not None:
+            newest = max(parts, key=lambda part: part.epoch)
+            raise damaged(
+                late.path,
+                f"it ends at epoch {late.epoch}, and {newest.path.name} at epoch {newest.epoch}: "
+                "they are copies of different times",
+            )
+    return True
+
+
+def _check_one_set(parts: list[Part]) -> None:
+    """No part is there twice, and none belongs to a set of another size."""
+    (count, _), *_ = Counter(part.of for part in parts).most_common(1)
+    seen: dict[int, Part] = {}
+    for part in parts:
+        if part.of != count:
+            raise damaged(
+                part.path,
+                f"it is part {part.number} of {part.of}, and the others are parts of {count}",
+                "move it away, and put back what was there before",
+            )
+        twin = seen.setdefault(part.number, part)
+        if twin is not part:
+            raise damaged(
+                part.path,
+                f"part {part.number} is there twice, in {twin.path.name} as well; Bytewax would "
+                "take either",
+                "move the copy out of the directory; if it is not known which one that is, put "
+                "all files back from one backup",
+            )
+
+
+def behind(before: list[Part], now: list[Part]) -> Part | None:
+    """A part whose last commit is older than a crash can have left it.
+
+    All parts commit an epoch before the next one begins, so a crash leaves some one epoch behind.
+    One that strikes while parts commit the very first epoch after such a crash leaves them one more
+    behind. So each epoch but the first that a part has not committed must be one where an execution
+    began.
+
+    Args:
+        before: The parts as they were read first.
+        now: The same, read after that.
+    """
+    newest = max(part.epoch for part in before)
+    began = frozenset[int]().union(*(part.resumed for part in now))
+    for part in now:
+        if not all(epoch in began for epoch in range(part.epoch + 2, newest + 1)):
+            return part
+    return None
+
+
+def _check_file(path: Path, *, beside: bool) -> None:
+    """A database, or a file beside it, which may be missing or just be going away."""
+    try:
+        found = path.lstat()
+    except OSError as error:
+        if beside and isinstance(error, FileNotFoundError):
+            return
+        raise damaged(path, f"it cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise damaged(path, "it is no regular file")
+    if found.st_uid != os.geteuid():
+        raise damaged(
+            path,
+            f"it belongs to user id {found.st_uid}, and this is user id {os.geteuid()}",
+            f"give it to this user (chown {os.geteuid()})",
+        )
+    around = path.parent.stat().st_mode
+    # In a directory that others cannot enter, their rights to a file are nothing.
+    if (found.st_mode & stat.S_IWGRP and around & stat.S_IXGRP) or (
+        found.st_mode & stat.S_IWOTH and around & stat.S_IXOTH
+    ):
+        raise damaged(
+            path,
+            f"others can write to it (mode {stat.S_IMODE(found.st_mode):04o}), and recovery files "
+            "are executable in effect",
+            "if nobody did, take that right away (chmod 600)",
+        )
+    if not os.access(path, os.R_OK | os.W_OK):
+        raise damaged(
+            path,
+            f"this user cannot read and write it (mode {stat.S_IMODE(found.st_mode):04o})",
+            "give this user that right (chmod 600)",
+        )
+
+
+def _read(path: Path) -> Part:
+    """What the database says of itself, from the last commit; it is held against its own rules too."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    try:
+        wal = Path(f"{path}-wal")
+        if not (wal.exists() and wal.stat().st_size):
+            uri += "&immutable=1"  # without this, the files beside it would be made and left there
+        with closing(sqlite3.connect(uri, uri=True)) as database:
+            if sqlite3.sqlite_version_info < (3, 37):
+                # So SQLite's own manual: what lets an older one read STRICT tables.
+                database.execute("PRAGMA writable_schema = ON")
+            names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
+            if not names >= _TABLES:
+                raise _no_part(path)
+            if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+                raise damaged(path, "it is damaged: SQLite finds pages that do not fit together")
+            ((page,),) = database.execute("PRAGMA page_size")
+            if path.stat().st_size % page:  # SQLite would take the rest for zeros
+                raise damaged(path, "it is damaged: its last page is cut off")
+            parts = database.execute("SELECT part_index, part_count FROM parts").fetchall()
+            if len(parts) != 1:
+                raise _no_part(path)
+            [(index, count)] = parts
+            epochs = database.execute(
+                "SELECT commit_epoch FROM commits WHERE part_index = ?", (index,)
+            ).fetchall()
+            resumed = [each for (each,) in database.execute("SELECT resume_epoch FROM exs")]
+            used = database.execute("SELECT EXISTS (SELECT * FROM snaps)").fetchone() != (0,)
+    except (sqlite3.Error, OSError) as error:
+        # Such an error tells a state of the file, never what is stored there.
+        how = "cannot be read" if isinstance(error, _AROUND_IT) else "is damaged"
+        raise damaged(path, f"it {how}: {error}") from None
+    epoch = max((each for (each,) in epochs), default=0)
+    return Part(path, index, count, epoch, frozenset(resumed), bool(epochs or resumed or used))
+
+
+def database_files(directory: Path) -> list[Path]:
+    """What Bytewax reads: by their last suffix alone."""
+    return sorted(path for path in directory.iterdir() if path.suffix == ".sqlite3")
+
+
+def _no_part(path: Path) -> FatalError:
+    return damaged(
+        path,
+        "it is empty" if not path.stat().st_size else "it is no part of a recovery store",
+        "move it out of the directory, of which Bytewax reads every file with this suffix; if it "
+        "was a part, put that back, from the same backup as all others",
+    )
+
+
+def damaged(path: Path, cause: str, mend: str = PUT_BACK) -> FatalError:
+    """With the file, what is wrong with it, and both ways on: to mend it, or to begin anew."""
+    name = path.name.encode("utf-8", "backslashreplace").decode()
+    return FatalError(
+        subject=f"recovery directory {path.parent}, {name}", cause=cause, hint=mend + OR_LOSE
+    )

@@ -1,0 +1,93 @@
+"""Rows on their way to the store: whole, partial, or moved to another key."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+from operators.changes.events import Delete, KafkaPosition
+from operators.changes.row_key import RowKey
+from operators.changes.version import Version
+
+Spans: TypeAlias = tuple[tuple[str, int, int], ...]
+"""(column, start, end) of each column of the template in the text, in characters; NULL is -1, -1."""
+
+
+class Row(NamedTuple):
+    """An upsert rendered under the contract: what the store will hold, but for the vector.
+
+    Attributes:
+        text: What is embedded and stored, whole.
+        text_hash: Hex digest of `text`; equal hashes mean that the vector need not be made again.
+        columns: The mirrored columns by their field names in the collection.
+        spans: Lets a later version take a column from the text, should Debezium leave it out.
+        lone: See `Upsert`.
+    """
+
+    row_key: RowKey
+    version: Version
+    position: KafkaPosition
+    source_ts_ms: int
+    op: str
+    table: str
+    text: str
+    text_hash: str
+    columns: Mapping[str, Any]
+    spans: Spans = ()
+    lone: bool = False
+
+
+class PartialRow(NamedTuple):
+    """A row some of whose columns Debezium left out, to be completed from an earlier version.
+
+    Attributes:
+        texts: Columns of the template that are there, as text; None is NULL.
+        columns: Mirrored columns that are there, by field name.
+        missing: Columns of the table that are not.
+        old_key: Where the earlier version is, if the primary key changed.
+        origin: Schema and name of the table in the database.
+        after: The version that it follows, from which alone it may be completed; None if that is not
+            known here, and "" if that version was refused. With `old_key`, the version of the change
+            of the key.
+    """
+
+    row_key: RowKey
+    version: Version
+    position: KafkaPosition
+    source_ts_ms: int
+    op: str
+    table: str
+    texts: Mapping[str, str | None]
+    columns: Mapping[str, Any]
+    missing: tuple[str, ...]
+    old_key: RowKey | None = None
+    origin: tuple[str, str] = ("", "")
+    lone: bool = False
+    after: str | None = None
+
+
+Winner: TypeAlias = Row | PartialRow | Delete
+"""What is left of a row's changes when its window closes."""
+
+
+class Move(NamedTuple):
+    """What a row held is wanted under another key.
+
+    Attributes:
+        delete: Of the old key.
+        held: What is known of the row as it was last; None for what the store holds.
+        after: The version that the delete follows, from which alone the row may take its values; see
+            `PartialRow.after`.
+    """
+
+    delete: Delete
+    held: PartialRow | None = None
+    after: str | None = None
+
+
+def texts_of(row: Row) -> dict[str, str | None]:
+    """The columns of a rendered row's template, as text."""
+    return cut(row.text, row.spans)
+
+
+def cut(text: str, spans: Spans) -> dict[str, str | None]:
+    """The columns that a text was made of."""
+    return {name: None if start < 0 else text[start:end] for name, start, end in spans}

@@ -1,0 +1,48 @@
+"""Versions: the order of the changes of one row."""
+
+from typing import NewType
+
+Version = NewType("Version", str)
+"""Order of the changes of one row: the source's log position, tie broken by the Kafka offset.
+
+Sortable as a string: `{generation:04x}.{position}.{offset:016x}`. Compared for one row, or with a
+TRUNCATE of its table, and never otherwise. `operators.codec.log_positions` has the position of each
+database.
+"""
+
+OFFSET_DIGITS = 16
+
+NO_POSITION = "0" * 16
+"""Sorts before every position: of a change whose place in the source's log is not known."""
+
+_NOWHERE = f"{NO_POSITION}."
+
+
+def make_version(generation: int, position: str, offset: int) -> Version:
+    """The version of a change; positions of one database have one width."""
+    return Version(f"{generation:04x}.{position}.{offset:016x}")
+
+
+def at_offset(version: Version, offset: int) -> Version:
+    """The same source position with another Kafka offset."""
+    return Version(f"{version[:-OFFSET_DIGITS]}{offset:016x}")
+
+
+def same_position(one: str, other: str) -> bool:
+    """Whether two versions differ by no more than their Kafka offset."""
+    return one[:-OFFSET_DIGITS] == other[:-OFFSET_DIGITS]
+
+
+def offset_of(version: Version) -> int:
+    """The Kafka offset that a version ends with."""
+    return int(version[-OFFSET_DIGITS:], 16)
+
+
+def has_position(version: Version) -> bool:
+    """Whether a version holds more than a Kafka offset."""
+    return not version.startswith(_NOWHERE, 5)
+
+
+def is_before(version: Version, other: str) -> bool:
+    """Whether a version is known to be older: one without a position is not."""
+    return has_position(version) and version < other

@@ -1,0 +1,361 @@
+"""Debezium's messages → change events. Parse and validate in one step.
+
+A message is a whole envelope (before, after, op, source), or the row alone with its metadata in
+`__…` fields, as ExtractNewRecordState leaves it; bare, or wrapped as `{"schema": …, "payload": …}`, or
+framed by a schema registry. All are recognised by looking, unless the contract says. Everything that
+is wrong with one record is a `RecordError` with the fix in its hint; nothing else is raised for it.
+"""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Protocol
+
+import orjson
+
+from operators.changes.events import (
+    ChangeEvent,
+    Delete,
+    Ignored,
+    KafkaPosition,
+    Tombstone,
+    Truncate,
+    Upsert,
+)
+from operators.changes.row_key import RowKey
+from operators.changes.version import NO_POSITION, Version, make_version
+from operators.codec.envelope import (
+    UNWRAPPED_MARKS,
+    as_ignored,
+    fields_of,
+    is_about_no_row,
+    is_envelope,
+    moment_of,
+    no_row,
+    source_of,
+)
+from operators.codec.log_positions import position_of, streamed_by_postgresql
+from operators.codec.logical_types import Logical, columns_of
+from operators.codec.mongodb import document_of
+from operators.codec.placeholder import Unavailable
+from operators.codec.row_keys import KeyMaker, kind_of, names_of
+from operators.contract.table import TableSection
+from operators.errors import RecordError
+
+KEYS_KEPT = 2**15
+"""Keys whose rows are remembered, the last ones: rows change again, and a key takes time to read."""
+
+_DELETE_MARKS = (b'"op":"d"', b'"__deleted":"true"', b'"__op":"d"')
+
+_FRAMED = b"\0"
+
+_JSON_FIX = "set the connector's key.converter and value.converter to JsonConverter"
+
+
+class FramedDecoder(Protocol):
+    """Bytes that name their schema in a registry; `operators.codec.registry` has the real one."""
+
+    def decode(
+        self, raw: bytes, topic: str, *, key: bool
+    ) -> tuple[Any, Mapping[str, Logical] | None]:
+        """The value as JSON would have it, and the types of the row's columns."""
+        ...
+
+
+class Decoder:
+    """Reads the messages of one table.
+
+    Args:
+        table: The table whose topic they come from.
+        framed: For messages in Avro or Protobuf.
+        key_masks: See `KeyMaker`.
+    """
+
+    def __init__(
+        self,
+        table: TableSection,
+        framed: FramedDecoder | None = None,
+        key_masks: Mapping[str, Callable[[Any], Any]] | None = None,
+    ) -> None:
+        self.table = table
+        self._framed = framed
+        self._key = KeyMaker(table, key_masks)
+        # Asked for with every record, and slow to get from a model.
+        self._generation = table.generation
+        self._prefix = f"{table.generation:04x}."
+        self._by_row = table.key_from == "row"
+        self._any_row = table.shape == "unwrapped"
+        self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
+        self.header_needles: tuple[bytes, ...] | None = (
+            None
+            if table.format in ("avro", "protobuf")
+            else (*Unavailable(table.unavailable_value).needles, *_DELETE_MARKS)
+        )
+        """A record's headers matter only if its value holds one of these; None: always."""
+
+    def row_keys(self, raw_key: bytes | None, raw_value: bytes | None) -> tuple[RowKey, ...]:
+        """The rows that a record is about; none for a message that is about no row, or all of them.
+
+        Raises:
+            RecordError: No key, not readable, a key column missing or null, or too long a key.
+        """
+        if self._by_row:
+            return () if raw_value is None else self._rows_in(raw_value)
+        if raw_key is not None:
+            try:
+                return (self._row_key(raw_key),)
+            except RecordError:
+                # A logical message, say, has a key that is no row's.
+                if raw_value is not None and self._about_no_row(raw_value):
+                    return ()
+                raise
+        if raw_value is None or not self._about_no_row(raw_value):
+            raise self._no_key()
+        return ()
+
+    def _rows_in(self, raw: bytes) -> tuple[RowKey, ...]:
+        """Row keys from the row itself: two if an update changed them."""
+        message, schema = self._parsed(raw)
+        if is_about_no_row(message):
+            return ()
+        images = (
+            (message.get("before"), message.get("after")) if is_envelope(message) else (message,)
+        )
+        types = self._types(schema)
+        keys = [self._key(row, types) for row in images if isinstance(row, dict)]
+        if not keys:
+            raise no_row(message)
+        return tuple(dict.fromkeys(keys))
+
+    def truncates(self, raw_value: bytes | None) -> bool:
+        """Whether a record without a row is about all of them, and can be applied."""
+        if raw_value is None or (b'"t"' not in raw_value and self.header_needles is not None):
+            return False
+        try:
+            message, _ = self._parsed(raw_value)
+            return (
+                is_envelope(message)
+                and message["op"] == "t"
+                and position_of(message["source"], streamed=True) is not None
+            )
+        except RecordError:
+            return False
+
+    def event(
+        self,
+        row_key: RowKey,
+        raw: bytes | None,
+        position: KafkaPosition,
+        other_key: bytes | None = None,
+    ) -> ChangeEvent:
+        """One change event from the value of a record.
+
+        Args:
+            row_key: One of `row_keys` of the record; "" for a record that is about no row.
+            raw: The value; None is a tombstone.
+            position: Where the record lies; its offset breaks ties between equal source positions.
+            other_key: The key before or after a change of the primary key, from the headers.
+
+        Raises:
+            RecordError: Not a change event, an op that cannot be applied, or an unusable position.
+        """
+        if raw is None:
+            return Tombstone(row_key, position) if row_key else Ignored("tombstone")
+        message, schema = self._parsed(raw)
+        op, source = message.get("op"), message.get("source")
+        if not isinstance(op, str) or not isinstance(source, dict):
+            return self._without_envelope(row_key, message, schema, raw, position, other_key)
+        if op in ("c", "u", "r"):
+            after = message.get("after")
+            if isinstance(after, str):
+                after = document_of(after)
+            if not isinstance(after, dict):
+                raise no_row(message)
+            if self._by_row and self._key(after, self._types(schema)) != row_key:
+                # The row that it was before its key changed.
+                return self._delete(row_key, source, position, moved=True)
+            in_raw = schema is None and raw[:1] != _FRAMED and after is message["after"]
+            row = None if in_raw else after
+            return self._upsert(row_key, op, row, source, schema, raw, position, other_key)
+        if op == "d":
+            return self._delete(row_key, source, position, moved=other_key is not None)
+        if op == "t":
+            return self._truncate(source, position)
+        if op == "m":
+            return Ignored("message")
+        raise RecordError(
+            subject="value",
+            cause=f"op '{op[:20]}' is unknown",
+            hint="c, r, u, d and t are applied",
+        )
+
+    def _upsert(
+        self,
+        row_key: RowKey,
+        op: str,
+        row: dict[str, Any] | None,
+        source: dict[str, Any],
+        schema: Any,
+        raw: bytes,
+        position: KafkaPosition,
+        other_key: bytes | None,
+    ) -> Upsert:
+        version, lone = self._version(source, position, streamed=op != "r")
+        return Upsert(
+            row_key,
+            version,
+            position,
+            moment_of(source),
+            op,
+            row,
+            raw,
+            schema,
+            None if row is None else source,
+            lone,
+            None if other_key is None else self._old_key(other_key),
+        )
+
+    def _old_key(self, raw: bytes) -> RowKey | None:
+        try:
+            return self._row_key(raw)
+        except RecordError:
+            return None  # only a help: a left-out value is looked for elsewhere then
+
+    def _delete(
+        self, row_key: RowKey, source: dict[str, Any], position: KafkaPosition, *, moved: bool
+    ) -> Delete:
+        version, lone = self._version(source, position, streamed=True)
+        return Delete(row_key, version, position, moment_of(source), lone, moved)
+
+    def _version(
+        self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
+    ) -> tuple[Version, bool]:
+        """The version of a change, and whether only its offset orders it."""
+        numbers = streamed_by_postgresql(source)
+        if numbers is not None:
+            commit, own = numbers
+            return Version(f"{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}"), False
+        place = position_of(source, streamed=streamed)
+        lone = place is None
+        place = NO_POSITION if place is None else place
+        return make_version(self._generation, place, position.offset), lone
+
+    def _truncate(self, source: dict[str, Any], position: KafkaPosition) -> Truncate:
+        place = position_of(source, streamed=True)
+        if place is None:
+            raise RecordError(
+                subject=f"TRUNCATE of {self.table.topic}",
+                cause="its source tells no position, so which rows it removed cannot be told",
+                hint="delete the rows with DELETE, or empty the collection and replay the topic",
+            )
+        version = make_version(self._generation, place, position.offset)
+        return Truncate(self.table.name, version, position, moment_of(source))
+
+    def _without_envelope(
+        self,
+        row_key: RowKey,
+        message: dict[str, Any],
+        schema: Any,
+        raw: bytes,
+        position: KafkaPosition,
+        other_key: bytes | None,
+    ) -> ChangeEvent:
+        """A row that ExtractNewRecordState made, or a message that is about no row."""
+        ignored = as_ignored(message)
+        if ignored is not None:
+            return ignored
+        if self.table.shape == "envelope" or not (
+            self._any_row or not UNWRAPPED_MARKS.isdisjoint(message)
+        ):
+            raise RecordError(
+                subject="value",
+                cause=f"it is no Debezium envelope: it has {names_of(message)}",
+                hint="let ExtractNewRecordState add the fields op, lsn (or file, pos) and "
+                'source.sequence, or say shape = "unwrapped" in the contract',
+            )
+        row = {name: value for name, value in message.items() if not name.startswith("__")}
+        source = source_of(message)
+        op = source.get("op")
+        if source.get("deleted") in ("true", True) or op == "d":
+            return self._delete(row_key, source, position, moved=other_key is not None)
+        if op == "r" and source.get("sequence") is None and "lsn" in source:
+            # A snapshot's LSN alone does not order it against transactions that were open.
+            source = {name: value for name, value in source.items() if name != "lsn"}
+        elif op == "r" and "snapshot" not in source:
+            source["snapshot"] = "true"
+        kind = op if isinstance(op, str) and op in ("c", "u", "r") else "u"
+        return self._upsert(row_key, kind, row, source, schema, raw, position, other_key)
+
+    def _read_key(self, raw: bytes) -> RowKey:
+        fields, schema = self._parsed(raw, True)
+        return self._key(fields, None if schema is None else self._types(schema))
+
+    def _types(self, schema: Any) -> Mapping[str, Logical] | None:
+        """What a schema says of the columns; None if there is none."""
+        if schema is None:
+            return None
+        try:
+            return columns_of(schema)
+        except ValueError as error:
+            raise RecordError(
+                subject=f"schema in a message of {self.table.topic}",
+                cause=str(error),
+                hint=_JSON_FIX,
+            ) from None
+
+    def _parsed(self, raw: bytes, key: bool = False) -> tuple[dict[str, Any], Any]:
+        """The message, and what it says of the types of the row's columns."""
+        if raw[:1] == _FRAMED and self.table.format != "json":
+            return self._unframed(raw, key=key)
+        try:
+            message = orjson.loads(raw)
+        except orjson.JSONDecodeError as error:
+            raise RecordError(
+                subject=self._subject(key),
+                cause=f"it is no JSON ({error.msg} at character {error.pos})",
+                hint=_JSON_FIX,
+            ) from None
+        if not isinstance(message, dict):
+            raise self._not_an_object(message, key)
+        if "payload" in message and message.keys() <= {"schema", "payload"}:
+            # What is wrapped is an object; a key column may be called `payload`, and holds none.
+            payload = message["payload"]
+            if isinstance(payload, dict):
+                return payload, fields_of(message.get("schema"))
+        return message, None
+
+    def _unframed(self, raw: bytes, *, key: bool) -> tuple[dict[str, Any], Any]:
+        if self._framed is None:
+            raise RecordError(
+                subject=self._subject(key),
+                cause="it is framed by a schema registry (Avro or Protobuf)",
+                hint="name the registry in the contract: url in [schema_registry]",
+            )
+        message, types = self._framed.decode(raw, self.table.topic, key=key)
+        if not isinstance(message, dict):
+            raise self._not_an_object(message, key)
+        return message, types
+
+    def _subject(self, key: bool) -> str:
+        return self._key.subject if key else "value"
+
+    def _not_an_object(self, value: Any, key: bool) -> RecordError:
+        return RecordError(
+            subject=self._subject(key),
+            cause=f"it is {kind_of(value)}, not a JSON object",
+            hint=_JSON_FIX,
+        )
+
+    def _about_no_row(self, raw: bytes) -> bool:
+        try:
+            message, _ = self._parsed(raw)
+        except RecordError:
+            return False
+        return is_about_no_row(message)
+
+    def _no_key(self) -> RecordError:
+        return RecordError(
+            subject=self._key.subject,
+            cause="the record has no key",
+            hint="give the table a PRIMARY KEY; or say which columns identify its rows: "
+            'key_from = "row" in the contract, with ALTER TABLE … REPLICA IDENTITY FULL',
+        )

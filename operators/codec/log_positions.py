@@ -1,0 +1,254 @@
+"""The order of changes: an envelope's `source` block → a position in the database's own log.
+
+A position is text of fixed width that sorts as the changes of a row happened. Changes at the same
+position are ordered by their Kafka offset. So a position may be coarse, but it must never fall from
+one change of a row to the next: the newer one would be dropped as stale. That is why some fields of
+`source` are left out, though they look like an order.
+
+| connector | position | left out, because it can fall |
+|---|---|---|
+| postgresql | end of the last commit and own LSN (`sequence`, `lsn`), see `_postgresql` | |
+| mysql, mariadb | binlog file and `pos` | `row`, see `_mysql` |
+| sqlserver, db2 | `commit_lsn` | `change_lsn`, see `_by_commit` |
+| oracle | `commit_scn` and `scn`; of a snapshot's read its SCN, 0 | `ssn`, see `_oracle` |
+| mongodb | none | `ts_ms`, a server's clock (`wallTime`), and with it `ord` |
+
+Where no order can be had, the Kafka offset is all there is. What a coarse position costs: if the
+connector dies and sends a stretch of the log again, changes that share a position, as two of one row
+in one transaction may, can show the older version for a moment before the newer one returns.
+
+Positions of one table are comparable as long as it is one log: after a failover to a server with a
+log of its own (MySQL's binlog files, a PostgreSQL restored from a dump), raise the table's
+`generation`. GTIDs say whether two MySQL servers share a history, but not in which order two changes
+happened, so they are not part of the position.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from operators.errors import RecordError
+
+Source = Mapping[str, Any]
+
+SNAPSHOT_READS = frozenset(
+    {"true", "first", "first_in_data_collection", "last_in_data_collection", "last"}
+)
+"""What `source.snapshot` says of a row that an initial or blocking snapshot read.
+
+And of changes that were streamed, once Debezium was restarted in the middle of an incremental snapshot.
+"""
+
+_LIMIT = 2**64
+
+_BINLOG_NUMBER = re.compile(r"\.([0-9]{1,15})\Z")
+
+# SQL Server's has 10 bytes, Db2's 10 or 16.
+_LSN = re.compile(r"([0-9a-fA-F]{8}):([0-9a-fA-F]{8}):([0-9a-fA-F]{4,16})\Z")
+
+_LSN_DIGITS = 32
+
+
+def position_of(source: Source, *, streamed: bool = False) -> str | None:
+    """The position of a change, or None where its source tells none.
+
+    Args:
+        source: The envelope's.
+        streamed: It is an insert, update, delete or TRUNCATE, and no snapshot's read, whatever
+            `source` says.
+
+    Raises:
+        RecordError: The block has the fields of an order, but not what belongs into them.
+    """
+    connector = source.get("connector")
+    order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
+    if order is None:
+        return None
+    if streamed and source.get("snapshot") not in (None, "false"):
+        source = {**source, "snapshot": "false"}
+    return order(source)
+
+
+def streamed_by_postgresql(source: Source) -> tuple[int, int] | None:
+    """Commit and own LSN of a change that PostgreSQL streamed, None if anything else is to be seen.
+
+    The short way of nearly all changes; `position_of` comes to the same, and tells of the rest.
+    """
+    try:
+        if source["connector"] != "postgresql" or source["snapshot"] != "false":
+            return None
+        own = source["lsn"]
+        sequence = source["sequence"]
+        if sequence[:2] != '["' or sequence[-2:] != '"]':
+            return None
+        first, second = sequence[2:-2].split('","')
+        commit = int(first)
+        int(second)
+    except (KeyError, TypeError, AttributeError, ValueError):
+        return None
+    if type(own) is int and 0 <= own < _LIMIT and 0 <= commit < _LIMIT:
+        return commit, own
+    return None
+
+
+def described(source: Source) -> str:
+    """How the changes of this source are ordered, for people.
+
+    Raises:
+        RecordError: See `position_of`.
+    """
+    connector = source.get("connector")
+    order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
+    if order is None or order(source) is None:
+        return (
+            "ordered by Kafka offset alone: changes that the connector sends again show an older "
+            "version for a moment"
+        )
+    gtid = ", with GTIDs" if source.get("gtid") else ""
+    return f"ordered by {_NAMES[order]}{gtid}"
+
+
+def _order_by_field(source: Source) -> Callable[[Source], str | None] | None:
+    return next((order for field, order in _BY_FIELD.items() if field in source), None)
+
+
+def _postgresql(source: Source) -> str | None:
+    """The pair that Debezium keeps in `source.sequence`.
+
+    The end of the last commit before the change alone is too coarse. The change's own LSN alone is
+    wrong against snapshots: a transaction that wrote before a snapshot read the row, and committed
+    after, has the smaller LSN and the newer row. In the pair it is later, because its commit is.
+
+    - An incremental read carries the pair of the event that closed its window, and takes its place.
+    - Any other snapshot is read at once, between two commits: it comes after everything up to the
+      last commit, and before all that is streamed after it, so its own LSN counts as 0. The initial
+      one knows no commit yet; the LSN that it starts from stands in.
+    - The first transaction after that knows no commit either; its own LSN stands in.
+    """
+    own = source.get("lsn")
+    sequence = source.get("sequence")
+    commit, last = (None, None) if sequence is None else _sequence(sequence)
+    if own is None:
+        own = last
+    if own is None:
+        return None
+    if type(own) is not int or not 0 <= own < _LIMIT:
+        raise _unusable("lsn")
+    if commit is None:
+        commit = own
+    elif not 0 <= commit < _LIMIT:
+        raise _unusable("sequence")
+    snapshot = source.get("snapshot")
+    if isinstance(snapshot, str) and snapshot in SNAPSHOT_READS:
+        own = 0
+    return f"{commit:016x}.{own:016x}"
+
+
+def _sequence(sequence: Any) -> tuple[int | None, int | None]:
+    """The two numbers of `source.sequence`, a string that holds JSON; the first may be null."""
+    try:
+        commit, own = orjson.loads(sequence)
+        return None if commit is None else int(commit), None if own is None else int(own)
+    except (orjson.JSONDecodeError, TypeError, ValueError, OverflowError):
+        raise _unusable("sequence") from None
+
+
+def _mysql(source: Source) -> str | None:
+    """Binlog file and position of the event, without its `row`.
+
+    Rows are counted within one event, and several events of a transaction can have one position: the
+    servers leave it out of what goes through the transaction's cache, MariaDB since 11.4 and MySQL
+    with binlog_transaction_compression, and Debezium then repeats the last that it saw. A later
+    statement's row 0 would come before an earlier one's row 5.
+
+    A snapshot's read has the place where the snapshot was taken: the end of the last transaction
+    that is in it, at or before the first that is not.
+    """
+    file = source.get("file")
+    if file is None:
+        return None
+    number = _BINLOG_NUMBER.search(file) if isinstance(file, str) else None
+    if number is None:
+        raise _unusable("file")
+    return f"{int(number[1]):016x}.{_number(source, 'pos', _LIMIT):016x}"
+
+
+def _by_commit(source: Source) -> str | None:
+    """The LSN of the commit, of which a row's changes in one transaction share one.
+
+    `change_lsn` is SQL Server's `__$seqval`, which rises within a command only; Debezium reads the
+    changes in the order of the commands (`data.query.mode=direct`, its default).
+    """
+    lsn = source.get("commit_lsn")
+    if lsn is None:
+        return None
+    match = _LSN.match(lsn) if isinstance(lsn, str) else None
+    if match is None:
+        raise _unusable("commit_lsn")
+    return "".join(match.groups()).lower().zfill(_LSN_DIGITS)
+
+
+def _oracle(source: Source) -> str | None:
+    """The SCNs of the commit and of the change.
+
+    `ssn` counts within one `rs_id` only. A snapshot's read has the SCN as of which it was read, and
+    no commit of its own. A change that was made before that SCN, and committed after it, is newer.
+    """
+    own = source.get("scn")
+    commit = source.get("commit_scn")
+    if own is None and commit is None:
+        return None
+    snapshot = source.get("snapshot")
+    if commit is None or (isinstance(snapshot, str) and snapshot in SNAPSHOT_READS):
+        return f"{_number(source, 'scn', _LIMIT):016x}.{0:016x}"
+    second = _number(source, "scn", _LIMIT, default=0)
+    return f"{_number(source, 'commit_scn', _LIMIT):016x}.{second:016x}"
+
+
+def _number(source: Source, field: str, limit: int, default: int | None = None) -> int:
+    """A number of the block; Oracle's and unwrapped ones may be text."""
+    value = source.get(field)
+    if value is None and default is not None:
+        return default
+    if isinstance(value, str) and value.isascii() and value.isdecimal() and len(value) <= 20:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < limit:
+        raise _unusable(field)
+    return value
+
+
+def _unusable(field: str) -> RecordError:
+    return RecordError(
+        subject="value",
+        cause=f"its source block tells no usable position ('{field}' is out of range or no position)",
+        hint="Rowvec orders the changes of a row by the position in `source`; leave it as Debezium "
+        "writes it",
+    )
+
+
+_ORDERS: Mapping[str, Callable[[Source], str | None]] = {
+    "postgresql": _postgresql,
+    "mysql": _mysql,
+    "mariadb": _mysql,
+    "sqlserver": _by_commit,
+    "db2": _by_commit,
+    "oracle": _oracle,
+}
+
+_BY_FIELD: Mapping[str, Callable[[Source], str | None]] = {
+    "lsn": _postgresql,
+    "sequence": _postgresql,
+    "file": _mysql,
+    "commit_lsn": _by_commit,
+    "commit_scn": _oracle,
+}
+"""For rows that ExtractNewRecordState made, which name no connector."""
+
+_NAMES: Mapping[Callable[[Source], str | None], str] = {
+    _postgresql: "PostgreSQL's LSN",
+    _mysql: "binlog file and position",
+    _by_commit: "commit LSN",
+    _oracle: "commit SCN and SCN",
+}

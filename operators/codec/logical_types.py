@@ -1,0 +1,315 @@
+"""What the raw value of a column stands for.
+
+Debezium writes one SQL value in many ways: a decimal as the base64 of its digits, a string or a
+double, a moment as a count of days, milli-, micro- or nanoseconds or as ISO text. What tells them
+apart is the schema of the message, or the contract's `encodings` where there is none: a `Logical`.
+`logical_value` makes the canonical value of it, the same for every way of writing, which
+`operators.rendering.field_values` embeds and stores.
+
+MySQL's BIGINT UNSIGNED above 2^63 - 1 arrives as a negative number that nothing tells from a true
+one, unless the connector's `bigint.unsigned.handling.mode` is `precise`.
+"""
+
+import binascii
+import math
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from operators.codec.temporal import Moment, moment_of
+
+
+class Logical(NamedTuple):
+    """What the raw values of a column stand for.
+
+    Attributes:
+        kind: `decimal`, `variable decimal`, `date`, `time`, `timestamp`, `zoned time`,
+            `zoned timestamp`, `interval`, `bytes`, `bits`, `float`, `json`, and `array`, `map` and
+            `struct` of such. The zoned ones are in UTC if the text says where it is, and without a
+            zone if it does not; the others never have one, even where Debezium writes a `Z`.
+        unit: What a moment is counted in, `days`, `ms`, `us`, `ns`, or that it is `iso` text;
+            whether bytes are `base64` or `hex`.
+        scale: Digits after a decimal's point.
+        parts: Of an array or a map what each value is, by ""; of a struct those of its fields.
+    """
+
+    kind: str
+    unit: str = ""
+    scale: int = 0
+    parts: "tuple[tuple[str, Logical], ...]" = ()
+
+
+MAX_DECIMAL_BYTES = 65_536
+"""More than the largest numeric that PostgreSQL computes with: 147,455 digits."""
+
+NOT_FINITE = {
+    "NaN": math.nan,
+    "NAN": math.nan,
+    "Infinity": math.inf,
+    "POSITIVE_INFINITY": math.inf,
+    "-Infinity": -math.inf,
+    "NEGATIVE_INFINITY": -math.inf,
+}
+"""What Debezium writes where JSON has no number: of a double, and of a numeric under
+`decimal.handling.mode=string`."""
+
+_DECIMAL_NAME = "org.apache.kafka.connect.data.Decimal"
+
+_DATE = Logical("date", "days")
+
+_BY_NAME = {
+    "io.debezium.data.VariableScaleDecimal": Logical("variable decimal"),
+    "io.debezium.data.Bits": Logical("bits"),
+    "io.debezium.time.Date": _DATE,
+    "io.debezium.time.Time": Logical("time", "ms"),
+    "io.debezium.time.MicroTime": Logical("time", "us"),
+    "io.debezium.time.NanoTime": Logical("time", "ns"),
+    "io.debezium.time.Timestamp": Logical("timestamp", "ms"),
+    "io.debezium.time.MicroTimestamp": Logical("timestamp", "us"),
+    "io.debezium.time.NanoTimestamp": Logical("timestamp", "ns"),
+    "io.debezium.time.IsoDate": Logical("date", "iso"),
+    "io.debezium.time.IsoTime": Logical("time", "iso"),
+    "io.debezium.time.IsoTimestamp": Logical("timestamp", "iso"),
+    "io.debezium.time.ZonedTime": Logical("zoned time", "iso"),
+    "io.debezium.time.ZonedTimestamp": Logical("zoned timestamp", "iso"),
+    "io.debezium.time.MicroDuration": Logical("interval", "us"),
+    "io.debezium.time.NanoDuration": Logical("interval", "ns"),
+    "org.apache.kafka.connect.data.Date": _DATE,
+    "org.apache.kafka.connect.data.Time": Logical("time", "ms"),
+    "org.apache.kafka.connect.data.Timestamp": Logical("timestamp", "ms"),
+}
+
+_BY_TYPE = {
+    "bytes": Logical("bytes", "base64"),
+    "float": Logical("float"),
+    "double": Logical("float"),
+}
+
+_DECIMALS = {str(scale): Logical("decimal", scale=scale) for scale in range(39)}
+
+_NESTED = frozenset({"array", "map", "struct"})
+
+_NONE: Mapping[str, Logical] = MappingProxyType({})
+
+
+def columns_of(schema: Any) -> Mapping[str, Logical]:
+    """Those columns of a row whose raw values stand for something else, and for what.
+
+    Args:
+        schema: Of `Upsert`: the fields of Connect's struct schema as JsonConverter writes them; or
+            a mapping that a decoder made already; or None, which says nothing.
+
+    Raises:
+        ValueError: It is none of these.
+    """
+    if schema is None:
+        return _NONE
+    if isinstance(schema, Mapping):
+        return schema
+    found: dict[str, Logical] = {}
+    try:
+        for field in schema:
+            # Read anew with every message, so no call for a column that is what it looks like.
+            name = field.get("name")
+            logical = _BY_NAME.get(name)
+            if logical is None and (
+                name == _DECIMAL_NAME or field["type"] in _BY_TYPE or field["type"] in _NESTED
+            ):
+                logical = logical_of(field)
+            if logical is not None:
+                found[field["field"]] = logical
+    except (TypeError, KeyError, AttributeError, RecursionError):
+        raise ValueError("its schema is not one of Kafka Connect") from None
+    return found
+
+
+def logical_of(schema: Mapping[str, Any]) -> Logical | None:
+    """What values of one Connect schema stand for; None if they are what they look like.
+
+    Args:
+        schema: As JsonConverter writes it: `type`, and where it applies `name`, `parameters`,
+            `items`, `values`, `fields`.
+
+    Raises:
+        ValueError: The scale of a decimal is no sensible number.
+        KeyError: The schema is not complete.
+    """
+    name, kind = schema.get("name"), schema["type"]
+    if name == _DECIMAL_NAME:
+        scale = schema["parameters"]["scale"]
+        return _DECIMALS.get(scale) or Logical("decimal", scale=_scale(scale))
+    if name in _BY_NAME:
+        return _BY_NAME[name]
+    if kind not in _NESTED:
+        return _BY_TYPE.get(kind)
+    if name is not None and name.startswith("io.debezium.data."):
+        return None  # Vectors and geometries: what is in them needs nothing, and vectors are long.
+    if kind == "struct":
+        parts = tuple(columns_of(schema["fields"]).items())
+        return Logical(kind, parts=parts) if parts else None
+    if kind == "map" and schema["keys"]["type"] != "string":
+        return None
+    part = logical_of(schema["items" if kind == "array" else "values"])
+    return Logical(kind, parts=(("", part),)) if part else None
+
+
+def from_encoding(text: str) -> Logical:
+    """What an `encodings` entry of the contract says of a column.
+
+    Raises:
+        ValueError: There is no such encoding.
+    """
+    kind, _, rest = text.partition("-")
+    if text.startswith("decimal(") and text.endswith(")"):
+        return Logical("decimal", scale=_scale(text[8:-1]))
+    if text == "json":
+        return Logical("json")
+    if kind in ("time", "timestamp") and rest == "iso":
+        # Nothing tells whether Debezium's Z is meant, so it is taken as it is written.
+        return Logical(f"zoned {kind}", rest)
+    if rest not in _UNITS.get(kind, ()):
+        raise ValueError(f"'{text}' is no encoding")
+    return Logical(kind, rest)
+
+
+_UNITS = {
+    "date": ("days", "iso"),
+    "time": ("ms", "us", "ns"),
+    "timestamp": ("ms", "us", "ns"),
+    "bytes": ("base64", "hex"),
+}
+
+
+def logical_value(logical: Logical, raw: Any) -> Any:
+    """The canonical value: one for all ways to write it.
+
+    A decimal is a `decimal.Decimal`, a date, time, timestamp or interval a `Moment`, bytes are
+    `bytes`, bits an `int`; the rest stays what it is. None is None, and a value that Avro or Protobuf
+    brought as Python's own type is taken as such.
+
+    Raises:
+        ValueError: It is nothing that the schema describes. The message does not quote it.
+    """
+    if raw is None:
+        return None
+    read = _READERS.get(logical.kind)
+    if read is None:
+        return raw
+    try:
+        return read(logical, raw)
+    except _MismatchError:
+        raise
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        written = f" in {logical.unit}" if logical.unit else ""
+        raise _MismatchError(
+            f"it is no {logical.kind}{written}, which its schema says it is"
+        ) from None
+
+
+class _MismatchError(ValueError):
+    """Of a part: says more than its whole could."""
+
+
+def _scale(value: Any) -> int:
+    try:
+        scale = int(value)
+    except (ValueError, TypeError):
+        raise ValueError("the scale of a decimal is not a number") from None
+    # A scale is what a few bytes can blow up to gigabytes of zeros with.
+    if abs(scale) > 2 * MAX_DECIMAL_BYTES:
+        raise ValueError("the scale of a decimal is out of range")
+    return scale
+
+
+def _decimal(logical: Logical, raw: Any) -> Decimal:
+    if isinstance(raw, Decimal):
+        return raw
+    if isinstance(raw, str | bytes):
+        return _unscaled(_bytes(logical, raw), logical.scale)
+    # JsonConverter with decimal.format=NUMERIC: trailing zeros are lost in the number.
+    value = Decimal(repr(_number(raw)))
+    if not 0 <= logical.scale <= 38:
+        return value
+    padded = Decimal(f"{value:.{logical.scale}f}")
+    return padded if padded == value else value
+
+
+def _variable_decimal(logical: Logical, raw: Any) -> Decimal:
+    if isinstance(raw, Decimal):
+        return raw
+    return _unscaled(_bytes(logical, raw["value"]), _scale(raw["scale"]))
+
+
+def _unscaled(digits: bytes, scale: int) -> Decimal:
+    if not 0 < len(digits) <= MAX_DECIMAL_BYTES:
+        raise ValueError
+    number = Decimal(int.from_bytes(digits, "big", signed=True))
+    # By its digits: arithmetic would round to the precision of the context.
+    sign, figures, exponent = number.as_tuple()
+    assert isinstance(exponent, int)
+    return Decimal((sign, figures, exponent - scale)) if scale else number
+
+
+def _bytes(logical: Logical, raw: Any) -> bytes:
+    if isinstance(raw, bytes):
+        return raw
+    if logical.unit == "hex":
+        return binascii.unhexlify(raw)
+    return binascii.a2b_base64(raw, strict_mode=True)
+
+
+def _bits(logical: Logical, raw: Any) -> int:
+    return int.from_bytes(_bytes(logical, raw), "little")
+
+
+def _float(_logical: Logical, raw: Any) -> float | int:
+    return NOT_FINITE[raw] if isinstance(raw, str) else _number(raw)
+
+
+def _number(raw: Any) -> int | float:
+    if not isinstance(raw, int | float) or isinstance(raw, bool):
+        raise TypeError
+    return raw
+
+
+def _moment(logical: Logical, raw: Any) -> Moment:
+    return moment_of(logical.kind, logical.unit, raw)
+
+
+def _array(logical: Logical, raw: Any) -> list[Any]:
+    if not isinstance(raw, list | tuple):
+        raise TypeError
+    item = logical.parts[0][1]
+    return [logical_value(item, each) for each in raw]
+
+
+def _map(logical: Logical, raw: Any) -> dict[str, Any]:
+    item = logical.parts[0][1]
+    return {name: logical_value(item, each) for name, each in _mapping(raw).items()}
+
+
+def _struct(logical: Logical, raw: Any) -> dict[str, Any]:
+    parts = {name: logical_value(part, _mapping(raw).get(name)) for name, part in logical.parts}
+    return {**raw, **parts}
+
+
+def _mapping(raw: Any) -> Mapping[str, Any]:
+    if not isinstance(raw, Mapping):
+        raise TypeError
+    return raw
+
+
+_READERS: Mapping[str, Callable[[Logical, Any], Any]] = {
+    "decimal": _decimal,
+    "variable decimal": _variable_decimal,
+    **dict.fromkeys(
+        ("date", "time", "timestamp", "zoned time", "zoned timestamp", "interval"), _moment
+    ),
+    "bytes": _bytes,
+    "bits": _bits,
+    "float": _float,
+    "array": _array,
+    "map": _map,
+    "struct": _struct,
+}

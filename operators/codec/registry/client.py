@@ -1,0 +1,179 @@
+"""Asks a schema registry for schemas, and makes its errors ours."""
+
+import ssl
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, TypeVar
+from urllib.parse import urlsplit, urlunsplit
+
+from confluent_kafka.schema_registry import (
+    Schema,
+    SchemaReference,
+    SchemaRegistryClient,
+    SchemaRegistryError,
+)
+
+from operators.contract.sections import SchemaRegistrySection
+from operators.errors import ContractError, FatalError, RecordError, RetriableError
+
+T = TypeVar("T")
+
+_UNKNOWN = frozenset({40401, 40402, 40403})
+"""The registry's own codes for a subject, a version and a schema that it does not have."""
+
+_TRANSIENT = frozenset({408, 425, 429})
+
+
+class RegistryClient:
+    """The registry. It is asked once for each question: to ask again is the caller's.
+
+    All questions raise RetriableError while it is down, FatalError if it refuses the credentials or is
+    none, and RecordError if it does not have the schema.
+
+    Args:
+        section: Where the registry is.
+
+    Attributes:
+        subject: What messages call it.
+
+    Raises:
+        ContractError: The section cannot be used: its CA file is none, say.
+    """
+
+    def __init__(self, section: SchemaRegistrySection) -> None:
+        self._open = ExitStack()
+        try:
+            self.subject = f"schema registry {_without_credentials(section.url)}"
+            # Two, since one remembers a single form of each schema.
+            self._as_text, self._serialized = (
+                self._open.enter_context(SchemaRegistryClient(_options(section))) for _ in range(2)
+            )
+        except OSError as error:
+            raise ContractError(
+                subject="ca_file in [schema_registry]",
+                cause=f"it cannot be used ({error.strerror or type(error).__name__})",
+                hint="name a file of PEM certificates that can be read",
+            ) from error
+        except ValueError:
+            raise ContractError(
+                subject="url in [schema_registry]",
+                cause="it cannot be used",
+                hint="write it as http(s)://host:port; what logs in goes into username and password",
+            ) from None  # It may quote the password.
+
+    def close(self) -> None:
+        """Ends the connections."""
+        self._open.close()
+
+    def schema(self, schema_id: int, *, serialized: bool = False) -> Schema:
+        """A schema, as text or, if it is Protobuf's, as base64 of a serialised file descriptor."""
+        client, form = self._form(serialized)
+        found: Schema = self._asked(schema_id, lambda: client.get_schema(schema_id, None, form))
+        return found
+
+    def references(
+        self, schema_id: int, schema: Schema, *, serialized: bool = False
+    ) -> Iterator[tuple[SchemaReference, Schema]]:
+        """What a schema refers to, at any depth; each once, and after what it refers to itself."""
+        client, form = self._form(serialized)
+        seen: set[str] = set()
+
+        def ask(reference: SchemaReference) -> Schema:
+            subject, version = str(reference.subject), reference.version or 0
+            found: Schema = client.get_version(subject, version, True, form).schema
+            return found
+
+        def below(schema: Schema) -> Iterator[tuple[SchemaReference, Schema]]:
+            for reference in schema.references or ():
+                if reference.name is not None and reference.name not in seen:
+                    seen.add(reference.name)
+                    found = self._asked(schema_id, partial(ask, reference))
+                    yield from below(found)
+                    yield reference, found
+
+        return below(schema)
+
+    def _form(self, serialized: bool) -> tuple[SchemaRegistryClient, str | None]:
+        return (self._serialized, "serialized") if serialized else (self._as_text, None)
+
+    def _asked(self, schema_id: int, ask: Callable[[], T]) -> T:
+        try:
+            return ask()
+        except SchemaRegistryError as error:
+            raise self._told(schema_id, error) from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise self._no_registry("its answer is none of a schema registry") from error
+        except Exception as error:  # Its HTTP library's, which is httpx or httpx2 by version.
+            raise self._unreachable(error) from error
+
+    def _told(self, schema_id: int, error: SchemaRegistryError) -> Exception:
+        """What an answer that is no success means."""
+        status, code = error.http_status_code, error.error_code
+        if status in (401, 403):
+            return FatalError(
+                subject=self.subject,
+                cause=f"it refuses the credentials (HTTP {status})",
+                hint="correct username and password in [schema_registry]; the password best as "
+                "ROWVEC_SCHEMA_REGISTRY__PASSWORD",
+            )
+        if status >= 500 or status in _TRANSIENT:
+            return RetriableError(
+                subject=self.subject,
+                cause=f"it answers HTTP {status}",
+                hint="look into its log",
+            )
+        if status == 404 and code in _UNKNOWN:
+            return RecordError(
+                subject=self.subject,
+                cause=f"the {self.subject} does not have schema {schema_id}, or one that it refers to",
+                hint="make `url` in [schema_registry] that of the connector's converters",
+            )
+        return self._no_registry(f"it answers HTTP {status}")
+
+    def _no_registry(self, cause: str) -> FatalError:
+        return FatalError(
+            subject=self.subject,
+            cause=cause,
+            hint="make `url` in [schema_registry] the root of a registry with Confluent's API",
+        )
+
+    def _unreachable(self, error: Exception) -> Exception:
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, ssl.SSLCertVerificationError):
+                return FatalError(
+                    subject=self.subject,
+                    cause=f"its certificate is not trusted ({cause.verify_message})",
+                    hint="make ca_file in [schema_registry] the certificate of the authority "
+                    "that signed it",
+                )
+            cause = cause.__cause__ or cause.__context__
+        return RetriableError(
+            subject=self.subject,
+            cause=f"it cannot be reached ({type(error).__name__})",
+            hint="start it, or correct `url` in [schema_registry]",
+        )
+
+
+def _options(section: SchemaRegistrySection) -> dict[str, Any]:
+    # Trying again is the retry policy's alone: the client's own cannot be ended by a stop.
+    options: dict[str, Any] = {
+        "url": section.url,
+        "timeout": section.request_timeout_s,
+        "max.retries": 0,
+    }
+    if section.username is not None:
+        password = section.password.get_secret_value() if section.password else ""
+        options["basic.auth.user.info"] = f"{section.username}:{password}"
+    if section.ca_file is not None:
+        options["ssl.ca.location"] = str(section.ca_file)
+    return options
+
+
+def _without_credentials(urls: str) -> str:
+    shown = []
+    for url in urls.split(","):
+        parts = urlsplit(url.strip())
+        shown.append(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
+    return ", ".join(shown)

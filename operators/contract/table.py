@@ -1,0 +1,289 @@
+"""One table of the contract: its topic, how its rows become entities, and what to do when they change.
+
+The models are frozen and forbid unknown keys, like those of `operators.contract.sections`, which
+hold them.
+"""
+
+import string
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+import regex
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
+
+RESERVED_FIELDS = frozenset({"id", "vector", "text"})
+
+LEDGER = "rowvec_ledger"
+"""The collection where Rowvec keeps what it knows of the others."""
+
+"""Fields of every collection besides the provenance fields, which all start with `rv_`."""
+
+PROVENANCE_PREFIX = "rv_"
+
+MAX_VARCHAR_BYTES = 65_535
+"""A Milvus VARCHAR field holds no more; the limit counts bytes of UTF-8."""
+
+UNAVAILABLE = "__debezium_unavailable_value"
+"""What Debezium sends, unless configured otherwise, for a large value that an update left alone."""
+
+Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)]
+
+ColumnType = Literal["varchar", "int64", "int32", "double", "float", "bool", "json"]
+
+Encoding = Annotated[
+    str,
+    Field(
+        pattern=r"^(decimal\(\d{1,4}\)|date-days|date-iso|(time|timestamp)-(ms|us|ns|iso)"
+        r"|bytes-(base64|hex)|json)$"
+    ),
+]
+"""How a column's values are written in messages that carry no schema; see `codec.logical_types`."""
+
+
+class Section(BaseModel):
+    """A part of the contract."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class ColumnSpec(Section):
+    """A column that is mirrored into a typed scalar field; `field` renames it."""
+
+    type: ColumnType
+    max_length: int = Field(default=4_096, ge=1, le=MAX_VARCHAR_BYTES)
+    field: Identifier | None = None
+
+
+Scalar = bool | int | float | str
+
+
+class Condition(Section):
+    """One test of one column. NULL passes none of them but `null = true` and `none_of`."""
+
+    column: str = Field(min_length=1)
+    equals: Scalar | None = None
+    one_of: tuple[Scalar, ...] | None = None
+    none_of: tuple[Scalar, ...] | None = None
+    null: bool | None = None
+    at_least: int | float | str | None = None
+    at_most: int | float | str | None = None
+
+    @model_validator(mode="after")
+    def _one_test(self) -> Self:
+        tests = [
+            n for n in type(self).model_fields if n != "column" and getattr(self, n) is not None
+        ]
+        if len(tests) != 1:
+            raise ValueError(
+                "needs one of equals, one_of, none_of, null, at_least, at_most"
+                + (f"; it has {' and '.join(tests)}" if tests else "")
+            )
+        return self
+
+
+class Mask(Section):
+    """What becomes of a column's value before anything else sees it.
+
+    `drop` makes it NULL; `hmac` replaces it by a keyed digest, so that equal values stay equal;
+    `redact` replaces whatever `patterns` match in it.
+    """
+
+    kind: Literal["drop", "hmac", "redact"]
+    patterns: tuple[str, ...] = ()
+    replacement: str = "█"
+
+    @field_validator("patterns")
+    @classmethod
+    def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                regex.compile(pattern)
+            except regex.error as error:
+                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+        return patterns
+
+    @model_validator(mode="after")
+    def _patterns_where_needed(self) -> Self:
+        if (self.kind == "redact") != bool(self.patterns):
+            raise ValueError(
+                "redact needs `patterns`" if self.kind == "redact" else "only redact has `patterns`"
+            )
+        return self
+
+
+class Chunks(Section):
+    """How a long text is cut: by the model's own tokens, the last of one chunk opening the next."""
+
+    max_tokens: int = Field(ge=8)
+    overlap_tokens: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _overlap_is_less(self) -> Self:
+        if self.overlap_tokens * 2 > self.max_tokens:
+            raise ValueError("overlap_tokens must be at most half of max_tokens")
+        return self
+
+
+class Drift(Section):
+    """What to do when the table's columns are no longer those that the contract knows.
+
+    Attributes:
+        added: The row has a column that the contract does not name. `ignore` leaves it out; `add`
+            gives the collection a nullable field for it; `dead-letter` and `halt` make the contract
+            strict: every column must be named, those that are not wanted in `unmirrored`.
+        missing: The row lacks a column that the contract names: dropped or renamed in SQL.
+        retyped: A value does not fit its field.
+    """
+
+    added: Literal["ignore", "add", "dead-letter", "halt"] = "ignore"
+    missing: Literal["dead-letter", "null", "halt"] = "dead-letter"
+    retyped: Literal["dead-letter", "null", "halt"] = "dead-letter"
+
+
+def _short_column(value: Any) -> Any:
+    return {"type": value} if isinstance(value, str) else value
+
+
+def _short_mask(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"kind": value}
+    if isinstance(value, dict) and "redact" in value:
+        patterns = value["redact"]
+        patterns = (patterns,) if isinstance(patterns, str) else patterns
+        rest = {name: each for name, each in value.items() if name != "redact"}
+        return {"kind": "redact", "patterns": patterns, **rest}
+    return value
+
+
+def _template_columns(template: str) -> Iterator[str]:
+    for _, name, spec, conversion in string.Formatter().parse(template):
+        if name is None:
+            continue
+        if not name or spec or conversion:
+            shown = name + (f"!{conversion}" if conversion else "") + (f":{spec}" if spec else "")
+            raise ValueError(
+                f"'{{{shown}}}' is not a plain column name; write {{column}}, and {{{{ }}}} for braces"
+            )
+        yield name
+
+
+def _check_template(template: str) -> str:
+    try:
+        columns = list(_template_columns(template))
+    except ValueError as error:
+        raise ValueError(f"not a template: {error}") from None
+    if not columns:
+        raise ValueError('names no column; write the columns to embed in braces, like "{title}"')
+    return template
+
+
+class TableSection(Section):
+    """One table, its topic, and the collection that is kept equal to it.
+
+    Attributes:
+        key: Columns of the primary key.
+        key_from: `record`: the Kafka key holds it. `row`: the table has no primary key; `key` names
+            columns that identify its rows, and REPLICA IDENTITY FULL gives their old values.
+        format: How bytes become values; `auto` looks.
+        shape: `envelope`: Debezium's own; `unwrapped`: after ExtractNewRecordState; `auto` looks.
+        unavailable_value: The connector's `unavailable.value.placeholder`.
+        defaults: What the template says for a column that is NULL; nothing otherwise.
+        filter: Rows that fail one of these are not in the collection.
+        soft_delete: A column that marks a row as deleted: by anything but NULL, false, 0 and "".
+        encodings: How columns are written, where the messages carry no schema to tell.
+        unmirrored: Columns that are known and not wanted, see `Drift.added`.
+    """
+
+    topic: str = Field(min_length=1, max_length=249)
+    collection: Identifier
+    key: tuple[str, ...] = Field(min_length=1)
+    text: Annotated[str, AfterValidator(_check_template)]
+    columns: dict[str, Annotated[ColumnSpec, BeforeValidator(_short_column)]] = {}
+    name: str = ""
+    metric: Literal["COSINE", "IP", "L2"] = "COSINE"
+    generation: int = Field(default=0, ge=0, le=0xFFFF)
+    key_from: Literal["record", "row"] = "record"
+    format: Literal["auto", "json", "avro", "protobuf"] = "auto"
+    shape: Literal["auto", "envelope", "unwrapped"] = "auto"
+    unavailable_value: str = Field(default=UNAVAILABLE, min_length=1)
+    defaults: dict[str, str] = {}
+    empty_text: Literal["keep", "skip"] = "keep"
+    filter: tuple[Condition, ...] = ()
+    soft_delete: str | None = None
+    masks: dict[str, Annotated[Mask, BeforeValidator(_short_mask)]] = {}
+    chunks: Chunks | None = None
+    encodings: dict[str, Encoding] = {}
+    drift: Drift = Drift()
+    unmirrored: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_from_topic(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("name") and isinstance(data.get("topic"), str):
+            return {**data, "name": data["topic"].rsplit(".", 1)[-1]}
+        return data
+
+    @field_validator("key")
+    @classmethod
+    def _key_is_distinct(cls, key: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(key)) != len(key):
+            raise ValueError("names a column twice")
+        return key
+
+    @field_validator("collection")
+    @classmethod
+    def _collection_is_not_the_ledger(cls, collection: str) -> str:
+        if collection == LEDGER:
+            raise ValueError("is Rowvec's own; name another")
+        return collection
+
+    @model_validator(mode="after")
+    def _fields_are_distinct(self) -> Self:
+        fields = Counter(self.fields().values())
+        for field, count in fields.items():
+            if field in RESERVED_FIELDS or field.startswith(PROVENANCE_PREFIX):
+                raise ValueError(
+                    f"columns: '{field}' is a field of Rowvec's own; rename it in the collection: "
+                    f'{field} = {{ type = "…", field = "{self.name or "source"}_{field}" }}'
+                )
+            if count > 1:
+                raise ValueError(f"columns: two columns share the field '{field}'")
+        return self
+
+    @model_validator(mode="after")
+    def _masks_leave_what_is_needed(self) -> Self:
+        for column, mask in self.masks.items():
+            if column in self.key and mask.kind != "hmac":
+                raise ValueError(
+                    f"masks: '{column}' belongs to the key, so that `{mask.kind}` would make rows one; "
+                    "use hmac"
+                )
+            if mask.kind == "drop" and column in {*self.template_columns(), *self.columns}:
+                raise ValueError(
+                    f"masks: '{column}' is dropped, but `text` or `columns` asks for it; leave it out "
+                    "there, or mask it by hmac or redact"
+                )
+        return self
+
+    def fields(self) -> dict[str, str]:
+        """The mirrored columns: column name → field name in the collection."""
+        return {column: spec.field or column for column, spec in self.columns.items()}
+
+    def template_columns(self) -> tuple[str, ...]:
+        """The columns that the text template names, each once, in order."""
+        return tuple(dict.fromkeys(_template_columns(self.text)))
+
+    def known_columns(self) -> frozenset[str]:
+        """Every column that the contract names for this table."""
+        named = {*self.key, *self.template_columns(), *self.columns, *self.masks, *self.unmirrored}
+        named |= {condition.column for condition in self.filter} | {*self.encodings, *self.defaults}
+        return frozenset(named | ({self.soft_delete} if self.soft_delete else set()))

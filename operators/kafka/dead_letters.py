@@ -1,0 +1,205 @@
+"""Dead letters in their Kafka topic: sending them, reading them again, and what a replay sends."""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from confluent_kafka import (
+    KafkaError,
+    KafkaException,
+    Message,
+    Producer,
+)
+
+from operators.changes.events import DeadLetter, KafkaPosition
+from operators.contract.sections import KafkaSection
+from operators.errors import FatalError, RetriableError
+from operators.kafka.config import REQUEST_TIMEOUT_S, client_config, ignore
+from operators.kafka.log import BEGINNING
+from operators.kafka.records import Headers, KafkaRecord, records_to_end
+from operators.kafka.topics import topic_partitions
+
+logger = logging.getLogger(__name__)
+
+REPLAY_OF = "rowvec.replay-of"
+"""Header of a record that was sent to its topic again: where the original lies."""
+
+REPLAYED = "rowvec.replayed"
+"""Header of the mark that settles a letter: its record was sent again."""
+
+OVERTAKEN = "rowvec.overtaken"
+"""Header of the mark that settles a letter: what made its record a thing of the past."""
+
+
+class Outgoing(NamedTuple):
+    """A record to send to a certain partition."""
+
+    topic: str
+    partition: int
+    key: bytes | None
+    value: bytes | None
+    headers: Headers
+
+
+def letter_key(position: KafkaPosition) -> bytes:
+    """The key of a dead letter: the position of the record that it is about."""
+    return orjson.dumps(list(position))
+
+
+class DeadLetterProducer:
+    """Sends dead letters to a Kafka topic and waits until they are stored.
+
+    A letter's key is its position, so one that is sent again after a crash can be told from a second
+    one. The reason is in the headers `rowvec.*`; the body is the record's value.
+
+    Args:
+        section: Where Kafka is, and the topic.
+        generations: `generation` of the tables, by topic. A letter keeps it, because positions of
+            two generations must never be compared: a replay refuses a letter of another one.
+    """
+
+    def __init__(self, section: KafkaSection, generations: Mapping[str, int] | None = None) -> None:
+        self._topic = section.dead_letter_topic
+        self._generations = generations or {}
+        self._producer = Producer(_producer_config(section))
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        """See `DeadLetterSink.send`."""
+        failures: list[str] = []
+
+        def delivered(error: KafkaError | None, _message: Message) -> None:
+            if error is not None:
+                failures.append(error.str())
+
+        for letter in letters:
+            logger.error(
+                "Dead letter %s (%s): %s: %s. %s",
+                letter.position,
+                letter.stage,
+                letter.subject,
+                letter.cause,
+                letter.hint,
+            )
+            try:
+                self._producer.produce(
+                    self._topic,
+                    key=letter_key(letter.position),
+                    value=letter.value,
+                    headers=list(self._headers(letter).items()),
+                    on_delivery=delivered,
+                )
+            except (KafkaException, BufferError) as error:
+                failures.append(str(error))
+                break
+        left = self._producer.flush(REQUEST_TIMEOUT_S * 4)
+        if left or failures:
+            raise RetriableError(
+                subject=f"dead-letter topic {self._topic}",
+                cause=failures[0] if failures else f"{left} letters were not acknowledged",
+                hint="create the topic and allow writing to it",
+            )
+
+    def _headers(self, letter: DeadLetter) -> dict[str, str]:
+        headers = {
+            "rowvec.topic": letter.position.topic,
+            "rowvec.partition": str(letter.position.partition),
+            "rowvec.offset": str(letter.position.offset),
+            "rowvec.stage": letter.stage,
+            "rowvec.subject": letter.subject,
+            "rowvec.cause": letter.cause,
+            "rowvec.hint": letter.hint,
+            "rowvec.value": "whole" if letter.value is not None else "omitted",
+            "rowvec.generation": str(self._generations.get(letter.position.topic, 0)),
+        }
+        if letter.row_key:
+            headers["rowvec.row_key"] = letter.row_key
+        if letter.key is not None:
+            headers["rowvec.key"] = letter.key.decode("utf-8", "replace")
+        return headers
+
+
+class Resender:
+    """Sends records to the partitions that they name, and waits until they are stored."""
+
+    def __init__(self, section: KafkaSection) -> None:
+        self._producer = Producer(_producer_config(section))
+
+    def send(self, records: Sequence[Outgoing]) -> list[int]:
+        """Send all records; those of one partition stay in order.
+
+        Returns:
+            The offset of each.
+
+        Raises:
+            RetriableError: Some were not stored. Others may have been.
+        """
+        offsets: dict[int, int] = {}
+        failures: list[tuple[str, str]] = []
+        for index, record in enumerate(records):
+
+            def delivered(
+                error: KafkaError | None,
+                message: Message,
+                index: int = index,
+                topic: str = record.topic,
+            ) -> None:
+                offset = message.offset()
+                if error is not None:
+                    failures.append((topic, error.str()))
+                elif offset is not None:
+                    offsets[index] = offset
+
+            try:
+                self._producer.produce(
+                    record.topic,
+                    record.value,
+                    record.key,
+                    record.partition,
+                    on_delivery=delivered,
+                    headers=list(record.headers),
+                )
+            except (KafkaException, BufferError) as error:
+                failures.append((record.topic, str(error)))
+                break
+        left = self._producer.flush(REQUEST_TIMEOUT_S * 4)
+        if failures or left or len(offsets) < len(records):
+            topic, cause = failures[0] if failures else (records[0].topic, "no answer in time")
+            raise RetriableError(
+                subject=f"sending to {topic}",
+                cause=cause,
+                hint="allow [kafka] to write to the topic, then replay again: what was sent and not "
+                "marked is found to be overtaken by its own copy",
+            )
+        return [offsets[index] for index in range(len(records))]
+
+
+def letter_records(section: KafkaSection) -> Iterator[KafkaRecord]:
+    """Everything in the dead-letter topic, partition by partition.
+
+    Raises:
+        FatalError: The topic is not there, or cannot be read.
+    """
+    topic = section.dead_letter_topic
+    try:
+        partitions = topic_partitions(section, [topic])
+    except FatalError as error:
+        if error.subject != f"Kafka topic {topic}":
+            raise
+        raise FatalError(
+            subject=f"dead-letter topic {topic}",
+            cause=error.cause,
+            hint="`rowvec run` creates it; or correct [kafka] dead_letter_topic",
+        ) from None
+    for _, partition in partitions:
+        yield from records_to_end(section, topic, partition, BEGINNING)
+
+
+def _producer_config(section: KafkaSection) -> dict[str, Any]:
+    return {
+        "enable.idempotence": True,
+        "linger.ms": 5,
+        "delivery.timeout.ms": int(REQUEST_TIMEOUT_S * 3_000),
+        **client_config(section),
+        "error_cb": ignore,
+    }

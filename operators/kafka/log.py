@@ -1,0 +1,49 @@
+"""A partition of a log, and what reads it: the seam between the source and Kafka."""
+
+from collections.abc import Sequence
+from typing import Protocol, TypeAlias
+
+from operators.telemetry import TraceContext
+
+BEGINNING = -2
+"""Offset of a partition that was never read: its first record, whichever offset that has."""
+
+Record: TypeAlias = tuple[int, bytes | None, bytes | None, bytes | None]
+"""(offset, key, value, the key before or after a change of the primary key)."""
+
+
+class OffsetGone(Exception):
+    """The offset to read from is not there.
+
+    Attributes:
+        first: The oldest that is.
+    """
+
+    def __init__(self, first: int) -> None:
+        super().__init__(first)
+        self.first = first
+
+
+class LogReader(Protocol):
+    """One partition, read forward."""
+
+    def read(self, max_records: int) -> tuple[Sequence[Record], Sequence[TraceContext]]:
+        """The next records without waiting, and the trace contexts their headers carry.
+
+        Raises:
+            OffsetGone: The next record is no longer there, or never was.
+            FatalError: Access was revoked.
+        """
+        ...
+
+    def at_end(self) -> bool:
+        """Whether everything that the partition held at the last `read` has been returned."""
+        ...
+
+    def lag(self) -> int | None:
+        """Records between the reader and the partition's end, or None if not known yet."""
+        ...
+
+    def close(self) -> None:
+        """Release the connection."""
+        ...

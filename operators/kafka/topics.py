@@ -1,0 +1,116 @@
+"""What is asked of the brokers before the first message is read: topics, partitions, first records."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
+
+from operators.contract.sections import KafkaSection
+from operators.errors import FatalError
+from operators.kafka.config import REQUEST_TIMEOUT_S, client_config, consumer_config, ignore
+from operators.kafka.log import Record
+from operators.kafka.reader import record_of
+
+
+def topic_partitions(section: KafkaSection, topics: Iterable[str]) -> list[tuple[str, int]]:
+    """All partitions of `topics`.
+
+    Raises:
+        FatalError: No broker answers, or topics are missing; all of them are named together.
+    """
+    admin = _admin(section)
+    metadata = _list_topics(admin, section)
+    missing: list[str] = []
+    partitions: list[tuple[str, int]] = []
+    for topic in topics:
+        found = metadata.topics.get(topic)
+        if found is None or found.error is not None or not found.partitions:
+            missing.append(topic)
+        else:
+            partitions += [(topic, number) for number in sorted(found.partitions)]
+    if missing:
+        similar = sorted(t for t in metadata.topics if not t.startswith("_"))[:20]
+        raise FatalError(
+            subject=f"Kafka topic{'s' if len(missing) > 1 else ''} {', '.join(missing)}",
+            cause=f"not at {section.bootstrap_servers}, which has {', '.join(similar) or 'no topics'}",
+            hint="correct `topic` in the contract, or let the connector create it first: its name is "
+            "<topic.prefix>.<schema>.<table>",
+        )
+    return partitions
+
+
+def first_records(
+    section: KafkaSection, partitions: Sequence[tuple[str, int]], count: int
+) -> dict[str, list[Record]]:
+    """Up to `count` records from the beginning of each topic's partitions, to look at; by topic."""
+    records: dict[str, list[Record]] = {topic: [] for topic, _ in partitions}
+    consumer = Consumer({**consumer_config(section), "error_cb": ignore})
+    try:
+        for topic, partition in partitions:
+            if len(records[topic]) >= count:
+                continue
+            # Without knowing the leader, the client would look for the beginning half a second later.
+            consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
+            consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
+            message = consumer.poll(REQUEST_TIMEOUT_S)
+            while message is not None and message.error() is None:
+                records[topic].append(record_of(message, ()))
+                if len(records[topic]) >= count:
+                    break
+                message = consumer.poll(REQUEST_TIMEOUT_S)
+            consumer.unassign()
+    except KafkaException as error:
+        raise _no_broker(section, error) from None
+    finally:
+        consumer.close()
+    return records
+
+
+def ensure_dead_letter_topic(section: KafkaSection) -> None:
+    """Create the dead-letter topic unless it is there.
+
+    Raises:
+        FatalError: It is not there and may not be created.
+    """
+    admin = _admin(section)
+    topic = section.dead_letter_topic
+    if topic in _list_topics(admin, section).topics:
+        return
+    future = admin.create_topics([NewTopic(topic, 1)], request_timeout=REQUEST_TIMEOUT_S)[topic]
+    try:
+        future.result(REQUEST_TIMEOUT_S)
+    except KafkaException as error:
+        if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
+            raise FatalError(
+                subject=f"dead-letter topic {topic}",
+                cause=f"it is not there and cannot be created: {error.args[0].str()}",
+                hint="create it, or name another in [kafka] dead_letter_topic",
+            ) from None
+
+
+def _admin(section: KafkaSection) -> AdminClient:
+    config: dict[str, Any] = {**client_config(section), "error_cb": ignore}
+    return AdminClient(config)
+
+
+def _list_topics(admin: AdminClient, section: KafkaSection) -> Any:
+    try:
+        return admin.list_topics(timeout=REQUEST_TIMEOUT_S)
+    except KafkaException as error:
+        raise _no_broker(section, error) from None
+
+
+def _no_broker(section: KafkaSection, error: KafkaException) -> FatalError:
+    return FatalError(
+        subject=f"Kafka at {section.bootstrap_servers}",
+        cause=f"no broker answers: {error.args[0].str()}",
+        hint="check [kafka] bootstrap_servers, security_protocol and that the broker is up",
+    )

@@ -1,0 +1,127 @@
+"""What an error of Milvus means: try again, stop, or this request can never succeed.
+
+A Milvus that is dead, or that revoked the token, must never look like a bad record.
+"""
+
+import enum
+import re
+from typing import NoReturn
+
+import grpc  # type: ignore[import-untyped]
+
+from operators.errors import FatalError, RetriableError, RowvecError
+
+
+class Verdict(enum.Enum):
+    """What to do next."""
+
+    TRANSIENT = enum.auto()
+    FATAL = enum.auto()
+    REFUSED = enum.auto()
+    """The request as such was refused: for a write, by its data; for a search, by its filter."""
+
+
+_GRPC_FATAL = {
+    "UNAUTHENTICATED": "Check milvus.token",
+    "PERMISSION_DENIED": "Grant the user what Rowvec needs on the database",
+    "UNIMPLEMENTED": "Check that milvus.uri points to the gRPC port of a supported Milvus",
+}
+
+_FATAL_CODES = {
+    100: "Check milvus.database and the collection's name; it may have been dropped meanwhile",
+    105: "Check the contract's columns",
+    109: "The collection was changed meanwhile; restart to have it checked",
+    800: "Create the database, or correct milvus.database",
+    802: "Correct milvus.database",
+    1400: "Check milvus.token",
+    1401: "Grant the user what Rowvec needs on the database",
+    1700: "The collection was changed meanwhile; restart to have it checked",
+    1800: "Check milvus.token",
+}
+
+_REFUSED_CODES = {1100, 1101, 1102, 1804}
+
+_NO_DATABASE = re.compile(r"^database\W.*(not found|does not exist)")  # Lite and 2.3: no code
+
+_SCHEMA_CHANGED = ("unexpected field", "missed an field")
+
+
+def raise_translated(
+    error: Exception, subject: str, where: str, refused: type[RowvecError]
+) -> NoReturn:
+    """Raise the error of Rowvec's that this one means.
+
+    Args:
+        error: What the client raised.
+        subject: What the call was about.
+        where: How to call the server in a hint.
+        refused: What to raise when the request was understood and not accepted.
+    """
+    verdict, cause, hint = verdict_of(error)
+    kind: type[RowvecError]
+    match verdict:
+        case Verdict.TRANSIENT:
+            kind, hint = RetriableError, hint or f"Check that {where} is up and not overloaded"
+        case Verdict.FATAL:
+            kind = FatalError
+        case Verdict.REFUSED:
+            kind = refused
+    raise kind(subject=subject, cause=cause, hint=hint) from error
+
+
+def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
+    """What to do, why, and a hint.
+
+    What is not known is transient: retrying is bounded, and then the flow stops. The other way
+    round, a Milvus that is ill would turn into dead letters.
+    """
+    status, details = _grpc_status(error)
+    message = details or getattr(error, "message", "") or str(error)
+    cause = " ".join(f"{status} {message}".split())[:300]
+    if status:
+        if "CERTIFICATE_VERIFY_FAILED" in details:
+            return Verdict.FATAL, cause, "Set milvus.ca_file to the authority of its certificate"
+        if status in _GRPC_FATAL:
+            return Verdict.FATAL, cause, _GRPC_FATAL[status]
+        if status == "INVALID_ARGUMENT" or "larger than max" in details:
+            return Verdict.REFUSED, cause, ""
+        return Verdict.TRANSIENT, cause, ""
+    code = getattr(error, "code", 0)
+    if _NO_DATABASE.search(message):
+        return Verdict.FATAL, cause, "Create the database, or correct milvus.database"
+    if code == 6 or "cannot parse expression" in message:
+        return Verdict.REFUSED, cause, ""  # Lite's illegal argument; 2.3's only sign of a filter
+    if code in _FATAL_CODES:
+        return Verdict.FATAL, cause, _FATAL_CODES[code]
+    if type(error).__name__ in {"DataNotMatchException", "ParamError"}:  # found by the client
+        if any(sign in message for sign in _SCHEMA_CHANGED):
+            return (
+                Verdict.FATAL,
+                cause,
+                "The collection was changed meanwhile; restart to check it",
+            )
+        return Verdict.REFUSED, cause, ""
+    if code in _REFUSED_CODES and not getattr(error, "retriable", False):
+        return Verdict.REFUSED, cause, ""
+    return Verdict.TRANSIENT, cause, ""
+
+
+def _grpc_status(error: BaseException) -> tuple[str, str]:
+    """Name and details of the gRPC status at the root of an error, or two empty strings.
+
+    The client wraps a refused token as "server unavailable", so the chain has to be walked; it
+    re-raises errors "from" themselves, so the walk has to look out for circles.
+    """
+    seen: set[int] = set()
+    pending: list[BaseException | None] = [error]
+    while pending:
+        one = pending.pop(0)
+        if one is None or id(one) in seen or isinstance(one, RowvecError):
+            continue  # One of ours was being handled when this arose: it is another story.
+        seen.add(id(one))
+        if isinstance(one, grpc.FutureTimeoutError):
+            return "DEADLINE_EXCEEDED", "no answer in time"
+        if isinstance(one, grpc.RpcError):
+            return one.code().name, one.details() or ""
+        pending += [one.__cause__, one.__context__]
+    return "", ""

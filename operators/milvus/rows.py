@@ -1,0 +1,322 @@
+"""Entities as rows of a collection and back. Values only: no client, no network.
+
+Servers and Milvus Lite check different things: one counts the bytes of a VARCHAR and the other its
+characters, one refuses a NaN and the other stores it, one keeps both of two equal keys. So every
+check is made here, before anything is sent, and is the same wherever the entities go.
+"""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+
+from operators.changes.events import KafkaPosition
+from operators.changes.row_key import RowKey
+from operators.changes.rows import Spans
+from operators.changes.shards import NUMBER_OF_SHARD, shard_of
+from operators.changes.version import Version
+from operators.contract.table import RESERVED_FIELDS
+from operators.errors import FatalError, RecordError
+from operators.milvus.schema import (
+    MAX_SPANS_BYTES,
+    PROVENANCE,
+    Field,
+    Shape,
+    check_ids,
+    check_ledger_names,
+    mirrored,
+)
+from operators.store.protocol import MAX_LEDGER_BYTES, Entity
+
+MAX_REQUEST_BYTES = 16 * 2**20
+"""A write request stays below this estimate; servers refuse 64 MiB."""
+
+MAX_JSON_BYTES = 65_536
+
+_INT_BITS = {"int64": 63, "int32": 31}
+
+_MAX_INT64 = 2**63 - 1
+
+_ZERO: dict[str, Any] = {
+    "varchar": "",
+    "int64": 0,
+    "int32": 0,
+    "double": 0.0,
+    "float": 0.0,
+    "bool": False,
+    "json": "{}",
+}
+
+
+def to_rows(
+    entities: Sequence[Entity], shape: Shape, *, json_arrays: bool
+) -> list[tuple[dict[str, Any], int]]:
+    """Entities as rows with every field of the collection, each with its estimated size in bytes.
+
+    Args:
+        entities: Of distinct ids.
+        shape: The collection as it is.
+        json_arrays: Whether the server takes a JSON array at the top of a JSON field.
+
+    Raises:
+        RecordError: An entity cannot be stored: names its id and field, never a value.
+        FatalError: Its columns are not those of the collection, or its id is not encoded.
+    """
+    check_ids([entity.id for entity in entities])
+    seen: set[str] = set()
+    for entity in entities:
+        if entity.id in seen:
+            raise _refused(entity.id, "id", "comes twice in one call", "Keep the last version only")
+        seen.add(entity.id)
+    return [_to_row(entity, shape, json_arrays) for entity in entities]
+
+
+def ledger_rows(entries: Mapping[str, str]) -> list[tuple[dict[str, Any], int]]:
+    """Entries of the ledger as rows of its collection, each with its estimated size in bytes.
+
+    Raises:
+        FatalError: A name is not percent-encoded, or a text is too long or no Unicode.
+    """
+    check_ledger_names(entries)
+    rows = []
+    for name, text in entries.items():
+        subject = f"entry '{name[:200]}' of the ledger"
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            raise FatalError(
+                subject=subject, cause="is not valid Unicode", hint="This is a bug in Rowvec"
+            ) from None
+        if size > MAX_LEDGER_BYTES:
+            raise FatalError(
+                subject=subject,
+                cause=f"is {size} bytes of UTF-8, more than {MAX_LEDGER_BYTES}",
+                hint="Divide the tables among more flows",
+            )
+        rows.append(({"id": name, "vector": [0.0, 0.0], "body": text}, len(name) + size + 24))
+    return rows
+
+
+def requests(
+    rows: Sequence[tuple[dict[str, Any], int]], max_bytes: int = MAX_REQUEST_BYTES
+) -> Iterator[list[dict[str, Any]]]:
+    """Cut rows into requests of at most `max_bytes`, in order; a larger row goes alone."""
+    batch: list[dict[str, Any]] = []
+    size = 0
+    for row, row_size in rows:
+        if batch and size + row_size > max_bytes:
+            yield batch
+            batch, size = [], 0
+        batch.append(row)
+        size += row_size
+    if batch:
+        yield batch
+
+
+def to_entity(row: Mapping[str, Any]) -> Entity:
+    """The entity that a row was made from, as `to_rows` would take it again.
+
+    Args:
+        row: With every field; those of type JSON parsed.
+    """
+    return Entity(
+        id=row["id"],
+        vector=np.array(row["vector"], dtype=np.float32),
+        text=row["text"],
+        text_hash=row["rv_text_hash"],
+        columns={name: row[name] for name in mirrored(list(row))},
+        table=row["rv_table"],
+        row_key=RowKey(row["rv_row_key"]),
+        version=Version(row["rv_version"]),
+        op=row["rv_op"],
+        source_ts_ms=row["rv_source_ts_ms"],
+        position=KafkaPosition(row["rv_topic"], row["rv_partition"], row["rv_offset"]),
+        model=row["rv_model"],
+        chunk=row["rv_chunk"],
+        chunks=row["rv_chunks"],
+        start=row["rv_start"],
+        spans=_read_spans(row["rv_spans"]),
+    )
+
+
+def _to_row(entity: Entity, shape: Shape, json_arrays: bool) -> tuple[dict[str, Any], int]:
+    topic, partition, offset = entity.position
+    row: dict[str, Any] = {
+        **entity.columns,
+        "id": entity.id,
+        "vector": entity.vector,
+        "text": entity.text,
+        "rv_table": entity.table,
+        "rv_row_key": entity.row_key,
+        "rv_version": entity.version,
+        "rv_op": entity.op,
+        "rv_source_ts_ms": entity.source_ts_ms,
+        "rv_topic": topic,
+        "rv_partition": partition,
+        "rv_offset": offset,
+        "rv_model": entity.model,
+        "rv_text_hash": entity.text_hash,
+        "rv_chunk": entity.chunk,
+        "rv_chunks": entity.chunks,
+        "rv_start": entity.start,
+        "rv_spans": _spans_text(entity.spans) if entity.spans else "",
+        "rv_shard": NUMBER_OF_SHARD[shard_of(entity.row_key)],
+    }
+    if row.keys() != shape.fields.keys():
+        _complete(row, entity, shape)
+    total = 0
+    for name, field in shape.fields.items():
+        value = row[name]
+        # Nearly every value passes one of these two tests, at a third of the price.
+        if type(value) is str and field.type == "varchar" and value.isascii():
+            if len(value) <= field.size:
+                total += len(value) + 8
+                continue
+        elif type(value) is int and field.type == "int64" and -_MAX_INT64 <= value <= _MAX_INT64:
+            total += 8
+            continue
+        row[name], size = _checked(entity.id, field, value, json_arrays)
+        total += size
+    return row, total
+
+
+def _complete(row: dict[str, Any], entity: Entity, shape: Shape) -> None:
+    """Give the row the optional fields that it lacks; nothing else may be missing or too much."""
+    for name in shape.fields.keys() - row.keys():
+        if shape.fields[name].optional:
+            row[name] = None
+    if row.keys() != shape.fields.keys():
+        names = ", ".join(sorted(row.keys() ^ shape.fields.keys()))
+        raise FatalError(
+            subject=f"entity '{entity.id[:200]}'",
+            cause=f"its columns and the fields of the collection differ in: {names}",
+            hint="Every field is written at every write; check the table's `columns`",
+        )
+
+
+def _spans_text(spans: Spans) -> str:
+    """Spans as they are stored: "" where they do not fit, or are no Unicode.
+
+    Losing them loses no row: a later version whose large column Debezium left out can then not take
+    it from this text, and is completed from the database or becomes a dead letter.
+    """
+    try:
+        text = orjson.dumps(spans)
+    except TypeError:
+        return ""
+    return text.decode() if len(text) <= MAX_SPANS_BYTES else ""
+
+
+def _read_spans(text: str) -> Spans:
+    return tuple((name, start, end) for name, start, end in json.loads(text)) if text else ()
+
+
+def _checked(id_: str, field: Field, value: Any, json_arrays: bool) -> tuple[Any, int]:
+    """The value as it is sent, and about how many bytes it takes."""
+    if value is None and field.name not in RESERVED_FIELDS and field.name not in PROVENANCE:
+        return (None if field.nullable else _ZERO[field.type]), 8
+    match field.type:
+        case "vector":
+            return _vector(id_, field, value)
+        case "varchar" if isinstance(value, str):
+            size = _utf8_length(id_, field, value)
+            if size > field.size:
+                raise _refused(
+                    id_,
+                    field.name,
+                    f"is {size} bytes of UTF-8, more than {field.size}",
+                    "Raise its `max_length` (for a new collection), or mirror less"
+                    if field.name not in RESERVED_FIELDS
+                    else "Shorten the text template or the key",
+                )
+            return value, size + 8
+        case "int64" | "int32" if isinstance(value, int) and not isinstance(value, bool):
+            bits = _INT_BITS[field.type]
+            if not -(2**bits) <= value < 2**bits:
+                raise _refused(
+                    id_, field.name, f"does not fit {field.type}", "Mirror it as a wider type"
+                )
+            return value, 8
+        case "double" | "float" if isinstance(value, int | float) and not isinstance(value, bool):
+            return _real(id_, field, value), 8
+        case "bool" if isinstance(value, bool):
+            return value, 1
+        case "json":
+            return _json(id_, field, value, json_arrays)
+        case _:
+            raise _refused(
+                id_,
+                field.name,
+                f"is {type(value).__name__} where {field.type} belongs",
+                "Give the column a `type` that fits what the source sends",
+            )
+
+
+def _vector(id_: str, field: Field, value: Any) -> tuple[Any, int]:
+    if not isinstance(value, np.ndarray) or value.dtype != np.float32:
+        raise _refused(id_, field.name, "is not an array of float32", "Check the embedder")
+    if value.shape != (field.size,):
+        found = value.shape[0] if value.ndim == 1 else value.shape
+        raise _refused(
+            id_, field.name, f"has {found} dimensions, not {field.size}", "Check the embedder"
+        )
+    if not np.isfinite(value).all():
+        raise _refused(id_, field.name, "holds a NaN or an infinity", "Try another `dtype`")
+    return value, value.nbytes
+
+
+def _real(id_: str, field: Field, value: float) -> float:
+    hint = "Filter such rows at the source, or do not mirror the column"
+    try:
+        real = float(value)
+    except OverflowError:
+        raise _refused(id_, field.name, f"does not fit {field.type}", hint) from None
+    if not math.isfinite(real):
+        raise _refused(id_, field.name, "is NaN or infinite", hint)
+    if field.type == "float" and abs(real) > float(np.finfo(np.float32).max):
+        raise _refused(id_, field.name, "does not fit float", 'Mirror it as "double"')
+    return real
+
+
+def _json(id_: str, field: Field, value: Any, arrays: bool) -> tuple[Any, int]:
+    # Sent as JSON text, for the client would take a string for JSON text in any case. A string here is
+    # a value, not JSON: what spells JSON was read long before.
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    except (TypeError, ValueError, RecursionError):
+        raise _refused(
+            id_, field.name, "is not JSON", 'Mirror the column as "varchar" to keep it as it is'
+        ) from None
+    # Lite breaks on scalars (it answers them with what is not JSON), old servers on arrays as well.
+    if not isinstance(value, dict | list if arrays else dict):
+        raise _refused(
+            id_,
+            field.name,
+            f"is JSON, but not {'an object or an array' if arrays else 'an object'}, "
+            "and this store keeps nothing else",
+            'Mirror the column as "varchar"',
+        )
+    size = _utf8_length(id_, field, text)
+    if size > MAX_JSON_BYTES:
+        raise _refused(
+            id_, field.name, f"is {size} bytes of JSON, more than {MAX_JSON_BYTES}", "Mirror less"
+        )
+    return text, size + 8
+
+
+def _utf8_length(id_: str, field: Field, text: str) -> int:
+    if text.isascii():
+        return len(text)
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:
+        raise _refused(
+            id_, field.name, "is not valid Unicode (a lone surrogate)", "Repair it at the source"
+        ) from None
+
+
+def _refused(id_: str, field: str, cause: str, hint: str) -> RecordError:
+    return RecordError(subject=f"entity '{id_[:200]}', field '{field}'", cause=cause, hint=hint)

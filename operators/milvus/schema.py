@@ -1,0 +1,352 @@
+"""What a collection holds, field by field, and what may be said of it in a filter.
+
+Values only: no client, no network. What may go into the fields is in `operators.milvus.rows`.
+"""
+
+import re
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, cast, get_args
+
+from operators.changes.row_key import key_prefix
+from operators.changes.shards import SHARDS
+from operators.changes.version import Version
+from operators.contract.table import (
+    MAX_VARCHAR_BYTES,
+    PROVENANCE_PREFIX,
+    RESERVED_FIELDS,
+    ColumnSpec,
+    ColumnType,
+)
+from operators.errors import FatalError
+from operators.store.protocol import MAX_LEDGER_BYTES, CollectionSpec
+
+FieldType = ColumnType | Literal["vector"]
+
+MAX_SPANS_BYTES = 16_384
+
+PROVENANCE: Mapping[str, tuple[ColumnType, int]] = {
+    "rv_table": ("varchar", 1_024),
+    "rv_row_key": ("varchar", 1_024),
+    "rv_version": ("varchar", 256),
+    "rv_op": ("varchar", 16),
+    "rv_source_ts_ms": ("int64", 0),
+    "rv_topic": ("varchar", 255),
+    "rv_partition": ("int64", 0),
+    "rv_offset": ("int64", 0),
+    "rv_model": ("varchar", 1_024),
+    "rv_text_hash": ("varchar", 128),
+    "rv_chunk": ("int64", 0),
+    "rv_chunks": ("int64", 0),
+    "rv_start": ("int64", 0),
+    "rv_spans": ("varchar", MAX_SPANS_BYTES),
+    "rv_shard": ("int64", 0),
+}
+"""Fields of every collection that say where an entity came from: type, and bytes of a varchar."""
+
+_SAFE_ID = re.compile(r"[A-Za-z0-9_.~%:,#/-]+")
+
+_SAFE_LEDGER_NAME = re.compile(r"[A-Za-z0-9_.~%/-]+")
+
+_LEDGER_NAME_BYTES = 1_024
+
+_SAFE_VERSION = re.compile(r"[0-9a-f.]+")
+
+_COLUMN_TYPES = frozenset(get_args(ColumnType))
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field of a collection.
+
+    Attributes:
+        size: Bytes that a varchar may hold, components of a vector, else 0.
+        nullable: Whether it can hold NULL; where it cannot, NULL becomes the type's zero value.
+        optional: Whether an entity may lack it, which stands for NULL: the contract has no such
+            column.
+    """
+
+    name: str
+    type: FieldType | str
+    size: int = 0
+    nullable: bool = False
+    optional: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.type}({self.size})" if self.size else str(self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A collection as it is, or should be.
+
+    Attributes:
+        metric: "" where none is recorded.
+        model: "" where none is recorded.
+        extra_fields: Whether it may have nullable fields besides.
+        identity: Made up when it was created; "" where none is recorded, or it is yet to be created.
+    """
+
+    fields: Mapping[str, Field]
+    metric: str
+    model: str
+    extra_fields: bool = False
+    identity: str = ""
+
+
+LEDGER_SHAPE = Shape(
+    {
+        "id": Field("id", "varchar", _LEDGER_NAME_BYTES),
+        # Milvus has no collection without one, and of no fewer dimensions; nobody searches it.
+        "vector": Field("vector", "vector", 2),
+        "body": Field("body", "varchar", MAX_LEDGER_BYTES),
+    },
+    metric="L2",
+    model="",
+)
+"""The collection of the ledger."""
+
+
+def shape_of(spec: CollectionSpec) -> Shape:
+    """The shape that a collection of this spec is created with."""
+    fields = [
+        Field("id", "varchar", 1_024),
+        Field("vector", "vector", spec.dim),
+        Field("text", "varchar", MAX_VARCHAR_BYTES),
+        *(mirroring(name, column) for name, column in spec.fields.items()),
+        *(Field(name, kind, size) for name, (kind, size) in PROVENANCE.items()),
+    ]
+    return Shape(
+        {field.name: field for field in fields}, spec.metric, spec.model, spec.extra_fields
+    )
+
+
+def mirroring(name: str, column: ColumnSpec) -> Field:
+    """The field of this name that a column is mirrored into."""
+    return Field(name, column.type, column.max_length if column.type == "varchar" else 0, True)
+
+
+def check_shape(collection: str, wanted: Shape, found: Shape) -> Shape:
+    """Accept a collection that can hold what is wanted.
+
+    Whether a wanted field is nullable is no difference: it depends on the server that made the
+    collection.
+
+    Returns:
+        The collection as it is, to write by: fields that are not wanted are optional.
+
+    Raises:
+        FatalError: It cannot; every difference is named.
+    """
+    problems = []
+    for name, want in wanted.fields.items():
+        has = found.fields.get(name)
+        if has is None:
+            problems.append(f"it has no field '{name}' ({want})")
+        elif has.type == want.type == "vector" and has.size != want.size:
+            problems.append(f"its vectors have {has.size} dimensions, the model makes {want.size}")
+        elif not _holds(has, want):
+            problems.append(f"its field '{name}' is {has}, the contract wants {want}")
+    for name in found.fields.keys() - wanted.fields.keys():
+        if not wanted.extra_fields:
+            problems.append(f"it has a field '{name}' that the contract does not name")
+        elif not found.fields[name].nullable:
+            problems.append(
+                f"it has a field '{name}' that the contract does not name and that holds no NULL"
+            )
+    if found.metric != wanted.metric:
+        problems.append(f"its metric is {found.metric or 'unknown'}, not {wanted.metric}")
+    if not found.model:
+        problems.append("it does not say which model made its vectors")
+    elif found.model != wanted.model:
+        problems.append(f"its vectors were made by {found.model}, not by {wanted.model}")
+    if problems:
+        raise FatalError(
+            subject=f"collection '{collection}'",
+            cause="is not what the contract describes: " + "; ".join(sorted(problems)),
+            hint="Give the table another `collection`, which is then filled anew, "
+            "or drop this one if nothing reads it",
+        )
+    named = {name for name, want in wanted.fields.items() if not want.optional}
+    fields = {n: replace(has, optional=n not in named) for n, has in found.fields.items()}
+    return replace(found, fields=fields, extra_fields=wanted.extra_fields)
+
+
+def missing_field(collection: str, shape: Shape, name: str, column: ColumnSpec) -> Field | None:
+    """The field that the collection needs to mirror this column, or None where it is there.
+
+    Raises:
+        FatalError: The name cannot be one of a mirrored field, the field is there and cannot hold
+            the column, or the collection is to have no field that the contract does not name.
+    """
+    wanted = replace(mirroring(name, column), optional=True)
+    subject = f"collection '{collection}', new field '{name}'"
+    if not mirrored([name]):
+        raise FatalError(
+            subject=subject,
+            cause="is the name of a field of Rowvec's own",
+            hint="Name the column in the table's `columns` with another `field`, or in `unmirrored`",
+        )
+    has = shape.fields.get(name)
+    if has is not None and not _holds(has, wanted):
+        raise FatalError(
+            subject=subject,
+            cause=f"is there as {has}, the new column needs {wanted}",
+            hint="Name the column in the table's `columns` with another `field`, or in `unmirrored`",
+        )
+    if has is None and not shape.extra_fields:
+        raise FatalError(
+            subject=subject,
+            cause="is none that the contract names",
+            hint='Set added = "add" in the table\'s `drift`',
+        )
+    return wanted if has is None else None
+
+
+def cannot_add(collection: str, name: str, where: str) -> FatalError:
+    """What to raise where the store cannot add a field to a collection that is there."""
+    return FatalError(
+        subject=f"collection '{collection}', new field '{name}'",
+        cause=f"cannot be added: {where} is no Milvus 2.6 or newer, which alone can do so",
+        hint="Name the column in the table's `columns` and give it another `collection`, which is "
+        'then filled anew; or set added = "ignore" in its `drift`',
+    )
+
+
+def mirrored(names: Sequence[str]) -> list[str]:
+    """Those field names that mirror a column of the table."""
+    return [n for n in names if n not in RESERVED_FIELDS and not n.startswith(PROVENANCE_PREFIX)]
+
+
+def column_specs(shape: Shape) -> dict[str, ColumnSpec]:
+    """The mirrored fields of a collection by name; none of a type that no column can have."""
+    specs = {}
+    for name in mirrored(list(shape.fields)):
+        field = shape.fields[name]
+        if field.type in _COLUMN_TYPES:
+            size: dict[str, Any] = {"max_length": field.size} if field.type == "varchar" else {}
+            specs[name] = ColumnSpec(type=cast(ColumnType, field.type), **size)
+    return specs
+
+
+def check_ledger_shape(subject: str, found: Shape) -> None:
+    """Accept the ledger's collection only as Rowvec makes it.
+
+    Args:
+        subject: How to call it.
+        found: As it is.
+
+    Raises:
+        FatalError: It is something else.
+    """
+    has = {name: str(field) for name, field in found.fields.items()}
+    wants = {name: str(field) for name, field in LEDGER_SHAPE.fields.items()}
+    if has == wants and found.metric == LEDGER_SHAPE.metric:
+        return
+    raise FatalError(
+        subject=subject,
+        cause="is not Rowvec's ledger: it has "
+        + ", ".join(f"'{name}' ({kind})" for name, kind in sorted(has.items()))
+        + f" and the metric {found.metric}; the ledger has "
+        + ", ".join(f"'{name}' ({kind})" for name, kind in sorted(wants.items()))
+        + f" and {LEDGER_SHAPE.metric}",
+        hint="Set milvus.database to one of Rowvec's own, or give that collection another name",
+    )
+
+
+def check_ledger_names(names: Collection[str]) -> None:
+    """Refuse names of the ledger's entries that could say more than themselves in a filter.
+
+    Raises:
+        FatalError: One is not percent-encoded, or too long.
+    """
+    for name in names:
+        if not _SAFE_LEDGER_NAME.fullmatch(name):
+            raise FatalError(
+                subject="the name of an entry of the ledger",
+                cause="is not percent-encoded",
+                hint="This is a bug in Rowvec: only letters, digits and ._-~%/ may be in it",
+            )
+        if len(name) > _LEDGER_NAME_BYTES:
+            raise FatalError(
+                subject=f"entry '{name[:200]}' of the ledger",
+                cause=f"its name has {len(name)} bytes, more than {_LEDGER_NAME_BYTES}",
+                hint="Give the collection a shorter name",
+            )
+
+
+def check_ids(ids: Sequence[str]) -> None:
+    """Refuse ids that could say more than themselves inside a filter expression.
+
+    Raises:
+        FatalError: An id is not percent-encoded: a mistake in Rowvec, never in the data.
+    """
+    for one in ids:
+        if not _SAFE_ID.fullmatch(one):
+            raise FatalError(
+                subject="an entity id",
+                cause="is not percent-encoded, so it could match other entities",
+                hint="This is a bug in Rowvec: ids are made by `entity_id` alone",
+            )
+
+
+def id_filter(ids: Sequence[str]) -> str:
+    """The expression that matches exactly these ids.
+
+    Raises:
+        FatalError: See `check_ids`.
+    """
+    check_ids(ids)
+    return "id in [" + ",".join(f"'{one}'" for one in ids) + "]"
+
+
+def check_version(version: Version) -> None:
+    """Refuse what is no version, and could say more than itself inside a filter expression.
+
+    Raises:
+        FatalError: It holds more than hex digits and dots: a mistake in Rowvec.
+    """
+    if not _SAFE_VERSION.fullmatch(version):
+        raise FatalError(
+            subject="a version",
+            cause="holds more than hex digits and dots, so it could match other entities",
+            hint="This is a bug in Rowvec: versions are made by `make_version` alone",
+        )
+
+
+def check_shards(shards: Collection[int]) -> None:
+    """Refuse what is no number of a shard.
+
+    Raises:
+        FatalError: One is not: a mistake in Rowvec.
+    """
+    if not all(type(shard) is int and 0 <= shard < SHARDS for shard in shards):
+        raise FatalError(
+            subject="shards",
+            cause=f"hold one that is no number from 0 to {SHARDS - 1}",
+            hint="This is a bug in Rowvec: shards are made by `shard_of` alone",
+        )
+
+
+def older_filter(table: str, version: Version, shards: Collection[int] | None) -> str:
+    """The expression that matches the entities of a table, or of some shards, below a version.
+
+    A table's name may hold any character, and no server takes every one of them in a literal. Its
+    ids do not: they begin with the name percent-encoded and a colon, and no other table's do. So
+    they lie between that and the same with a semicolon, the character after the colon.
+
+    Raises:
+        FatalError: See `check_version` and `check_shards`.
+    """
+    check_version(version)
+    first = key_prefix(table)
+    check_ids([first])
+    older = f"id >= '{first}' and id < '{first[:-1]};' and rv_version < '{version}'"
+    if shards is None:
+        return older
+    check_shards(shards)
+    return f"{older} and rv_shard in [{','.join(map(str, sorted(shards)))}]"
+
+
+def _holds(has: Field, want: Field) -> bool:
+    return has.type == want.type and has.size >= want.size

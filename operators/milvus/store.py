@@ -1,0 +1,288 @@
+"""`VectorStore` over Milvus: a server by URI, or Milvus Lite by path.
+
+How Milvus is asked is in `milvus_client`, what a collection holds in `milvus_schema`, what may go
+in and how it comes out in `milvus_rows`, what an error means in `milvus_errors`.
+"""
+
+import threading
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from operators.changes.row_key import RowKey
+from operators.changes.vector import Vector
+from operators.changes.version import Version
+from operators.contract.sections import MilvusSection
+from operators.contract.table import ColumnSpec
+from operators.errors import FatalError, RecordError, RetriableError, RowvecError
+from operators.milvus.client import MAX_WINDOW, WIDE_ROWS_PER_REQUEST, Client
+from operators.milvus.ledger_store import MilvusLedger
+from operators.milvus.rows import requests, to_entity, to_rows
+from operators.milvus.schema import (
+    Shape,
+    cannot_add,
+    check_shape,
+    column_specs,
+    mirrored,
+    missing_field,
+    older_filter,
+    shape_of,
+)
+from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
+
+MAX_HITS = MAX_WINDOW
+
+_WHOLE_ROWS_PER_REQUEST = 250
+"""Rows with everything at once; servers give up an answer of 100 MB."""
+
+
+class MilvusStore:
+    """Collections in Milvus. Safe to share between threads, `max_writers` of which may write.
+
+    Every request has the deadline `request_timeout_s`. The client's own retries end with it, so a
+    call that finds no server fails at once, and one that finds a sick server within twice the
+    deadline. Backing off and trying again is the caller's.
+
+    Args:
+        section: Where Milvus is, and the credentials.
+
+    Raises:
+        FatalError: It can never work like this: a directory that another process holds, refused or
+            default credentials, an address that is no address.
+        RetriableError: Nothing answers there now.
+    """
+
+    def __init__(self, section: MilvusSection) -> None:
+        self._shapes: dict[str, Shape] = {}
+        self._adding = threading.Lock()
+        self._client = Client(section)
+        self.version = self._client.version
+        self.nullable = self._client.nullable
+        """Whether a new collection can hold NULL; where not, NULL becomes the type's zero value."""
+
+    @property
+    def max_writers(self) -> int | None:
+        """1 for Milvus Lite, by path or as a server: it loses rows of concurrent writers."""
+        return 1 if self._client.lite else None
+
+    @property
+    def can_add_fields(self) -> bool:
+        """Whether `add_field` works: on servers from 2.6 on, not on Milvus Lite."""
+        return self._client.can_add_fields
+
+    def ensure(self, spec: CollectionSpec) -> bool:
+        """See `VectorStore.ensure`. A creation that a crash cut short is completed."""
+        wanted = shape_of(spec)
+        shape = check_shape(spec.name, wanted, self._client.make_collection(spec.name, wanted))
+        self._client.load(spec.name)
+        self._shapes[spec.name] = shape
+        return self.count(spec.name) == 0
+
+    def fields(self, collection: str) -> dict[str, ColumnSpec]:
+        """See `VectorStore.fields`."""
+        return column_specs(self._read_shape(collection))
+
+    def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
+        """See `VectorStore.add_field`.
+
+        Written by the documentation of Milvus 2.6 and tested against a stub of its API, but never
+        run against such a server.
+        """
+        with self._adding:
+            shape = self._checked_shape(collection)
+            if missing_field(collection, shape, name, spec) is None:
+                return
+            if not self.can_add_fields:
+                raise cannot_add(collection, name, f"'{self.version}'")
+            # Other processes of the flow meet the new column as well: one of them adds it.
+            shape = check_shape(collection, shape, self._client.describe(collection))
+            field = missing_field(collection, shape, name, spec)
+            if field is not None:
+                try:
+                    self._client.add_field(collection, field)
+                except RowvecError:
+                    if name not in self._client.describe(collection).fields:
+                        raise
+                shape = check_shape(collection, shape, self._client.describe(collection))
+                if missing_field(collection, shape, name, spec) is not None:
+                    raise RetriableError(
+                        subject=self._client.about(collection, f", new field '{name}'"),
+                        cause="was added and is not to be seen yet",
+                    )
+            self._shapes[collection] = shape
+
+    def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
+        """See `VectorStore.stored`."""
+        fields = ["id", "rv_version", "rv_text_hash", "rv_chunks"]
+        return {
+            row["id"]: Stored(Version(row["rv_version"]), row["rv_text_hash"], row["rv_chunks"])
+            for row in self._client.get(collection, ids, fields)
+        }
+
+    def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
+        """See `VectorStore.vectors`."""
+        fields = ["id", "rv_text_hash", "vector"]
+        return {
+            row["id"]: (row["rv_text_hash"], np.asarray(row["vector"], dtype=np.float32))
+            for row in self._client.get(collection, ids, fields, WIDE_ROWS_PER_REQUEST)
+        }
+
+    def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
+        """See `VectorStore.entities`. Written again, they change nothing."""
+        fields = list(self._read_shape(collection).fields)
+        return {
+            row["id"]: to_entity(row)
+            for row in self._client.get(collection, ids, fields, _WHOLE_ROWS_PER_REQUEST)
+        }
+
+    def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
+        """See `VectorStore.upsert`. Nothing is sent if one entity of the call cannot be stored."""
+        shape = self._checked_shape(collection)
+        for rows in requests(to_rows(entities, shape, json_arrays=self.nullable)):
+            try:
+                self._client.upsert(collection, rows, RecordError)
+            except RecordError:
+                # The rows passed every check against this shape. Refused all the same, the likely
+                # culprit is a collection that was made anew with another one, and no record.
+                check_shape(collection, shape, self._client.describe(collection))
+                raise
+
+    def delete(self, collection: str, ids: Sequence[str]) -> None:
+        """See `VectorStore.delete`."""
+        self._client.delete(collection, ids)
+
+    def delete_older(
+        self,
+        collection: str,
+        table: str,
+        version: Version,
+        shards: Collection[int] | None = None,
+    ) -> None:
+        """See `VectorStore.delete_older`.
+
+        The ids are read and then deleted, page by page: every request is small and has its deadline,
+        and what is read is Strong. A delete by expression would be as long as the table, and each
+        server has its own idea of what that sees. A call that fails half way may be made again.
+        """
+        older = older_filter(table, version, shards)
+        before: set[str] = set()
+        while rows := self._client.query(collection, older, ["id"], window=True):
+            ids = [row["id"] for row in rows]
+            if not before.isdisjoint(ids):
+                raise RetriableError(
+                    subject=self._client.about(collection, f", older rows of table '{table}'"),
+                    cause="are there again after they were deleted",
+                    hint="Check that nothing else writes to the collection",
+                )
+            self._client.delete(collection, ids)
+            before = set(ids)
+
+    def count(self, collection: str) -> int:
+        """See `VectorStore.count`."""
+        rows = self._client.query(collection, "", ["count(*)"])
+        return int(rows[0]["count(*)"])
+
+    def identity(self, collection: str) -> str:
+        """See `VectorStore.identity`. Asked anew each time: somebody may have dropped it."""
+        return self._client.describe(collection).identity
+
+    def ledger(self) -> MilvusLedger:
+        """The ledger beside the collections, over the same connection; ends with this one's."""
+        return MilvusLedger(self._client)
+
+    def search(
+        self,
+        collection: str,
+        vector: Vector,
+        limit: int,
+        filter: str = "",
+        fields: Sequence[str] | None = None,
+    ) -> list[Hit]:
+        """The entities nearest to `vector`, best first.
+
+        Args:
+            collection: A collection of Rowvec's.
+            vector: float32 (dim,).
+            limit: 1 to `MAX_HITS`.
+            filter: A boolean expression in Milvus' own language; "" for all. The user's own:
+                nothing from the data may be spliced into it.
+            fields: Mirrored columns to return; None for all.
+
+        Raises:
+            FatalError: There is no such collection, the vector does not fit it, or the filter does
+                not parse.
+        """
+        shape = self._read_shape(collection)
+        dim = shape.fields["vector"].size
+        if vector.shape != (dim,) or not 1 <= limit <= MAX_HITS:
+            raise FatalError(
+                subject=self._client.about(collection),
+                cause=f"cannot be searched for {limit} hits with a vector of {vector.shape[-1]} "
+                f"dimensions: it holds {dim}, and the limit is 1 to {MAX_HITS}",
+                hint="Search with the model that filled the collection",
+            )
+        columns = mirrored(list(shape.fields)) if fields is None else list(fields)
+        wanted = ["id", "text", "rv_table", "rv_row_key", "rv_version", *columns]
+        try:
+            found = self._client.search(collection, vector, limit, filter, wanted, RecordError)
+        except RecordError as error:
+            raise FatalError(
+                subject=f"filter '{filter}'" if filter else error.subject,
+                cause=f"is refused: {error.cause}",
+                hint=f"The fields are {', '.join(sorted(shape.fields))}",
+            ) from error
+        return [_hit(one, columns) for one in found]
+
+    def scan(
+        self, collection: str, fields: Sequence[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Every entity of a collection once, in no order, read by pages.
+
+        It sees every write that was acknowledged before it began. "id" is always returned.
+
+        Args:
+            collection: A collection of Rowvec's.
+            fields: What to return; None for every field but the vector.
+        """
+        shape = self._read_shape(collection)
+        wanted = [f for f in shape.fields if f != "vector"] if fields is None else fields
+        for page in self._client.pages(collection, wanted):
+            yield from page
+
+    def close(self) -> None:
+        """Release the connection, and the directory of Milvus Lite; a second call does nothing."""
+        self._client.close()
+
+    def _checked_shape(self, collection: str) -> Shape:
+        shape = self._shapes.get(collection)
+        if shape is None:
+            raise FatalError(
+                subject=self._client.about(collection),
+                cause="was not checked before the first write",
+                hint="This is a bug in Rowvec: call `ensure` first",
+            )
+        return shape
+
+    def _read_shape(self, collection: str) -> Shape:
+        shape = self._shapes.get(collection) or self._client.describe(collection)
+        if not {"vector", "text", "rv_row_key"} <= shape.fields.keys():
+            raise FatalError(
+                subject=self._client.about(collection),
+                cause="was not made by Rowvec",
+                hint="Name a collection of the contract",
+            )
+        return shape
+
+
+def _hit(found: dict[str, Any], columns: Sequence[str]) -> Hit:
+    row = found["entity"]
+    return Hit(
+        id=str(found["id"]),
+        score=float(found["distance"]),
+        text=row["text"],
+        columns={name: row[name] for name in columns},
+        table=row["rv_table"],
+        row_key=RowKey(row["rv_row_key"]),
+        version=Version(row["rv_version"]),
+    )

@@ -1,0 +1,142 @@
+"""A model's tokenizer: texts as token ids, and the places where a long text is cut. No torch here."""
+
+import os
+import re
+import threading
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+from semantic_text_splitter import TextSplitter
+from tokenizers import Tokenizer, normalizers
+from transformers import AutoTokenizer
+
+from operators.model.files import VOCABULARIES, OwnSettings, first_line, model_error
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+class Tokens:
+    """The tokenizer of one model. Calls from several threads take turns, but for `chunks`.
+
+    A lone surrogate, which no tokenizer takes, is read as U+FFFD.
+
+    Attributes:
+        model_max_length: How many tokens it says that its model reads; near 10^30 if it does not.
+        pad_id: The token that fills a batch up.
+
+    Raises:
+        FatalError: There is no tokenizer, or it is broken, or its model needs more than ids.
+    """
+
+    def __init__(self, name: str, own: OwnSettings) -> None:
+        self._tokenizer = _load(name, own)
+        self._lock = threading.Lock()
+        self._counter: Tokenizer | None = None
+        self._splitters: dict[tuple[int, int], TextSplitter] = {}
+        self.model_max_length = int(self._tokenizer.model_max_length)
+        self.pad_id = int(self._tokenizer.pad_token_id or 0)
+        # Where a tokenizer adds no special tokens, an empty text has none; a model needs one.
+        self._nothing = int(self._tokenizer.eos_token_id or self.pad_id)
+
+    def ids(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
+        """Token ids of each text, special tokens included; at least one.
+
+        Args:
+            texts: What to read.
+            max_length: Further tokens are left out; None for all of them.
+        """
+        if not texts:
+            return []
+        with self._lock:
+            encoded = self._tokenizer(
+                [_readable(text) for text in texts],
+                truncation=max_length is not None,
+                max_length=max_length,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+        return [ids or [self._nothing] for ids in encoded["input_ids"]]
+
+    def overhead(self, prompt: str) -> int:
+        """Tokens that every text costs beside its own: the special ones, and those of the prompt."""
+        return 0 if (ids := self.ids([prompt])[0]) == [self._nothing] else len(ids)
+
+    def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
+        """Where to cut a text; see `Embedder.chunks`."""
+        text = _readable(text)
+        counter = self._plain()
+        if _count(counter, text) <= max_tokens:
+            return [(0, len(text))]
+        splitter = self._splitters.get((max_tokens, overlap_tokens))
+        if splitter is None:
+            splitter = TextSplitter.from_huggingface_tokenizer(
+                counter, max_tokens, overlap=overlap_tokens, trim=False
+            )
+            self._splitters[max_tokens, overlap_tokens] = splitter
+        ranges = [(start, start + len(part)) for start, part in splitter.chunk_indices(text)]
+        # The splitter takes it that no word has more tokens than bytes. Some have: normalisation
+        # makes 18 letters of U+FDFA.
+        if all(_count(counter, text[start:end]) <= max_tokens for start, end in ranges):
+            return ranges
+        edges = [0, *(end for _, end in ranges)]
+        return [
+            half
+            for start, end in pairwise(edges)
+            for half in _halved(counter, text, start, end, max_tokens)
+        ]
+
+    def _plain(self) -> Tokenizer:
+        """A copy that neither truncates nor pads, as `ids` makes its own do; no lock is needed."""
+        with self._lock:
+            if self._counter is None:
+                self._counter = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
+                self._counter.no_truncation()
+                self._counter.no_padding()
+            return self._counter
+
+
+def _load(name: str, own: OwnSettings) -> Any:
+    # transformers makes an empty tokenizer where it finds none, which reads every text alike.
+    if not any(path for kind in VOCABULARIES for path in own.encoder.glob(kind)):
+        raise model_error(name, "has no tokenizer", "Give the folder of a whole Hugging Face model")
+    # Said aloud, or the tokenizers warn at each fork of a process that has used threads.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            own.encoder, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # broken files raise whatever their reader does
+        raise model_error(
+            name, f"cannot be loaded: {first_line(error)}", "Fetch it again, or choose another"
+        ) from error
+    if any(tokenizer("text").get("token_type_ids", ())):
+        raise model_error(name, "marks its tokens by type", "Choose an encoder that does not")
+    if own.lowercase and tokenizer.backend_tokenizer.normalizer is None:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Lowercase()
+    elif own.lowercase:
+        tokenizer.backend_tokenizer.normalizer = normalizers.Sequence(
+            [normalizers.Lowercase(), tokenizer.backend_tokenizer.normalizer]
+        )
+    return tokenizer
+
+
+def _readable(text: str) -> str:
+    """The text with as many characters and no lone surrogate."""
+    return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
+
+
+def _count(counter: Tokenizer, text: str) -> int:
+    return len(counter.encode(text, add_special_tokens=False))
+
+
+def _halved(
+    counter: Tokenizer, text: str, start: int, end: int, max_tokens: int
+) -> list[tuple[int, int]]:
+    if end - start < 2 or _count(counter, text[start:end]) <= max_tokens:
+        return [(start, end)]
+    middle = (start + end) // 2
+    return [
+        *_halved(counter, text, start, middle, max_tokens),
+        *_halved(counter, text, middle, end, max_tokens),
+    ]

@@ -1,0 +1,111 @@
+"""The values of a row's columns: left out by Debezium, of a type, masked; looked at in this order."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from operators.changes.events import Upsert
+from operators.codec.logical_types import Logical, columns_of, from_encoding, logical_value
+from operators.codec.placeholder import Unavailable
+from operators.codec.row_keys import names_of
+from operators.contract.table import TableSection
+from operators.errors import FatalError, RecordError
+from operators.rendering.masks import Masker
+
+MISSING = object()
+"""Stands for a value that Debezium left out."""
+
+Types = Mapping[str, Logical]
+
+
+class ColumnReader:
+    """Reads the columns of one table.
+
+    Args:
+        table: The contract's.
+        masker: None where nothing is masked.
+    """
+
+    def __init__(self, table: TableSection, masker: Masker | None) -> None:
+        self._table = table
+        self._masker = masker
+        self._masked = frozenset(table.masks if masker is not None else ())
+        self._unavailable = Unavailable(table.unavailable_value)
+        self.lengths = self._unavailable.lengths
+        """A text of another length is no placeholder."""
+        self._encodings = {c: from_encoding(e) for c, e in table.encodings.items()}
+
+    def types(self, event: Upsert) -> Types:
+        """What the message says of its columns, and the contract of those that it is silent about.
+
+        Raises:
+            RecordError: The message's schema is none.
+        """
+        if event.schema is None:
+            return self._encodings
+        try:
+            types = columns_of(event.schema)
+        except (ValueError, TypeError) as error:
+            raise RecordError(
+                subject=f"schema of {event.position.topic}",
+                cause=f"it is no schema of Kafka Connect's: {error}",
+                hint="send it as JsonConverter writes it, or without: schemas.enable=false",
+            ) from None
+        return {**self._encodings, **types} if self._encodings else types
+
+    def value(self, columns: Mapping[str, Any], types: Types, name: str) -> Any:
+        """The canonical value of a column, NULL as None, or MISSING.
+
+        Raises:
+            RecordError: There is no such column, or its value is not of its type.
+            FatalError: The same, where the contract says to halt.
+        """
+        try:
+            value = columns[name]
+        except KeyError:
+            return self._absent(columns, name)
+        # Most values are short texts and numbers, of which nothing more is to be said.
+        kind = type(value)
+        if kind is str:
+            if len(value) in self.lengths and self._unavailable(value):
+                return MISSING
+        elif value is None:
+            return None
+        elif (kind is list or kind is dict) and self._unavailable(value):
+            return MISSING
+        if types:
+            logical = types.get(name)
+            if logical is not None:
+                try:
+                    value = logical_value(logical, value)
+                except (ValueError, TypeError, OverflowError) as error:
+                    return self.retyped(self._table.topic, name, logical.kind, error)
+        if name in self._masked:
+            assert self._masker is not None
+            value = self._masker.value(name, value)
+        return value
+
+    def retyped(self, subject: str, column: str, kind: str, error: Exception) -> Any:
+        """NULL, where the contract accepts that for a value that does not fit.
+
+        Raises:
+            RecordError: It does not.
+            FatalError: It says to halt.
+        """
+        policy = self._table.drift.retyped
+        if policy == "null":
+            return None
+        raise (FatalError if policy == "halt" else RecordError)(
+            subject=f"{subject}, column '{column}'",
+            cause=f"it does not fit into {kind}: {error}",
+            hint="change the column's type in the contract",
+        ) from None
+
+    def _absent(self, columns: Mapping[str, Any], name: str) -> Any:
+        policy = self._table.drift.missing
+        if policy == "null":
+            return None
+        raise (FatalError if policy == "halt" else RecordError)(
+            subject=f"column '{name}' of {self._table.topic}",
+            cause=f"the row has no such column but {names_of(columns)}",
+            hint="correct the table's `text` and `columns` in the contract",
+        ) from None

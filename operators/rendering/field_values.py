@@ -1,0 +1,198 @@
+"""How a canonical value is embedded as text and stored in a field of Milvus.
+
+`operators.codec.logical_types` makes the canonical values; its docstring says which
+Debezium writes how.
+
+| value            | varchar and text          | int64, int32           | double, float   | json      |
+|------------------|---------------------------|------------------------|-----------------|-----------|
+| decimal          | all its digits: 12.30     | if it is whole         | the nearest     | as text   |
+| NaN, Infinity    | by that name              | refused                | NULL            | NULL      |
+| date             | 2024-01-02                | days since 1970        | as int64        | as text   |
+| time             | 03:04:05.5                | microseconds of day    | as int64        | as text   |
+| timestamp        | 2024-01-02T03:04:05.5     | microseconds since 1970| as int64        | as text   |
+| with a time zone | the same in UTC, with a Z | the same               | as int64        | as text   |
+| its infinity     | infinity, -infinity       | the largest, smallest  | NULL            | as text   |
+| interval (count) | PT36H5.5S, -PT1S          | microseconds           | as int64        | as text   |
+| bits             | the number they spell     | the number             | the number      | number    |
+| bytes            | base64                    | refused                | refused         | as text   |
+| boolean          | true, false               | 1, 0                   | 1, 0            | boolean   |
+| number           | as it is                  | if whole and in range  | the nearest     | number    |
+| string           | as it is                  | if it spells a number  | if it spells one| its JSON  |
+| array, map       | compact JSON              | refused                | refused         | as it is  |
+
+A bool field takes a boolean, and 0 and 1 for databases that have none. A string in a json field is
+read as JSON, since SQL's json arrives as such, and stays a string if it is none; JSON's null is NULL.
+Inside of json a NaN or an infinity becomes null, and what JSON has no word for becomes text. Milvus
+filters by no NaN, hence NULL. UUID, enum, set, XML, year, and PostgreSQL's interval as a string are
+plain strings or numbers already; geometries are maps, vectors are arrays.
+
+Fractions of a second are written down to the last digit that is not 0. An int64 has microseconds,
+rounded down. Years below 1 and above 9999 are written as ISO 8601 expands them: -0044, +12024.
+"""
+
+import json
+import math
+import re
+import sys
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Any
+
+from operators.codec.logical_types import NOT_FINITE
+from operators.codec.temporal import Temporal, from_python
+from operators.codec.text import as_text, plain
+from operators.contract.table import ColumnSpec, ColumnType
+
+_INT_LIMITS = {"int64": 2**63, "int32": 2**31}
+
+_REAL_LIMITS = {"double": sys.float_info.max, "float": 3.4028234663852886e38}
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
+
+
+def as_field(value: Any, spec: ColumnSpec) -> Any:
+    """A canonical value as the column's field in Milvus holds it; see the module for which is how.
+
+    Raises:
+        ValueError: The field cannot hold it. The message does not quote it.
+        TypeError: It is of a type that no column has.
+    """
+    return None if value is None else _FIELDS[spec.type](value, spec)
+
+
+def field_maker(spec: ColumnSpec) -> Callable[[Any], Any]:
+    """`as_field` of one column, sooner done with what most columns hold."""
+    convert = _FIELDS[spec.type]
+    if spec.type == "varchar":
+        length = spec.max_length
+
+        def text(value: Any) -> Any:
+            if type(value) is str and len(value) <= length and value.isascii():
+                return value
+            return None if value is None else convert(value, spec)
+
+        return text
+    if spec.type in _INT_LIMITS:
+        limit = _INT_LIMITS[spec.type]
+
+        def integer(value: Any) -> Any:
+            if type(value) is int and -limit <= value < limit:
+                return value
+            return None if value is None else convert(value, spec)
+
+        return integer
+    return lambda value: None if value is None else convert(value, spec)
+
+
+def _varchar(value: Any, spec: ColumnSpec) -> str:
+    text = as_text(value)
+    try:
+        size = len(text) if text.isascii() else len(text.encode())
+    except UnicodeEncodeError:
+        raise ValueError("it is not valid Unicode (a lone surrogate)") from None
+    if size > spec.max_length:
+        raise ValueError(f"it has more than max_length = {spec.max_length} bytes")
+    return text
+
+
+def _integer(value: Any, spec: ColumnSpec) -> int:
+    limit = _INT_LIMITS[spec.type]
+    if isinstance(value, Temporal):
+        value = _counted(value)
+        if isinstance(value, float):  # PostgreSQL's infinity is later than every moment.
+            return limit - 1 if value > 0 else -limit
+    number = _whole(value)
+    if not -limit <= number < limit:
+        raise ValueError("it is out of range")
+    return number
+
+
+def _counted(value: Temporal) -> int | float:
+    kind, ticks, _ = from_python(value)
+    return ticks if kind == "date" or isinstance(ticks, float) else ticks // 1_000
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, int):
+        return int(value)
+    number = _as_decimal(value)
+    if number is None or not number.is_finite():
+        raise ValueError("it is not a whole number")
+    if not number:
+        return 0
+    if number != number.to_integral_value():
+        raise ValueError("it has a fraction")
+    if number.adjusted() > 20:  # As an int, a number of a million digits takes a minute to make.
+        raise ValueError("it is out of range")
+    return int(number)
+
+
+def _as_decimal(value: Any) -> Decimal | None:
+    if isinstance(value, Decimal):
+        return value
+    if isinstance(value, float):
+        return Decimal(value)
+    if isinstance(value, str):
+        text = value.strip()
+        if text in NOT_FINITE:
+            return Decimal(NOT_FINITE[text])
+        if _NUMBER.fullmatch(text):
+            return Decimal(text)
+    return None
+
+
+def _real(value: Any, spec: ColumnSpec) -> float | None:
+    if isinstance(value, Temporal):
+        value = _counted(value)
+    number = value if isinstance(value, int | float) else _as_decimal(value)
+    if number is None:
+        raise ValueError("it is not a number")
+    if number != number or number in (math.inf, -math.inf):
+        return None
+    try:
+        real = float(number)
+    except OverflowError:
+        real = math.inf
+    if abs(real) > _REAL_LIMITS[spec.type]:
+        raise ValueError("it is out of range")
+    return real
+
+
+def _boolean(value: Any, _spec: ColumnSpec) -> bool:
+    if isinstance(value, int) and value in (0, 1):
+        return bool(value)
+    raise ValueError("it is not a boolean")
+
+
+def _finite(text: str) -> float | None:
+    number = float(text)
+    return number if math.isfinite(number) else None
+
+
+# parse_constant is what happens to NaN, which is no JSON, and yet what many write.
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+
+
+def _json(value: Any, _spec: ColumnSpec) -> Any:
+    try:
+        if not isinstance(value, str):
+            return plain(value)
+        try:
+            return _DECODER.decode(value)
+        except json.JSONDecodeError:
+            return value
+        except ValueError:
+            raise ValueError("it holds a number of too many digits") from None
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+
+
+_FIELDS: Mapping[ColumnType, Callable[[Any, ColumnSpec], Any]] = {
+    "varchar": _varchar,
+    "int64": _integer,
+    "int32": _integer,
+    "double": _real,
+    "float": _real,
+    "bool": _boolean,
+    "json": _json,
+}

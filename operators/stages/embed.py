@@ -1,0 +1,211 @@
+"""The embed step: texts go to the model's own thread; windows go on at once, and their lanes wait.
+
+While the model works on one group of texts, rows are read and windows close, and the groups before are
+written. What closes meanwhile is in the next group, and takes the place of older versions that wait:
+the busier the model, the larger its groups, and the fewer texts it is given that will be replaced. What
+waits is bounded by what lanes take (`operators.stages.upsert.MAX_QUEUED_ROWS`).
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from dataclasses import dataclass, replace
+
+import bytewax.operators as op
+from bytewax.dataflow import operator
+from bytewax.operators import KeyedStream
+from opentelemetry.trace import SpanKind
+
+from operators.changes.row_key import RowKey
+from operators.changes.rows import PartialRow, Row
+from operators.model.protocol import Embedder
+from operators.model.text_vectors import Texts
+from operators.stages.window import Window
+from operators.telemetry import Telemetry
+
+GROUP_BATCHES = 4
+"""Full batches of the model in one group: enough that texts of one length come together, few enough
+that lanes have work soon, and that little is left to write when the last of an epoch is done."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A window that waits for the model, and its rows with a text to embed."""
+
+    window: Window
+    done: Future[None]
+    rows: dict[RowKey, Row]
+    tokens: int
+
+
+class EmbedStep:
+    """Gives every row its pieces, each with a vector.
+
+    Left out are rows whose text the store holds already, and rows that are not whole yet: the writer
+    completes those, and embeds them itself.
+
+    Args:
+        pool: Where the model works; None: the windows are done when a call returns.
+        on_done: Called by the model's threads when it is through with some windows.
+    """
+
+    def __init__(
+        self,
+        embedder: Embedder,
+        texts: Texts,
+        telemetry: Telemetry,
+        pool: Executor | None = None,
+        on_done: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._embedder = embedder
+        self._texts = texts
+        self._telemetry = telemetry
+        self._tokens = 0
+        self._padded = 0
+        self._lock = threading.Lock()
+        self._queue: deque[_Waiting] = deque()
+        # Where the text of a row waits, until something comes that may need this version of it.
+        self._waiting_rows: dict[RowKey, _Waiting] = {}
+        self._on_done = on_done
+        self._pool = pool
+
+    def __call__(self, items: list[tuple[str, Window]]) -> list[tuple[str, Window]]:
+        """All windows of one activation; each keeps its key, and may come as two."""
+        parts: list[tuple[str, Window]] = []
+        with self._lock:
+            waited = len(self._queue)
+            for shard, window in items:
+                if self._waiting_rows:
+                    self._replace_waiting(window)
+                texts = {
+                    key: row
+                    for key, row in window.rows.items()
+                    if isinstance(row, Row) and key not in window.unchanged
+                }
+                if texts:
+                    parts += ((shard, ready) for ready in _ready_part(window, texts))
+                    self._wait(window, texts)
+                parts.append((shard, window))
+            more = len(self._queue) > waited
+        if more and self._pool is None:
+            self._work()
+        elif more and self._pool is not None:
+            self._pool.submit(self._work)
+        return parts
+
+    def close(self) -> None:
+        """Begin nothing more. Call it when the flow has ended, before its lanes are closed."""
+        with self._lock:
+            left, self._queue = self._queue, deque()
+            self._waiting_rows.clear()
+        for each in left:
+            each.done.cancel()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _wait(self, window: Window, texts: dict[RowKey, Row]) -> None:
+        window.embedding = done = Future[None]()
+        tokens = sum(map(self._texts.estimate, texts.values()))
+        waiting = _Waiting(window, done, texts, tokens)
+        self._queue.append(waiting)
+        self._waiting_rows.update(dict.fromkeys(texts, waiting))
+
+    def _replace_waiting(self, window: Window) -> None:
+        """Take out of the windows that wait for the model what this one overwrites.
+
+        Its lane would have merged the two. Nothing is taken out that another row may need: one that
+        lacks columns needs the version before it, and one whose key changed what it was.
+        """
+        if window.truncates:
+            self._waiting_rows.clear()
+        for move in window.moves:
+            self._waiting_rows.pop(move.delete.row_key, None)
+        for key in (*window.rows, *window.deletes):
+            older = self._waiting_rows.pop(key, None)
+            if older is None or isinstance(window.rows.get(key), PartialRow):
+                continue
+            del older.rows[key]
+            del older.window.rows[key]
+            # If the text is still the same, this is now the one to bring it.
+            window.unchanged.discard(key)
+
+    def _work(self) -> None:
+        """Embed until nothing waits; several threads may, each with a group of its own."""
+        while group := self._next_group():
+            try:
+                self._embed(group)
+            except Exception as error:
+                for each in group:
+                    each.done.set_exception(error)
+                if self._pool is None:
+                    raise
+            else:
+                for each in group:
+                    each.done.set_result(None)
+            self._on_done()
+
+    def _next_group(self) -> list[_Waiting]:
+        """Of the windows that wait, the first with texts enough."""
+        group: list[_Waiting] = []
+        left = GROUP_BATCHES * self._embedder.max_batch_tokens
+        with self._lock:
+            while self._queue and left > 0:
+                waiting = self._queue.popleft()
+                for key in waiting.rows:
+                    if self._waiting_rows.get(key) is waiting:
+                        del self._waiting_rows[key]
+                group.append(waiting)
+                left -= waiting.tokens
+        return group
+
+    def _embed(self, group: Sequence[_Waiting]) -> None:
+        embedder, telemetry = self._embedder, self._telemetry
+        rows = [row for each in group for row in each.rows.values()]
+        started = time.perf_counter()
+        with telemetry.span(
+            f"embeddings {embedder.model}",
+            SpanKind.CLIENT,
+            parent=group[0].window.context,
+            attributes={
+                "gen_ai.operation.name": "embeddings",
+                "gen_ai.request.model": embedder.model,
+                "gen_ai.embeddings.dimension.count": embedder.dim,
+                "rowvec.texts": len(rows),
+            },
+        ) as span:
+            pieces = iter(self._texts.pieces(rows))
+            tokens, padded = self._counted()
+            span.set_attribute("gen_ai.usage.input_tokens", tokens)
+        for each in group:
+            each.window.vectors.update((key, next(pieces)) for key in each.rows)
+        telemetry.embed_seconds.record(time.perf_counter() - started)
+        telemetry.tokens.add(tokens)
+        telemetry.padding.add(padded - tokens)
+
+    def _counted(self) -> tuple[int, int]:
+        """Tokens, and padded ones, since the last call."""
+        with self._lock:
+            tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
+            new = tokens - self._tokens, padded - self._padded
+            self._tokens, self._padded = tokens, padded
+        return new
+
+
+def _ready_part(window: Window, texts: dict[RowKey, Row]) -> Iterator[Window]:
+    """What need not wait for the model, taken out of a window; nothing where one may need the other."""
+    others = len(window.rows) - len(texts)
+    if not (others or window.deletes or window.dead) or window.moves or window.truncates:
+        return
+    rest = {key: row for key, row in window.rows.items() if key not in texts}
+    if any(isinstance(row, PartialRow) for row in rest.values()):
+        return
+    yield replace(window, rows=rest, vectors={})
+    window.rows, window.deletes, window.dead = dict(texts), {}, []
+
+
+@operator
+def embed(step_id: str, up: KeyedStream[Window], step: EmbedStep) -> KeyedStream[Window]:
+    """Windows with vectors, or with what brings them (`Window.embedding`), by shard."""
+    return op.flat_map_batch("batch", up, step)

@@ -1,0 +1,321 @@
+"""What one lane does with the windows it takes: one write for each row, dead letters for the rest."""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from operators.changes.events import DeadLetter, Delete
+from operators.changes.row_key import RowKey, key_prefix
+from operators.changes.rows import PartialRow, Row
+from operators.changes.shards import NUMBER_OF_SHARD, shard_of
+from operators.errors import RecordError
+from operators.model.protocol import Piece
+from operators.model.text_vectors import Texts
+from operators.rendering.renderer import Rules
+from operators.stages.lane_batch import LaneBatch
+from operators.stages.window import Window
+from operators.state.version_map import VersionMap
+from operators.store.protocol import Entity, entity_id
+from operators.store.row_requests import Entities, Requests
+from operators.telemetry import Telemetry
+from operators.toast.completer import Completer
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What one write of a lane did; all of it is acknowledged."""
+
+    rows: int
+    deletes: int
+    dead_letters: int
+    later: tuple[Window, ...] = ()
+    """Rows that wait for what another lane is about to tell; to be written before all that follows."""
+
+
+class DeadLetterSink(Protocol):
+    """Where records go that cannot be applied."""
+
+    def send(self, letters: Sequence[DeadLetter]) -> None:
+        """Return once all letters are stored.
+
+        Raises:
+            RetriableError: They could not be stored now.
+        """
+        ...
+
+
+class Writer:
+    """Applies windows to the store. One call at a time for any row; any number over rows.
+
+    Args:
+        rules: By topic.
+        requests: To the store.
+        completer: For rows that Debezium did not send whole.
+        texts: For rows that have no vector yet.
+        model: Identity of what makes the vectors.
+        dead_letters: Where refused rows go.
+        telemetry: Counts what was written, and how fresh it is.
+        now: Seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        rules: Mapping[str, Rules],
+        requests: Requests,
+        completer: Completer,
+        texts: Texts,
+        model: str,
+        dead_letters: DeadLetterSink,
+        telemetry: Telemetry,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._rules = rules
+        self._requests = requests
+        self._completer = completer
+        self._texts = texts
+        self._model = model
+        self._dead_letters = dead_letters
+        self._telemetry = telemetry
+        self._now = now
+        # A collection may hold rows of many chunks if one of its tables cuts texts.
+        self._cut = {rule.table.collection for rule in rules.values() if rule.table.chunks}
+
+    def write(self, windows: Sequence[Window]) -> Receipt:
+        """Write windows, in order; a later operation on a row replaces an earlier one.
+
+        Raises:
+            FatalError: The store is gone or refuses everything; or the model failed.
+        """
+        try:
+            for window in windows:
+                window.check_embedded()
+            return self._write(windows)
+        except BaseException as error:
+            self._completer.fail(error)
+            raise
+
+    def _write(self, windows: Sequence[Window]) -> Receipt:
+        batches: defaultdict[str, LaneBatch] = defaultdict(LaneBatch)
+        dead: list[DeadLetter] = []
+        for window in windows:
+            dead += window.dead
+            self._merge(batches, window, dead)
+        requests = self._requests.within([w.context for w in windows if w.context is not None])
+        rows = deletes = 0
+        later: list[Window] = []
+        for collection, batch in batches.items():
+            for (table, version), shards in batch.emptied.items():
+                requests.delete_older(collection, table, version, shards)
+            self._hand_over(requests, collection, batch)
+            self._complete(requests, collection, batch, dead, later)
+            requests.delete_rows(collection, list(batch.deletes), cut=collection in self._cut)
+            self._upsert(requests, collection, batch, dead)
+            deletes += len(batch.deletes)
+            rows += len(batch.rows)
+        if dead:
+            requests.retry.call(lambda: self._dead_letters.send(dead))
+            for stage, count in Counter(letter.stage for letter in dead).items():
+                self._telemetry.dead_letters.add(count, {"rowvec.stage": stage})
+        self._account(batches)
+        return Receipt(rows, deletes, len(dead), tuple(later))
+
+    def _merge(
+        self, batches: Mapping[str, LaneBatch], window: Window, dead: list[DeadLetter]
+    ) -> None:
+        for truncate in window.truncates:
+            batch = batches[self._collection(truncate.position.topic)]
+            shards = batch.emptied.setdefault((truncate.table, truncate.version), set())
+            shards.add(NUMBER_OF_SHARD[window.shard])
+            batch.forget(key_prefix(truncate.table), truncate.version, window.shard)
+        for move in window.moves:
+            batch = batches[self._collection(move.delete.position.topic)]
+            batch.moves.append((move, batch.rows.get(move.delete.row_key)))
+        for key, row in window.rows.items():
+            batch = batches[self._collection(row.position.topic)]
+            batch.versions[key] = window.versions
+            before = batch.rows.get(key)
+            if isinstance(row, Row):
+                pieces = window.vectors.get(key)
+                if pieces is None and before is not None and _same_text(row, before):
+                    pieces = batch.pieces.get(key)
+                batch.put(row, pieces)
+            elif before is None:
+                batch.put(row, None)
+            else:
+                try:
+                    completed = self._completer.from_row(row, before)
+                except RecordError as error:
+                    self._refuse(batch, row, error, dead)
+                    continue
+                same = _same_text(completed, before)
+                batch.put(completed, batch.pieces.get(key) if same else None)
+        for delete in window.deletes.values():
+            batch = batches[self._collection(delete.position.topic)]
+            batch.put(delete, None)
+
+    def _collection(self, topic: str) -> str:
+        return self._rules[topic].table.collection
+
+    def _hand_over(self, requests: Requests, collection: str, batch: LaneBatch) -> None:
+        """Read what goes on under another key, before it is overwritten or deleted."""
+        if batch.moves:
+            keys = [move.delete.row_key for move, _ in batch.moves]
+            stored = requests.rows(collection, list(dict.fromkeys(keys)))
+            for move, before in batch.moves:
+                self._completer.hand_over(move, before, stored.get(move.delete.row_key))
+
+    def _complete(
+        self,
+        requests: Requests,
+        collection: str,
+        batch: LaneBatch,
+        dead: list[DeadLetter],
+        later: list[Window],
+    ) -> None:
+        """Give partial rows what Debezium left out; where that fails, go on with what is below.
+
+        This lane has finished every earlier write of these rows, so the store's word is final.
+        """
+        while partial := {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}:
+            waiting = {key for key, row in partial.items() if self._completer.waits(row)}
+            wanted = [key for key in partial if key not in waiting or key in batch.below]
+            stored = requests.rows(collection, wanted)
+            for key, row in partial.items():
+                entities = stored.get(key)
+                if key in waiting:
+                    # In front: what is below it may have to wait as well.
+                    later.insert(0, _window_of(row, batch.versions[key]))
+                    batch.stand_in(key, entities)
+                    continue
+                try:
+                    whole = self._completer.complete(row, entities)
+                except RecordError as error:
+                    self._refuse(batch, row, error, dead)
+                    batch.stand_in(key, entities)
+                    continue
+                same = entities is not None and _same_text(whole, entities[0])
+                batch.put(whole, _pieces_of(entities) if same and entities else None)
+
+    def _refuse(
+        self, batch: LaneBatch, row: Row | PartialRow, error: RecordError, dead: list[DeadLetter]
+    ) -> None:
+        batch.versions[row.row_key].taint(row.row_key, row.version)
+        dead.append(_dead_letter(row, error))
+
+    def _upsert(
+        self, requests: Requests, collection: str, batch: LaneBatch, dead: list[DeadLetter]
+    ) -> None:
+        """Write the rows of a batch; those that the store refuses leave it as dead letters."""
+        cut = collection in self._cut
+        self._find_pieces(requests, collection, batch, cut=cut)
+        rows = [
+            self._entities(row, batch.pieces[key])
+            for key, row in batch.rows.items()
+            if isinstance(row, Row)
+        ]
+        for entities, error in requests.upsert(collection, rows, cut=cut):
+            self._refuse(batch, batch.rows.pop(entities[0].row_key), error, dead)
+
+    def _find_pieces(
+        self, requests: Requests, collection: str, batch: LaneBatch, *, cut: bool
+    ) -> None:
+        """The vectors of rows whose text is unchanged, read back from the store.
+
+        Where it holds another text after all (a row it refused, say), the text is embedded here.
+        """
+        texts = {
+            key: row
+            for key, row in batch.rows.items()
+            if isinstance(row, Row) and key not in batch.pieces
+        }
+        if not texts:
+            return
+        found: dict[RowKey, tuple[Piece, ...]] = {}
+        if cut:
+            for key, entities in requests.rows(collection, list(texts)).items():
+                whole = len(entities) == entities[0].chunks
+                if whole and entities[0].text_hash == texts[key].text_hash:
+                    found[key] = _pieces_of(entities)
+        else:
+            for key, (digest, vector) in requests.vectors(collection, list(texts)).items():
+                if digest == texts[key].text_hash:
+                    found[key] = (Piece(0, texts[key].text, vector),)
+        if found:
+            self._telemetry.texts.add(len(found), {"rowvec.text": "unchanged"})
+        missing = [key for key in texts if key not in found]
+        if missing:
+            made = self._texts.pieces([texts[key] for key in missing])
+            found.update(zip(missing, made, strict=True))
+        batch.pieces.update(found)
+
+    def _entities(self, row: Row, pieces: tuple[Piece, ...]) -> Entities:
+        model, count = self._model, len(pieces)
+        return tuple(
+            [
+                Entity(
+                    entity_id(row.row_key, chunk),
+                    vector,
+                    text,
+                    row.text_hash,
+                    row.columns,
+                    row.table,
+                    row.row_key,
+                    row.version,
+                    row.op,
+                    row.source_ts_ms,
+                    row.position,
+                    model,
+                    chunk,
+                    count,
+                    start,
+                    row.spans,
+                )
+                for chunk, (start, text, vector) in enumerate(pieces)
+            ]
+        )
+
+    def _account(self, batches: Mapping[str, LaneBatch]) -> None:
+        now = self._now()
+        for collection, batch in batches.items():
+            written = Counter(row.op for row in batch.rows.values())
+            written["d"] += len(batch.deletes)
+            # Every shard comes to a TRUNCATE; it is counted with the first of them.
+            written["t"] += sum(0 in shards for shards in batch.emptied.values())
+            # Once for every moment of commit, not for every row: a large transaction is one event
+            # to its reader, and recording is not free.
+            commits = {
+                each.source_ts_ms for each in (*batch.rows.values(), *batch.deletes.values())
+            }
+            for commit in commits - {0}:
+                self._telemetry.freshness.record(max(0.0, now - commit / 1000))
+            for operation, count in (+written).items():
+                self._telemetry.rows_written.add(
+                    count, {"db.collection.name": collection, "rowvec.op": operation}
+                )
+
+
+def _window_of(row: PartialRow, versions: VersionMap) -> Window:
+    """A window of one row, which is written later than the one that it came with."""
+    shard = shard_of(row.row_key)
+    return Window({row.row_key: row}, {}, [], set(), versions, (), shard=shard)
+
+
+def _same_text(row: Row | PartialRow | Delete, before: Row | PartialRow | Entity) -> bool:
+    return (
+        isinstance(row, Row)
+        and not isinstance(before, PartialRow)
+        and row.text_hash == before.text_hash
+    )
+
+
+def _pieces_of(entities: Entities) -> tuple[Piece, ...]:
+    return tuple(Piece(entity.start, entity.text, entity.vector) for entity in entities)
+
+
+def _dead_letter(row: Row | PartialRow, error: RecordError) -> DeadLetter:
+    return DeadLetter(
+        row.position, "upsert", error.subject, error.cause, error.hint, row_key=row.row_key
+    )

@@ -1,0 +1,175 @@
+"""Lanes: threads that write the windows of their shards in order."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from operators.changes.shards import ALL_SHARDS
+from operators.stages.lane_writer import Receipt, Writer
+from operators.stages.window import Window
+
+LATER_S = 0.01
+"""How soon a lane looks again for what another one is about to tell."""
+
+MAX_QUEUED_ROWS = 4_096
+"""Rows that wait in one lane before the worker has to wait for it: the back-pressure."""
+
+
+class Lane:
+    """One thread that applies the windows of some shards, each shard's in the order of submission.
+
+    Windows that pile up behind a slow request, or behind the model, are written together. One request
+    is under way at a time, so operations on a row never change places; a shard that has its vectors
+    does not wait for another's.
+    """
+
+    def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:
+        self._write = write
+        self._changed = threading.Condition()
+        # With the size that each was counted with: a window may lose rows while it waits.
+        self._queue: deque[tuple[Window, int]] = deque()
+        self._queued_rows = 0
+        self._submitted: Counter[str] = Counter()
+        self._finished: Counter[str] = Counter()
+        # Shards whose first window waits for the model; and whether any may have come out of that.
+        self._blocked: set[str] = set()
+        self._ready = False
+        self._receipts: list[Receipt] = []
+        self._error: BaseException | None = None
+        self._closed = False
+        # A daemon: a flow that fails must be able to exit while a request hangs.
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
+
+    def submit(self, window: Window) -> int:
+        """Queue a window, waiting while the lane is full.
+
+        Returns:
+            The number of the window in its shard, for `wait`.
+
+        Raises:
+            Exception: Whatever stopped the lane.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._queued_rows < MAX_QUEUED_ROWS or self._error)
+            self._check()
+            shard, size = window.shard, _size(window)
+            self._queue.append((window, size))
+            self._queued_rows += size
+            self._submitted[shard] += 1
+            if shard not in self._blocked:
+                if window.is_embedded():
+                    self._ready = True
+                    self._changed.notify_all()
+                else:
+                    self._blocked.add(shard)
+            return self._submitted[shard]
+
+    def wait(self, shard: str, number: int) -> None:
+        """Return once the windows of a shard, up to one, are acknowledged by the store.
+
+        Raises:
+            Exception: Whatever stopped the lane.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._finished[shard] >= number or self._error)
+            self._check()
+
+    def look(self) -> None:
+        """Look again for windows that the model is through with."""
+        with self._changed:
+            self._ready = True
+            self._changed.notify_all()
+
+    def receipts(self) -> list[Receipt]:
+        """What was acknowledged since the last call."""
+        with self._changed:
+            self._check()
+            receipts, self._receipts = self._receipts, []
+            return receipts
+
+    def close(self) -> None:
+        """End the thread after what it is writing now; what is queued is not written."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def _take_embedded(self) -> tuple[list[Window], int]:
+        """The next windows of every shard, as far as the model is through with them; their size."""
+        taken: list[Window] = []
+        total = 0
+        left: deque[tuple[Window, int]] = deque()
+        blocked: set[str] = set()
+        for window, size in self._queue:
+            if window.shard in blocked or not window.is_embedded():
+                blocked.add(window.shard)
+                left.append((window, size))
+            else:
+                taken.append(window)
+                total += size
+        self._queue, self._blocked, self._ready = left, blocked, False
+        return taken, total
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        later: tuple[Window, ...] = ()
+        unfinished: Counter[str] = Counter()
+        while True:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._ready or self._closed, LATER_S if later else None
+                )
+                if self._closed:
+                    return
+                windows, size = self._take_embedded()
+            if not windows and not later:
+                continue
+            try:
+                receipt = self._write([*later, *windows])
+            except BaseException as error:  # noqa: BLE001 - handed over to the worker, by _check
+                with self._changed:
+                    self._error = error
+                    self._changed.notify_all()
+                return
+            later = receipt.later
+            unfinished.update(window.shard for window in windows)
+            with self._changed:
+                self._queued_rows -= size
+                if not later:
+                    self._finished.update(unfinished)
+                    unfinished.clear()
+                receipt = replace(receipt, later=())
+                if windows or receipt != Receipt(0, 0, 0):
+                    self._receipts.append(receipt)
+                self._changed.notify_all()
+
+
+class Lanes:
+    """The lanes of a process; a shard always uses the same one."""
+
+    def __init__(self, writer: Writer, count: int) -> None:
+        self._lanes = [Lane(f"rowvec-lane-{i}", writer.write) for i in range(count)]
+        self._by_shard = {s: self._lanes[i % count] for i, s in enumerate(ALL_SHARDS)}
+
+    def of(self, shard: str) -> Lane:
+        """The lane of a shard."""
+        return self._by_shard[shard]
+
+    def look(self) -> None:
+        """Have all lanes look for windows that the model is through with."""
+        for lane in self._lanes:
+            lane.look()
+
+    def close(self) -> None:
+        """End all threads. Call it when the flow has ended, not before."""
+        for lane in self._lanes:
+            lane.close()
+
+
+def _size(window: Window) -> int:
+    return len(window.rows) + len(window.deletes) + len(window.dead) + len(window.truncates)

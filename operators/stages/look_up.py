@@ -1,0 +1,135 @@
+"""Winners against what the store holds: one look-up per collection for all windows that closed."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from functools import partial
+from typing import TypeAlias
+
+import bytewax.operators as op
+from bytewax.dataflow import operator
+from bytewax.operators import KeyedStream
+
+from operators.changes.row_key import RowKey
+from operators.changes.rows import PartialRow, Row, Winner
+from operators.changes.version import Version, at_offset, offset_of
+from operators.contract.table import TableSection
+from operators.retry import RetryPolicy
+from operators.stages.window import Window
+from operators.store.protocol import Stored, VectorStore, entity_id
+from operators.telemetry import Telemetry, context_of
+
+KeyedWindows: TypeAlias = list[tuple[str, Window]]
+
+_Place: TypeAlias = tuple[Window, RowKey]
+
+
+class Resolver:
+    """Drops winners that the store has overtaken, and marks texts that it holds already.
+
+    Only rows that the shard's version map cannot vouch for are looked up. Their earlier writes may
+    still be in flight; that does no harm, because those are older than the winner either way.
+    """
+
+    def __init__(
+        self,
+        tables: Mapping[str, TableSection],
+        store: VectorStore,
+        retry: RetryPolicy,
+        telemetry: Telemetry,
+    ) -> None:
+        self._collections = {topic: table.collection for topic, table in tables.items()}
+        self._store = store
+        self._retry = retry
+        self._telemetry = telemetry
+
+    def __call__(self, items: KeyedWindows) -> KeyedWindows:
+        """All windows of one activation; each keeps its key."""
+        if not items:
+            return items
+        windows = [window for _, window in items]
+        links = (context for window in windows for context in window.contexts)
+        with self._telemetry.span("resolve", links=links) as span:
+            unknown = self._unknown(windows)
+            for collection, owners in unknown.items():
+                ids = list(owners)
+                stored = self._retry.call(partial(self._store.stored, collection, ids))
+                for id_, places in owners.items():
+                    for window, key in places:
+                        self._settle(window, key, stored.get(id_))
+            rows = sum(len(window.rows) + len(window.deletes) for window in windows)
+            span.set_attribute("rowvec.window.rows", rows)
+            span.set_attribute("rowvec.lookups", sum(map(len, unknown.values())))
+            context = context_of(span)
+        self._telemetry.window_rows.record(rows)
+        for shard, window in items:
+            window.shard = shard
+            window.context = context
+        return items
+
+    def _unknown(self, windows: list[Window]) -> dict[str, dict[str, list[_Place]]]:
+        """Rows to look up: collection → entity id → where it came from, in order."""
+        unknown: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
+        for window in windows:
+            winners: list[Winner] = [*window.rows.values(), *window.deletes.values()]
+            for winner in winners:
+                if winner.row_key in window.unverified:
+                    collection = self._collections[winner.position.topic]
+                    places = unknown[collection].setdefault(entity_id(winner.row_key), [])
+                    places.append((window, winner.row_key))
+        return unknown
+
+    def _settle(self, window: Window, key: RowKey, stored: Stored | None) -> None:
+        if stored is None:
+            window.versions.learn(key, None)
+            return
+        row = window.rows.get(key)
+        if row is not None:
+            if row.lone:
+                # Without a source position, the offset tells whether it came later.
+                row = self._placed(window, row, stored)
+            if row.version < stored.version:
+                del window.rows[key]
+                self._drop(window, key, stored)
+                return
+            window.versions.learn(key, None)
+            if isinstance(row, Row) and stored.text_hash == row.text_hash:
+                window.unchanged.add(key)
+            elif isinstance(row, PartialRow) and row.after is None:
+                window.rows[key] = row._replace(after=stored.version)
+            return
+        delete = window.deletes[key]
+        if delete.lone:
+            # Without a source position, the offset tells whether the tombstone came later.
+            offset = delete.position.offset
+            if offset_of(stored.version) > offset:
+                del window.deletes[key]
+                self._drop(window, key, stored)
+            else:
+                window.versions.learn(key, (at_offset(stored.version, offset), None))
+        elif stored.version > delete.version:
+            del window.deletes[key]
+            self._drop(window, key, stored)
+        else:
+            window.versions.learn(key, None)
+
+    def _placed(self, window: Window, row: Row | PartialRow, stored: Stored) -> Row | PartialRow:
+        """The row at the stored source position, if it came later than what is stored."""
+        offset = row.position.offset
+        if offset_of(stored.version) > offset:
+            return row
+        row = row._replace(version=at_offset(stored.version, offset), lone=False)
+        window.rows[row.row_key] = row
+        digest = row.text_hash if isinstance(row, Row) else ""
+        window.versions.learn(row.row_key, (row.version, digest))
+        return row
+
+    def _drop(self, window: Window, key: RowKey, stored: Stored) -> None:
+        window.unchanged.discard(key)
+        window.versions.learn(key, (Version(stored.version), stored.text_hash))
+        self._telemetry.rows_dropped.add(1, {"reason": "overtaken"})
+
+
+@operator
+def resolve(step_id: str, up: KeyedStream[Window], resolver: Resolver) -> KeyedStream[Window]:
+    """Windows without what the store has overtaken, by shard."""
+    return op.flat_map_batch("batch", up, resolver)

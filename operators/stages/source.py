@@ -1,0 +1,339 @@
+"""The batch source: how much of a partition one epoch may hold, and what a resume must gather first.
+
+Pure of Kafka: a `LogReader` is the log. `operators.kafka.reader` has the real one.
+
+**Replay without going back.** After a crash the rows of the last, uncommitted epoch may be in Milvus
+already; replaying them in windows of another cut would show older versions again. So an epoch takes
+at most a capped prefix of the log (records and bytes); the cap is committed with the offset that it
+counts from; and after a start the source first gathers that whole prefix (or up to the end of the
+partition) and sends it as one batch, of which only the newest version of each row survives. Nothing
+that was written before the crash can be newer.
+
+**The same log.** The state also holds a digest of the last record that was taken. A resume reads that
+record once more: a topic that was made anew, or another cluster's, has another one there.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from zlib import crc32
+
+from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from opentelemetry.trace import SpanKind
+
+from operators import crash_points
+from operators.errors import FatalError
+from operators.kafka.log import BEGINNING, LogReader, OffsetGone, Record
+from operators.ownership.accept import Accept
+from operators.ownership.entries import Stamp
+from operators.ownership.ledger import Ledger
+from operators.stages.epoch_budget import FIRST_CAP, FIRST_CAP_BYTES, EpochBudget
+from operators.stages.window import SourceBatch
+from operators.state.source_checkpoint import STATE_FORMAT, SourceState
+from operators.telemetry import Telemetry, TraceContext, context_of
+
+IDLE_WAIT = timedelta(milliseconds=5)
+
+FIRST_RECORD_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class SourceSettings:
+    """What all partitions share.
+
+    Attributes:
+        batch_size: Records of one item at the most, once the first gathering is done.
+        stop: Makes every partition end, cleanly.
+        exit_at_end: End at the end of the partition instead of waiting for more.
+        now: Seconds of a monotonic clock.
+        on_epoch: Called at every checkpoint of every partition: the sign of life.
+        ledger: Tells state that does not belong to what it finds; None: nothing is checked.
+    """
+
+    batch_size: int
+    max_epoch_records: int
+    max_epoch_bytes: int
+    epoch_interval_s: float
+    exit_at_end: bool
+    stop: Callable[[], bool]
+    now: Callable[[], float]
+    telemetry: Telemetry
+    on_epoch: Callable[[], None] = lambda: None
+    sleep: Callable[[float], None] = time.sleep
+    ledger: Ledger | None = None
+
+
+class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
+    """One Kafka partition: first gathers what may have been written before, then streams."""
+
+    def __init__(
+        self,
+        topic: str,
+        partition: int,
+        open_reader: Callable[[int], LogReader],
+        settings: SourceSettings,
+        state: SourceState | None,
+    ) -> None:
+        stamp = None
+        if state is None:
+            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, FIRST_CAP_BYTES, None, "", 0)
+        elif state[0] != STATE_FORMAT:
+            raise FatalError(
+                subject=f"recovery state of {topic}[{partition}]",
+                cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
+                hint="run the release that wrote it, or start with an empty recovery directory",
+            )
+        else:
+            stamp = Stamp(*state[5:])
+        _, self._next, max_records, max_bytes, self._digest, *_ = state
+        self._topic = topic
+        self._partition = partition
+        self._settings = settings
+        self._budget = EpochBudget(
+            max_records, max_bytes, settings.epoch_interval_s, settings.now()
+        )
+        self._epoch = 0
+        self._fetched: deque[Record] = deque()
+        self._open_reader = open_reader
+        if settings.ledger is not None:
+            at = None if stamp is None else self._next
+            settings.ledger.resume(topic, partition, at, stamp)
+        self._reader = self._open()
+        if settings.ledger is not None:
+            # A state that begins at the beginning is a state all the same: it may have another cap.
+            began = self._next if stamp is None else max(0, self._next)
+            settings.ledger.closed(topic, partition, -1, began)
+        self._gathered: list[Record] | None = []
+        self._links: dict[TraceContext, None] = {}
+        self._idle = False
+        self._labels = {
+            "messaging.destination.name": topic,
+            "messaging.destination.partition.id": str(partition),
+        }
+
+    def next_batch(self) -> list[SourceBatch]:
+        """The next item, or none yet.
+
+        Raises:
+            StopIteration: The flow is asked to stop, or the end is reached and was asked for.
+        """
+        if self._settings.stop():
+            raise StopIteration
+        gathering = self._gathered is not None
+        limit = self._budget.max_records if gathering else self._settings.batch_size
+        room = min(self._budget.room(), limit)
+        if room > len(self._fetched):
+            records, links = self._read(room - len(self._fetched))
+            self._fetched.extend(records)
+            self._links.update(dict.fromkeys(links))
+            if records:
+                crash_points.reach("after_fetch")
+        taken = self._budget.take(self._fetched, limit)
+        ended = not self._fetched and self._reader.at_end()
+        self._idle = not taken
+        if self._gathered is not None:
+            self._gathered += taken
+            if self._budget.room() > 0 and not ended:
+                return []
+            taken, self._gathered = self._gathered, None
+        elif not taken:
+            if ended and self._settings.exit_at_end:
+                raise StopIteration
+            return []
+        return [self._batch(taken, resumed=gathering)]
+
+    def next_awake(self) -> datetime | None:
+        """At once while there is something to read, else after a short wait."""
+        return datetime.now(UTC) + IDLE_WAIT if self._idle else None
+
+    def snapshot(self) -> SourceState:
+        """Where the next epoch starts, and how much it may take.
+
+        While the first batch is still being gathered nothing has been sent, so nothing changes.
+        """
+        settings = self._settings
+        settings.on_epoch()
+        stamp = Stamp("", 0)
+        if settings.ledger is not None:
+            ended = max(0, self._next)
+            settings.ledger.closed(self._topic, self._partition, self._epoch, ended)
+            stamp = settings.ledger.stamp(self._topic)
+        self._epoch += 1
+        if self._gathered is None:
+            took = self._budget.close_epoch(
+                settings.now(), settings.max_epoch_records, settings.max_epoch_bytes
+            )
+            settings.telemetry.epoch_seconds.record(took, self._labels)
+            lag = self._reader.lag()
+            if lag is not None:
+                settings.telemetry.lag.set(lag + len(self._fetched), self._labels)
+        budget = self._budget
+        return (
+            STATE_FORMAT,
+            self._next,
+            budget.max_records,
+            budget.max_bytes,
+            self._digest,
+            *stamp,
+        )
+
+    def close(self) -> None:
+        """Release the connection."""
+        self._reader.close()
+
+    def _open(self) -> LogReader:
+        """A reader at the next offset, once the record before it was found to be the one it was."""
+        if self._digest is None:
+            return self._open_reader(self._next)
+        reader = self._open_reader(self._next - 1)
+        try:
+            before = self._first(reader)
+        except OffsetGone as gone:
+            reader.close()
+            if gone.first != self._next:
+                self._gone(gone)
+            return self._open_reader(self._next)
+        if before is None or before[0] >= self._next:
+            # It was compacted away.
+            self._fetched.extend(() if before is None else (before,))
+            return reader
+        if digest_of(before) == self._digest:
+            return reader
+        reader.close()
+        self._recreated("its record before that is another one")
+        return self._open_reader(self._next)
+
+    def _first(self, reader: LogReader) -> Record | None:
+        """The first record, or None if there is none."""
+        settings = self._settings
+        deadline = settings.now() + FIRST_RECORD_WAIT_S
+        while settings.now() < deadline:
+            records, links = reader.read(1)
+            if records:
+                self._links = dict.fromkeys(links) if records[0][0] >= self._next else {}
+                return records[0]
+            if reader.at_end():
+                return None
+            settings.sleep(IDLE_WAIT.total_seconds())
+        raise FatalError(
+            subject=f"{self._topic}[{self._partition}]",
+            cause=f"the record at offset {self._next - 1} was not found within "
+            f"{FIRST_RECORD_WAIT_S:.0f} s, though it was read before",
+            hint="look whether the broker is well, and still has the topic that was read",
+        )
+
+    def _read(self, max_records: int) -> tuple[Sequence[Record], Sequence[TraceContext]]:
+        try:
+            return self._reader.read(max_records)
+        except OffsetGone as gone:
+            self._gone(gone)
+            self._reader.close()
+            self._reader = self._open_reader(self._next)
+            return (), ()
+
+    def _gone(self, gone: OffsetGone) -> None:
+        """The next offset is not there: go on from another, if that was accepted."""
+        if gone.first < self._next:
+            self._recreated("it ends before that")
+            return
+        self._refuse(
+            Accept.MISSED_RECORDS,
+            f"offset {self._next} is no longer there: retention has removed all before {gone.first}",
+            "have Debezium make a fresh initial snapshot, and start with an empty recovery directory "
+            "and collection",
+        )
+        self._next = gone.first
+
+    def _recreated(self, sign: str) -> None:
+        self._refuse(
+            Accept.RECREATED_TOPIC,
+            f"it is not the topic that was read up to offset {self._next}: {sign}. It was made anew, "
+            "or lost records",
+            "name the topic's cluster; or fill the collection anew",
+        )
+        self._next, self._digest = BEGINNING, None
+        if self._settings.ledger is not None:
+            self._settings.ledger.forget(self._topic, self._partition)
+
+    def _refuse(self, what: Accept, cause: str, hint: str) -> None:
+        subject = f"{self._topic}[{self._partition}]"
+        if self._settings.ledger is None:
+            raise FatalError(subject=subject, cause=cause, hint=hint)
+        self._settings.ledger.refuse(what, subject, cause, hint)
+
+    def _batch(self, records: list[Record], *, resumed: bool) -> SourceBatch:
+        if self._settings.ledger is not None:
+            self._settings.ledger.emitting(self._epoch)
+        links, self._links = self._links, {}
+        with self._settings.telemetry.span(
+            f"poll {self._topic}",
+            SpanKind.CLIENT,
+            links=links,
+            attributes={
+                "messaging.system": "kafka",
+                "messaging.operation.name": "poll",
+                "messaging.operation.type": "receive",
+                "messaging.batch.message_count": len(records),
+                **self._labels,
+            },
+        ) as span:
+            context = context_of(span)
+        if records:
+            self._next = records[-1][0] + 1
+            self._digest = digest_of(records[-1])
+            self._settings.telemetry.records_consumed.add(len(records), self._labels)
+        return SourceBatch(
+            self._topic,
+            self._partition,
+            resumed,
+            tuple(records),
+            context,
+            last=self._budget.room() <= 0,
+        )
+
+
+def digest_of(record: Record) -> int:
+    """What tells a record from another one at the same offset."""
+    return crc32(record[2] or b"", crc32(record[1] or b""))
+
+
+class PartitionedSource(FixedPartitionedSource[SourceBatch, SourceState]):
+    """All partitions of all topics.
+
+    Args:
+        partitions: (topic, partition) pairs. Never fewer than the recovery files know of: a new
+            partition joins at the next start, a removed one would lose its place.
+        open_reader: Opens a partition at an offset.
+        settings: What all partitions share.
+    """
+
+    def __init__(
+        self,
+        partitions: Sequence[tuple[str, int]],
+        open_reader: Callable[[str, int, int], LogReader],
+        settings: SourceSettings,
+    ) -> None:
+        self._partitions = {
+            f"{topic}/{partition}": (topic, partition) for topic, partition in partitions
+        }
+        self._open_reader = open_reader
+        self._settings = settings
+
+    def list_parts(self) -> list[str]:
+        """Names of the partitions, `topic/number`."""
+        return list(self._partitions)
+
+    def build_part(
+        self, step_id: str, for_part: str, resume_state: SourceState | None
+    ) -> PartitionLogic:
+        """Open one partition where the last committed epoch ended."""
+        topic, partition = self._partitions[for_part]
+        return PartitionLogic(
+            topic,
+            partition,
+            lambda offset: self._open_reader(topic, partition, offset),
+            self._settings,
+            resume_state,
+        )

@@ -1,0 +1,227 @@
+"""Requests to the store: cut to size, tried again, traced, and halved where the data is refused."""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TypeVar
+
+from opentelemetry.trace import SpanKind
+
+from operators import crash_points
+from operators.changes.row_key import RowKey
+from operators.changes.text_hash import text_hash
+from operators.changes.vector import Vector
+from operators.changes.version import Version
+from operators.errors import RecordError
+from operators.retry import RetryPolicy
+from operators.store.protocol import Entity, Stored, VectorStore, entity_id
+from operators.telemetry import Telemetry, TraceContext
+
+T = TypeVar("T")
+
+Entities = tuple[Entity, ...]
+"""All of one row, by chunk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """What a lane asks of the store, in rows rather than entities.
+
+    A row of several chunks is kept whole as well as a store without transactions can: a chunk with
+    the number of all of them is the first to be written and the last to be removed, so that whatever
+    a crash leaves behind is found again.
+
+    Attributes:
+        batch_rows: Entities of one request at the most.
+        contexts: Spans that the requests belong to.
+    """
+
+    store: VectorStore
+    retry: RetryPolicy
+    telemetry: Telemetry
+    batch_rows: int
+    contexts: tuple[TraceContext, ...] = ()
+
+    def within(self, contexts: Sequence[TraceContext]) -> "Requests":
+        """The same as part of these spans."""
+        return replace(self, contexts=tuple(contexts))
+
+    def vectors(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, tuple[str, Vector]]:
+        """Text hash and vector of those rows that exist; for rows of one entity."""
+        found = self.retry.call(lambda: self.store.vectors(collection, list(map(entity_id, keys))))
+        return _by_row(keys, found)
+
+    def rows(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, Entities]:
+        """Those rows that exist whole: with all their chunks, each of the same version.
+
+        A row that a crash, or a refused write, has left without some of its chunks is not among them.
+        """
+        if not keys:
+            return {}
+        ids = list(map(entity_id, keys))
+        first = _by_row(keys, self.retry.call(lambda: self.store.entities(collection, ids)))
+        more = [
+            entity_id(key, chunk)
+            for key, entity in first.items()
+            for chunk in range(1, entity.chunks)
+        ]
+        rest = self.retry.call(lambda: self.store.entities(collection, more)) if more else {}
+        found: dict[RowKey, Entities] = {}
+        for key, entity in first.items():
+            others = (rest.get(entity_id(key, chunk)) for chunk in range(1, entity.chunks))
+            row = (entity, *(e for e in others if e is not None and e.version == entity.version))
+            if len(row) == entity.chunks or _is_whole(row):
+                found[key] = row
+        return found
+
+    def delete_rows(self, collection: str, keys: Sequence[RowKey], *, cut: bool) -> None:
+        """Remove rows.
+
+        Args:
+            collection: Where they are.
+            keys: Of rows that may exist.
+            cut: Whether a row may have several chunks.
+        """
+        if cut and keys:
+            surplus = self._surplus(collection, dict.fromkeys(keys, 1))
+            ids = [entity_id(key, chunk) for key, more in surplus.items() for chunk in more]
+            self._delete(collection, ids)
+        self._delete(collection, list(map(entity_id, keys)))
+
+    def delete_older(
+        self, collection: str, table: str, version: Version, shards: Collection[int]
+    ) -> None:
+        """Remove the rows of a table that a TRUNCATE took, in these shards."""
+        self._traced(
+            collection,
+            "delete",
+            len(shards),
+            lambda: self.store.delete_older(collection, table, version, sorted(shards)),
+        )
+
+    def upsert(
+        self, collection: str, rows: Sequence[Entities], *, cut: bool
+    ) -> list[tuple[Entities, RecordError]]:
+        """Write rows; each then has exactly the chunks that were given.
+
+        Returns:
+            Those that the store refuses, with the reason. The others are written.
+        """
+        counts = {row[0].row_key: len(row) for row in rows} if cut else {}
+        surplus = self._surplus(collection, counts) if counts else {}
+        # Until its surplus is gone, the first chunk tells of it; what is there by then is whole.
+        sent = [_announcing(row, surplus.get(row[0].row_key)) for row in rows] if surplus else rows
+        refused = self._upsert(collection, sent)
+        if surplus:
+            for entities, _ in refused:
+                surplus.pop(entities[0].row_key, None)
+            ids = [entity_id(k, i) for k, more in surplus.items() for i in more]
+            self._delete(collection, ids)
+            final = [(row[0],) for row in rows if row[0].row_key in surplus]
+            refused += self._upsert(collection, final)
+        return refused
+
+    def _upsert(
+        self, collection: str, rows: Sequence[Entities]
+    ) -> list[tuple[Entities, RecordError]]:
+        refused: list[tuple[Entities, RecordError]] = []
+        batch: list[Entities] = []
+        size = 0
+        for row in rows:
+            if batch and size + len(row) > self.batch_rows:
+                self._halve(collection, batch, refused)
+                batch, size = [], 0
+            batch.append(row)
+            size += len(row)
+        if batch:
+            self._halve(collection, batch, refused)
+        return refused
+
+    def _surplus(self, collection: str, counts: Mapping[RowKey, int]) -> dict[RowKey, range]:
+        """The stored chunks beyond the given number of each row that has such."""
+        keys = list(counts)
+        ids = list(map(entity_id, keys))
+        found: dict[RowKey, Stored] = _by_row(
+            keys, self.retry.call(lambda: self.store.stored(collection, ids))
+        )
+        return {
+            key: range(counts[key], stored.chunks)
+            for key, stored in found.items()
+            if stored.chunks > counts[key]
+        }
+
+    def _delete(self, collection: str, ids: Sequence[str]) -> None:
+        for start in range(0, len(ids), self.batch_rows):
+            chunk = ids[start : start + self.batch_rows]
+            delete = partial(self.store.delete, collection, chunk)
+            self._traced(collection, "delete", len(chunk), delete)
+
+    def _halve(
+        self,
+        collection: str,
+        rows: Sequence[Entities],
+        refused: list[tuple[Entities, RecordError]],
+    ) -> None:
+        """Upsert; where the store refuses the data, halve down to the rows that it refuses."""
+        entities = [entity for row in rows for entity in row]
+        try:
+            self._traced(
+                collection,
+                "upsert",
+                len(entities),
+                lambda: self.store.upsert(collection, entities),
+            )
+        except RecordError as error:
+            if len(rows) == 1:
+                refused.append((rows[0], error))
+                return
+            middle = len(rows) // 2
+            self._halve(collection, rows[:middle], refused)
+            self._halve(collection, rows[middle:], refused)
+
+    def _traced(self, collection: str, operation: str, size: int, send: Callable[[], None]) -> None:
+        attributes: dict[str, str | int | float | bool] = {
+            "db.system.name": "milvus",
+            "db.collection.name": collection,
+            "db.operation.name": operation,
+            "db.operation.batch.size": size,
+        }
+        started = time.perf_counter()
+        with self.telemetry.span(
+            f"{operation} {collection}",
+            SpanKind.CLIENT,
+            parent=self.contexts[0] if self.contexts else None,
+            links=self.contexts[1:],
+            attributes=attributes,
+        ):
+            crash_points.reach("before_upsert")
+            self.retry.call(partial(_under_way, send))
+            crash_points.reach("after_upsert")
+        self.telemetry.store_seconds.record(
+            time.perf_counter() - started,
+            {"db.system.name": "milvus", "db.operation.name": operation},
+        )
+
+
+def _announcing(row: Entities, surplus: range | None) -> Entities:
+    return row if surplus is None else (row[0]._replace(chunks=surplus.stop), *row[1:])
+
+
+def _is_whole(row: Entities) -> bool:
+    """Whether chunks that were written together are all of a text, though surplus is announced."""
+    text = ""
+    for entity in row:
+        text = text[: entity.start] + entity.text
+    return text_hash(text) == row[0].text_hash
+
+
+def _under_way(send: Callable[[], None]) -> None:
+    crash_points.reach("in_upsert")
+    send()
+
+
+def _by_row(keys: Sequence[RowKey], found: Mapping[str, T]) -> dict[RowKey, T]:
+    """What was found by the id of a row's first entity, by row."""
+    pairs = ((key, found.get(entity_id(key))) for key in keys)
+    return {key: value for key, value in pairs if value is not None}

@@ -1,0 +1,117 @@
+"""What rows held whose primary key changed, for the rows that they became."""
+
+import threading
+from collections import OrderedDict
+from enum import Enum
+from typing import TypeAlias
+
+from operators.changes.row_key import RowKey
+from operators.changes.rows import PartialRow, Row
+from operators.changes.version import OFFSET_DIGITS, Version
+from operators.toast.donor import Donor
+
+KEPT_CHARACTERS = 64 * 1024 * 1024
+"""How much of what rows held whose key changed is kept, until their new keys take it over."""
+
+MIN_KEPT = 1_024
+
+MOVE_WAIT_S = 10.0
+"""For how long a row waits for the change that took it from its old key to be read at all."""
+
+Held: TypeAlias = Row | PartialRow | Donor | None
+"""What a row held whose key changed. A partial one waits itself for what its own old key held."""
+
+
+class Stage(Enum):
+    """How far the old key's side is with a change of a key."""
+
+    UNKNOWN = 0
+    READ = 1
+    SENT = 2
+    TOLD = 3
+
+
+class Moves:
+    """What rows held whose primary key changed, for the rows that they became.
+
+    The delete of the old key and the new key's row lie in different shards, and in different lanes.
+    The old key's side puts here what the row held, the other one takes it. It is a memory of this
+    process: after a crash in between, or in a flow of several processes, the value has to come from
+    the database, or the new row becomes a dead letter. Any thread may call.
+    """
+
+    def __init__(self, characters: int = KEPT_CHARACTERS) -> None:
+        self._lock = threading.RLock()
+        self._coming: dict[tuple[RowKey, str], Stage] = {}
+        self._kept: OrderedDict[tuple[RowKey, str], Held] = OrderedDict()
+        self._characters = characters
+        self._size = 0
+        self._error: BaseException | None = None
+
+    def read(self, old_key: RowKey, version: Version) -> None:
+        """Say that a change of a key was read; what the row held will be told."""
+        self._advance(old_key, version, Stage.READ)
+
+    def send(self, old_key: RowKey, version: Version) -> None:
+        """Say that it is on its way to the lane, which will tell."""
+        self._advance(old_key, version, Stage.SENT)
+
+    def _advance(self, old_key: RowKey, version: Version, stage: Stage) -> None:
+        move = (old_key, _position(version))
+        with self._lock:
+            if move not in self._kept:
+                self._coming[move] = stage
+
+    def put(self, old_key: RowKey, version: Version, held: Held) -> None:
+        """Keep what the old key held; None if that is not known."""
+        move = (old_key, _position(version))
+        with self._lock:
+            self._coming.pop(move, None)
+            if move in self._kept:
+                before = self._kept.pop(move)
+                self._size -= _size(before)
+                # A delete that is sent again finds nothing: the first one told.
+                held = before if held is None else held
+            self._kept[move] = held
+            self._size += _size(held)
+            while self._size > self._characters and len(self._kept) > 1:
+                self._size -= _size(self._kept.popitem(last=False)[1])
+
+    def stage(self, old_key: RowKey, version: str) -> Stage:
+        """How far a change of a key is, and all that it rests on."""
+        move = (old_key, _position(version))
+        with self._lock:
+            if self._error is not None:
+                raise self._error
+            held = self._kept.get(move)
+            if isinstance(held, PartialRow) and held.old_key is not None:
+                return self.stage(held.old_key, held.after or "")
+            return Stage.TOLD if move in self._kept else self._coming.get(move, Stage.UNKNOWN)
+
+    def take(self, old_key: RowKey, version: str) -> Held:
+        """What the old key held, once."""
+        move = (old_key, _position(version))
+        with self._lock:
+            if move not in self._kept:
+                return None
+            held = self._kept.pop(move)
+            self._size -= _size(held)
+            return held
+
+    def fail(self, error: BaseException) -> None:
+        """Let nobody wait for a lane that has ended."""
+        with self._lock:
+            self._error = error
+
+
+def _size(held: Held) -> int:
+    if held is None:
+        return MIN_KEPT
+    texts = (held.text,) if isinstance(held, Row) else held.texts.values()
+    values = (*texts, *held.columns.values())
+    return MIN_KEPT + sum(len(value) for value in values if isinstance(value, str))
+
+
+def _position(version: str) -> str:
+    """The part that the two halves of a change of the key have in common: all but the offset."""
+    return version[:-OFFSET_DIGITS]

@@ -1,0 +1,217 @@
+"""A registry that is down, refuses, is none, or has to be trusted: what the flow makes of it."""
+
+import datetime
+import ipaddress
+import json
+import ssl
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from operators.codec.registry.decoder import RegistryDecoder
+from operators.contract.sections import SchemaRegistrySection
+from operators.errors import ContractError, FatalError
+from operators.retry import RetryPolicy
+from operators.telemetry import Telemetry
+from tests.registry import RegistryStub
+
+TOPIC = "app.public.docs"
+SECRET = "a value that nobody may see"
+ROW = json.dumps({"type": "record", "name": "Row", "fields": [{"name": "id", "type": "long"}]})
+ONE = b"\0\0\0\0\1\x02"
+
+Decoder = Callable[..., RegistryDecoder]
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+@pytest.fixture
+def registry() -> Iterator[RegistryStub]:
+    with RegistryStub() as stub:
+        yield stub
+
+
+@pytest.fixture
+def filled(registry: RegistryStub) -> RegistryStub:
+    registry.add(f"{TOPIC}-value", ROW)
+    return registry
+
+
+@pytest.fixture
+def make() -> Iterator[Decoder]:
+    made: list[RegistryDecoder] = []
+
+    def decoder(url: str, for_s: float = 0.0, **section: Any) -> RegistryDecoder:
+        retry = RetryPolicy(for_s, Telemetry(), max_wait_s=0.0)
+        made.append(RegistryDecoder(SchemaRegistrySection(url=url, **section), retry))
+        return made[-1]
+
+    yield decoder
+    for each in made:
+        each.close()
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_refused_credentials_stop_the_flow_at_once(
+    filled: RegistryStub, make: Decoder, status: int
+) -> None:
+    filled.failures = [status] * 5
+    with pytest.raises(FatalError, match="refuses the credentials") as caught:
+        make(filled.url, for_s=60).decode(ONE, TOPIC, key=False)
+    assert "[schema_registry]" in caught.value.hint
+    assert len(filled.asked) == 1
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504])
+def test_a_registry_in_trouble_is_asked_again(
+    filled: RegistryStub, make: Decoder, status: int
+) -> None:
+    filled.failures = [status, status]
+    assert make(filled.url, for_s=60).decode(ONE, TOPIC, key=False) == ({"id": 1}, {})
+    assert len(filled.asked) == 3
+
+
+def test_a_reference_is_asked_for_again_too(registry: RegistryStub, make: Decoder) -> None:
+    registry.add("Id", ROW.replace("Row", "Id"))
+    reference = {"name": "Id", "subject": "Id", "version": 1}
+    registry.add("Row", ROW.replace('"long"', '"Id"'), references=[reference])
+    registry.failures = [503]
+    decoder = make(registry.url, for_s=60)
+    assert decoder.decode(b"\0\0\0\0\2\x02", TOPIC, key=False) == ({"id": {"id": 1}}, {})
+
+
+def test_a_registry_that_stays_away_stops_the_flow_and_makes_no_bad_record(
+    filled: RegistryStub, make: Decoder
+) -> None:
+    filled.failures = [500] * 3
+    with pytest.raises(FatalError, match="nothing is lost") as caught:
+        make(filled.url).decode(ONE, TOPIC, key=False)
+    assert "HTTP 500" in caught.value.cause
+    assert len(filled.asked) == 1, "nobody but the retry policy tries again"
+
+
+def test_nobody_listens(make: Decoder) -> None:
+    with RegistryStub() as stub:
+        url = stub.url
+    with pytest.raises(FatalError, match="cannot be reached") as caught:
+        make(url).decode(ONE, TOPIC, key=False)
+    assert "`url` in [schema_registry]" in caught.value.hint
+
+
+def test_a_registry_that_does_not_answer_is_given_up_in_time(
+    filled: RegistryStub, make: Decoder
+) -> None:
+    filled.silent = True
+    with pytest.raises(FatalError, match="cannot be reached"):
+        make(filled.url, request_timeout_s=0.05).decode(ONE, TOPIC, key=False)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        (404, b"<html>nothing here</html>"),
+        (404, b'{"error_code": 404, "message": "HTTP 404 Not Found"}'),
+        (200, b"<html>log in</html>"),
+        (200, b"[]"),
+        (302, b""),
+        (400, b"{}"),
+    ],
+)
+def test_what_is_no_registry_stops_the_flow(
+    filled: RegistryStub, make: Decoder, answer: tuple[int, bytes]
+) -> None:
+    filled.failures = [answer]
+    with pytest.raises(FatalError) as caught:
+        make(filled.url, for_s=60).decode(ONE, TOPIC, key=False)
+    assert "Confluent's API" in caught.value.hint
+
+
+def test_it_logs_in_and_never_shows_the_password(make: Decoder) -> None:
+    with RegistryStub(login=("rowvec", SECRET)) as stub:
+        stub.add(TOPIC, ROW)
+        decoder = make(stub.url, username="rowvec", password=SECRET)
+        assert decoder.decode(ONE, TOPIC, key=False) == ({"id": 1}, {})
+        with pytest.raises(FatalError, match="HTTP 401"):
+            make(stub.url, username="rowvec", password="wrong").decode(ONE, TOPIC, key=False)
+        with pytest.raises(ContractError) as caught:
+            make(
+                stub.url.replace("//", f"//rowvec:{SECRET.replace(' ', '_')}@"),
+                username="rowvec",
+                password=SECRET,
+            )
+        assert "url in [schema_registry]" in str(caught.value)
+        assert SECRET.replace(" ", "_") not in "".join(traceback.format_exception(caught.value))
+
+
+def test_a_password_inside_the_address_is_not_shown(make: Decoder) -> None:
+    with RegistryStub(login=("rowvec", "right")) as stub:
+        url = stub.url.replace("//", "//rowvec:hidden@")
+        with pytest.raises(FatalError, match="HTTP 401") as caught:
+            make(url).decode(ONE, TOPIC, key=False)
+    assert "hidden" not in str(caught.value)
+    assert stub.url in str(caught.value)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A file with a key and the certificate of 127.0.0.1 that it signed itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry")])
+    now = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path / "registry.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        + made.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+def test_https_with_the_ca_file_and_not_without_it(make: Decoder, certificate: Path) -> None:
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    with RegistryStub(tls=tls) as stub:
+        stub.add(TOPIC, ROW)
+        decoder = make(stub.url, ca_file=certificate)
+        assert decoder.decode(ONE, TOPIC, key=False) == ({"id": 1}, {})
+        with pytest.raises(FatalError, match="not trusted") as caught:
+            make(stub.url, for_s=60).decode(ONE, TOPIC, key=False)
+        assert "ca_file in [schema_registry]" in caught.value.hint
+
+
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_a_ca_file_that_is_none_is_told_before_anything_is_read(
+    make: Decoder, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "ca.pem"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(ContractError, match="ca_file in"):
+        make("https://127.0.0.1:1", ca_file=path)

@@ -1,0 +1,142 @@
+"""A partition read by confluent-kafka: where it begins, and what its errors become."""
+
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+
+from operators.contract.sections import KafkaSection
+from operators.errors import FatalError
+from operators.kafka import reader as reader_module
+from operators.kafka.config import consumer_config
+from operators.kafka.log import BEGINNING, OffsetGone
+from operators.kafka.reader import KafkaReader
+
+SECTION = KafkaSection(bootstrap_servers="broker:9092")
+
+
+class Message:
+    """What the client answers with: an error, or a record without a key."""
+
+    def __init__(self, offset: int = 0, code: int | None = None) -> None:
+        self._offset = offset
+        self._code = code
+
+    def error(self) -> KafkaError | None:
+        return None if self._code is None else KafkaError(self._code)
+
+    def offset(self) -> int:
+        return self._offset
+
+    def key(self) -> None:
+        return None
+
+    def value(self) -> bytes:
+        return b"{}"
+
+    def headers(self) -> None:
+        return None
+
+
+class Consumer:
+    """A client that answers what a test says, and knows what it was assigned."""
+
+    answers: tuple[Message, ...] = ()
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        self.config = config
+        self.assigned: list[TopicPartition] = []
+
+    def assign(self, partitions: list[TopicPartition]) -> None:
+        self.assigned = partitions
+
+    def consume(self, _count: int, _timeout: float) -> tuple[Message, ...]:
+        answers, self.answers = self.answers, ()
+        return answers
+
+    def get_watermark_offsets(self, _partition: TopicPartition, **_: Any) -> tuple[int, int]:
+        return 40, 90
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> type[Consumer]:
+    class Client(Consumer):
+        pass
+
+    monkeypatch.setattr(reader_module, "Consumer", Client)
+    return Client
+
+
+def reader(offset: int) -> KafkaReader:
+    return KafkaReader(SECTION, "cdc.docs", 3, offset, traced=False, needles=())
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("auto.offset.reset", "error"),
+        ("isolation.level", "read_committed"),
+        ("enable.auto.commit", False),
+        ("enable.partition.eof", True),
+    ],
+)
+def test_what_a_consumer_must_be_told(option: str, value: object) -> None:
+    assert consumer_config(SECTION)[option] == value
+
+
+@pytest.mark.parametrize("option", ["auto.offset.reset", "enable.auto.commit"])
+def test_the_contract_cannot_have_a_lost_offset_skipped_over(option: str) -> None:
+    section = SECTION.model_copy(update={"librdkafka": {option: "latest"}})
+    assert consumer_config(section)[option] in ("error", False)
+
+
+@pytest.mark.parametrize(
+    ("offset", "assigned"), [(BEGINNING, OFFSET_BEGINNING), (0, 0), (7, 7)], ids=["first", "0", "7"]
+)
+@pytest.mark.usefixtures("client")
+def test_where_a_partition_is_read_from(offset: int, assigned: int) -> None:
+    (partition,) = reader(offset)._consumer.assigned
+    assert (partition.topic, partition.partition) == ("cdc.docs", 3)
+    assert partition.offset == assigned
+
+
+def test_an_offset_that_is_gone_is_told_with_the_first_that_is_there(
+    client: type[Consumer],
+) -> None:
+    client.answers = (Message(code=KafkaError._AUTO_OFFSET_RESET),)
+    with pytest.raises(OffsetGone) as caught:
+        reader(7).read(10)
+    assert caught.value.first == 40
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError._AUTHENTICATION,
+    ],
+)
+def test_what_stops_the_flow(code: int, client: type[Consumer]) -> None:
+    client.answers = (Message(code=code),)
+    with pytest.raises(FatalError, match=r"cdc\.docs\[3\]"):
+        reader(7).read(10)
+
+
+def test_a_transient_error_loses_no_record(client: type[Consumer]) -> None:
+    client.answers = (Message(7), Message(code=KafkaError._TRANSPORT), Message(8))
+    each = reader(7)
+    records, _ = each.read(10)
+    assert [record[0] for record in records] == [7, 8]
+    assert not each.at_end()
+
+
+def test_the_end_is_told_until_there_is_more(client: type[Consumer]) -> None:
+    client.answers = (Message(7), Message(code=KafkaError._PARTITION_EOF))
+    each = reader(7)
+    assert len(each.read(10)[0]) == 1
+    assert each.at_end()
+    each._consumer.answers = (Message(8),)
+    assert len(each.read(10)[0]) == 1
+    assert not each.at_end()

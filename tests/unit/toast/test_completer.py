@@ -1,0 +1,408 @@
+"""Values that Debezium left out: who may give them, and how they follow a row to its new key."""
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from flows.sync import rules_of
+from operators.changes.events import Delete, KafkaPosition
+from operators.changes.row_key import RowKey
+from operators.changes.rows import Move, PartialRow, Row
+from operators.changes.text_hash import text_hash
+from operators.changes.version import Version, make_version
+from operators.contract.table import MAX_VARCHAR_BYTES, TableSection
+from operators.errors import FatalError, RecordError, RetriableError
+from operators.retry import RetryPolicy
+from operators.store.protocol import Entity, entity_id
+from operators.telemetry import Telemetry
+from operators.toast.completer import Completer, Database
+from operators.toast.donor import Donor, donor_of_entities, donor_of_row, joined, may_give
+from operators.toast.key_changes import Held, Moves, Stage
+from tests.changes import TOPIC, contract, table
+
+ONE, TWO, THREE = RowKey("docs:1"), RowKey("docs:2"), RowKey("docs:3")
+
+
+def version(lsn: int, offset: int = 0) -> Version:
+    return make_version(0, f"{lsn:016x}.{lsn:016x}", offset)
+
+
+def at(offset: int = 0) -> KafkaPosition:
+    return KafkaPosition(TOPIC, 0, offset)
+
+
+def partial(key: RowKey = ONE, lsn: int = 5, **more: Any) -> PartialRow:
+    """A row whose `doc` was left out."""
+    values: dict[str, Any] = {
+        "texts": {"name": "new"},
+        "columns": {"kind": "page", "size": 1},
+        "missing": ("doc",),
+    }
+    return PartialRow(key, version(lsn), at(), 0, "u", "docs", **{**values, **more})
+
+
+def whole(doc: str, key: RowKey = ONE, lsn: int = 3) -> Row:
+    text = f"old\n{doc}"
+    spans = (("name", 0, 3), ("doc", 4, 4 + len(doc)))
+    columns = {"kind": "page", "size": 0}
+    return Row(key, version(lsn), at(), 0, "u", "docs", text, text_hash(text), columns, spans)
+
+
+def stored(row: Row, *starts: int) -> tuple[Entity, ...]:
+    """A row as the store has it, cut at some places, each chunk with two characters of the last."""
+    edges = [0, *starts]
+    return tuple(
+        Entity(
+            entity_id(row.row_key, number),
+            np.ones(8, np.float32),
+            row.text[max(0, start - 2) : end],
+            row.text_hash,
+            row.columns,
+            row.table,
+            row.row_key,
+            row.version,
+            row.op,
+            0,
+            row.position,
+            "hash@1",
+            number,
+            len(edges),
+            max(0, start - 2),
+            row.spans,
+        )
+        for number, (start, end) in enumerate(zip(edges, [*starts, None], strict=True))
+    )
+
+
+def delete(key: RowKey = ONE, lsn: int = 5, offset: int = 0) -> Delete:
+    return Delete(key, version(lsn, offset), at(offset), 0, moved=True)
+
+
+def completer(
+    moves: Moves | None = None, database: Database | None = None, **changed: Any
+) -> Completer:
+    rules = rules_of(contract().model_copy(update={"tables": (table(**changed),)}))
+    retry = RetryPolicy(1.0, Telemetry(), max_wait_s=0.0)
+    return Completer(rules, Moves() if moves is None else moves, retry, database)
+
+
+# Who may give.
+
+
+@pytest.mark.parametrize(
+    ("after", "donor", "gives"),
+    [
+        (None, 1, True),
+        (None, 5, True),
+        (None, 6, False),
+        (3, 2, False),
+        (3, 3, True),
+        (3, 4, True),
+        (3, 5, True),
+        (3, 6, False),
+        ("", 3, False),
+        ("", 5, False),
+    ],
+)
+def test_only_the_version_that_the_row_follows_may_give(
+    after: int | str | None, donor: int, gives: bool
+) -> None:
+    row = partial(after=version(after) if isinstance(after, int) else after)
+    assert may_give(Donor(version(donor), {}, {}), row) is gives
+    entities = stored(whole("text", lsn=donor))
+    if gives:
+        assert completer().complete(row, entities).version == row.version
+    else:
+        with pytest.raises(RecordError, match="does not hold the version before this one"):
+            completer().complete(row, entities)
+
+
+def test_what_is_nowhere_is_refused_without_a_word_of_the_data() -> None:
+    with pytest.raises(RecordError, match="column 'doc'") as caught:
+        completer().complete(partial(texts={"name": "private"}, after=version(3)), None)
+    assert "REPLICA IDENTITY FULL" in caught.value.hint
+    assert "private" not in str(caught.value)
+
+
+def test_chunks_that_overlap_are_joined() -> None:
+    assert joined([(0, "abcd"), (2, "cdef"), (6, "gh")]) == "abcdefgh"
+    assert joined([]) == ""
+    row = whole("a text of some length")
+    for starts in [(), (9,), (5, 9, 20)]:
+        donor = donor_of_entities(stored(row, *starts))
+        assert donor.texts == {"name": "old", "doc": "a text of some length"}
+        assert donor == donor_of_row(row)
+
+
+def test_a_value_of_null_is_given_as_such() -> None:
+    row = whole("")._replace(spans=(("name", 0, 3), ("doc", -1, -1)))
+    found = completer().complete(partial(), stored(row))
+    assert isinstance(found, Row)
+    assert found.spans == (("name", 0, 3), ("doc", -1, -1))
+
+
+def test_a_row_on_its_way_gives_unless_another_came_between() -> None:
+    row = completer().from_row(partial(after=version(3)), whole("text"))
+    assert isinstance(row, Row)
+    assert row.text == "new\ntext"
+    for after in (version(4), ""):
+        missing = partial(after=after)
+        assert completer().from_row(missing, whole("text")) is missing
+
+
+def test_a_partial_row_on_its_way_gives_what_it_has_and_asks_for_the_rest_where_it_would() -> None:
+    before = partial(
+        lsn=4,
+        texts={"doc": "text"},
+        columns={"kind": "page"},
+        missing=("name", "size"),
+        after=version(2),
+    )
+    asks = partial(missing=("doc", "size"), columns={"kind": "leaf"}, after=version(4))
+    row = completer().from_row(asks, before)
+    assert isinstance(row, PartialRow)
+    assert (row.texts, row.missing) == ({"name": "new", "doc": "text"}, ("size",))
+    assert (row.version, row.after) == (asks.version, version(2))
+
+
+# Changes of the key.
+
+
+def test_what_a_row_held_is_told_once() -> None:
+    moves = Moves()
+    donor = donor_of_row(whole("text"))
+    assert moves.stage(ONE, version(5)) is Stage.UNKNOWN
+    moves.read(ONE, version(5))
+    assert moves.stage(ONE, version(5)) is Stage.READ
+    moves.send(ONE, version(5))
+    assert moves.stage(ONE, version(5)) is Stage.SENT
+    moves.put(ONE, version(5), donor)
+    # The other half has another offset, being on another partition.
+    assert moves.stage(ONE, version(5, offset=77)) is Stage.TOLD
+    assert moves.take(ONE, version(5, offset=77)) == donor
+    assert moves.take(ONE, version(5)) is None
+    assert moves.stage(ONE, version(5)) is Stage.UNKNOWN
+
+
+def test_another_change_of_the_same_key_is_another_one() -> None:
+    moves = Moves()
+    moves.put(ONE, version(5), donor_of_row(whole("first")))
+    moves.put(ONE, version(9), donor_of_row(whole("second")))
+    second = moves.take(ONE, version(9))
+    assert isinstance(second, Donor)
+    assert second.texts["doc"] == "second"
+
+
+def test_a_delete_that_comes_again_neither_takes_back_nor_asks_again() -> None:
+    moves = Moves()
+    donor = donor_of_row(whole("text"))
+    moves.put(ONE, version(5), donor)
+    moves.read(ONE, version(5, 1))
+    moves.send(ONE, version(5, 1))
+    assert moves.stage(ONE, version(5)) is Stage.TOLD
+    moves.put(ONE, version(5, 1), None)
+    assert moves.take(ONE, version(5)) == donor
+
+
+@pytest.mark.parametrize("held", [whole("x" * 1_000), donor_of_row(whole("x" * 1_000)), partial()])
+def test_what_nobody_takes_is_forgotten_in_the_end(held: Held) -> None:
+    moves = Moves(characters=20_000)
+    for lsn in range(1, 1_000):
+        moves.send(ONE, version(lsn))
+        moves.put(ONE, version(lsn), held)
+        assert moves._size <= 20_000 or len(moves._kept) == 1
+    assert 5 <= len(moves._kept) <= 20
+    assert moves.stage(ONE, version(999)) is Stage.TOLD
+    assert moves.stage(ONE, version(1)) is Stage.UNKNOWN
+    for lsn in range(1, 1_000):
+        moves.take(ONE, version(lsn))
+    assert (moves._size, len(moves._kept), len(moves._coming)) == (0, 0, 0)
+
+
+def test_a_value_that_is_larger_than_all_that_is_kept_is_kept_alone() -> None:
+    moves = Moves(characters=100)
+    moves.put(ONE, version(1), whole("x" * 1_000))
+    moves.put(TWO, version(1), whole("y" * 1_000))
+    assert moves.take(ONE, version(1)) is None
+    assert moves.take(TWO, version(1)) is not None
+
+
+def test_a_row_goes_through_several_keys() -> None:
+    moves = Moves()
+    third = partial(THREE, lsn=7, old_key=TWO, after=version(7))
+    # Row 2 came from row 1, and nobody has told yet what that held.
+    moves.put(TWO, version(7), partial(TWO, lsn=6, old_key=ONE, after=version(6)))
+    assert moves.stage(TWO, version(7)) is Stage.UNKNOWN
+    assert not completer(moves).waits(third)
+    moves.send(ONE, version(6))
+    assert moves.stage(TWO, version(7)) is Stage.SENT
+    assert completer(moves).waits(third)
+    moves.put(ONE, version(6), whole("text", ONE))
+    assert not completer(moves).waits(third)
+    row = completer(moves).complete(third, None)
+    assert isinstance(row, Row)
+    assert (row.row_key, row.text) == (THREE, "new\ntext")
+
+
+def test_a_row_under_its_new_key_takes_nothing_of_another_that_had_it_before() -> None:
+    row = partial(TWO, old_key=ONE, after=version(5))
+    with pytest.raises(RecordError, match="under its old key is not known"):
+        completer().complete(row, stored(whole("another row's", TWO, lsn=4)))
+
+
+def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
+    row = partial(TWO, old_key=ONE, after=version(5))
+    found = completer().complete(row, stored(whole("text", TWO, lsn=5)))
+    assert isinstance(found, Row)
+    assert found.text == "new\ntext"
+
+
+@pytest.mark.parametrize(
+    ("after", "lsn", "told"),
+    [
+        (None, 3, True),
+        (version(3), 3, True),
+        (version(4), 3, False),  # the one before the delete was refused
+        ("", 3, False),
+        (None, 6, False),  # a later life of the key
+    ],
+)
+def test_only_the_version_before_the_delete_is_told(
+    after: str | None, lsn: int, told: bool
+) -> None:
+    moves, row = Moves(), whole("text", lsn=lsn)
+    completer(moves).hand_over(Move(delete(), None, after), None, stored(row))
+    assert moves.take(ONE, version(5)) == (donor_of_row(row) if told else None)
+    # The same while it is on its way to the store.
+    completer(moves).hand_over(Move(delete(), None, after), row, None)
+    assert moves.take(ONE, version(5)) == (row if told else None)
+
+
+def test_what_is_on_its_way_is_told_before_what_is_stored() -> None:
+    moves = Moves()
+    completer(moves).hand_over(Move(delete()), whole("newer"), stored(whole("older")))
+    held = moves.take(ONE, version(5))
+    assert isinstance(held, Row)
+    assert held.text == "old\nnewer"
+
+
+def test_a_partial_row_whose_key_changes_is_completed_first() -> None:
+    moves = Moves()
+    before = partial(lsn=4, after=version(3))
+    for move, row in ((Move(delete(), before), None), (Move(delete()), before)):
+        completer(moves).hand_over(move, row, stored(whole("text")))
+        held = moves.take(ONE, version(5))
+        assert isinstance(held, Row)
+        assert held.text == "new\ntext"
+        completer(moves).hand_over(move, row, stored(whole("text", lsn=2)))
+        assert moves.take(ONE, version(5)) is None
+
+
+def test_what_cannot_be_stored_is_not_told() -> None:
+    moves = Moves()
+    long = "x" * (MAX_VARCHAR_BYTES - 10)
+    before = partial(lsn=4, texts={"name": "y" * 1_000}, after=version(3))
+    completer(moves).hand_over(Move(delete(), before), None, stored(whole(long)))
+    assert moves.stage(ONE, version(5)) is Stage.TOLD
+    assert moves.take(ONE, version(5)) is None
+
+
+def test_nobody_waits_for_a_lane_that_has_ended() -> None:
+    moves = Moves()
+    moves.send(ONE, version(5))
+    cause = FatalError(subject="milvus", cause="is gone")
+    completer(moves).fail(cause)
+    with pytest.raises(FatalError, match="milvus: is gone"):
+        completer(moves).waits(partial(TWO, old_key=ONE, after=version(5)))
+
+
+def test_lanes_and_worker_tell_and_take_at_the_same_time() -> None:
+    moves = Moves(characters=50_000)
+    together = threading.Barrier(4, timeout=20)
+    errors: list[BaseException] = []
+
+    def run(number: int) -> None:
+        together.wait()
+        key = RowKey(f"docs:{number}")
+        try:
+            for lsn in range(1, 300):
+                moves.read(key, version(lsn))
+                moves.send(key, version(lsn))
+                moves.put(key, version(lsn), whole(f"{number} {lsn}", key))
+                held = moves.take(key, version(lsn))
+                assert isinstance(held, Row)
+                assert held.text == f"old\n{number} {lsn}"
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert (moves._size, len(moves._kept), len(moves._coming)) == (0, 0, 0)
+
+
+# The database.
+
+
+class Answers:
+    """A database with one row."""
+
+    def __init__(self, values: Mapping[str, Any] | None, failures: int = 0) -> None:
+        self._values = values
+        self._failures = failures
+        self.asked: list[tuple[RowKey, Sequence[str]]] = []
+
+    def select(
+        self, table: TableSection, origin: tuple[str, str], row_key: RowKey, columns: Sequence[str]
+    ) -> Mapping[str, Any] | None:
+        self.asked.append((row_key, columns))
+        if self._failures:
+            self._failures -= 1
+            raise RetriableError(subject="database", cause="is starting")
+        return self._values
+
+
+@pytest.mark.parametrize("after", [None, version(3), ""])
+def test_the_database_is_asked_for_what_is_nowhere_else(after: str | None) -> None:
+    database = Answers({"doc": "text"}, failures=2)
+    row = completer(database=database).complete(partial(after=after), None)
+    assert isinstance(row, Row)
+    assert row.text == "new\ntext"
+    assert database.asked == [(ONE, ("doc",))] * 3
+
+
+def test_the_database_is_not_asked_for_what_is_stored() -> None:
+    database = Answers({"doc": "newer than this version"})
+    row = completer(database=database).complete(partial(), stored(whole("text")))
+    assert isinstance(row, Row)
+    assert row.text == "new\ntext"
+    assert database.asked == []
+
+
+def test_the_database_is_asked_under_the_new_key_whatever_the_old_one_held() -> None:
+    """The old key's value may be the database's, of another row that had that key by then."""
+    moves = Moves()
+    moves.put(TWO, version(5), whole("of another row", TWO))
+    database = Answers({"doc": "text"})
+    moved = partial(old_key=TWO, after=version(5))
+    row = completer(moves, database).complete(moved, None)
+    assert isinstance(row, Row)
+    assert row.text == "new\ntext"
+    assert database.asked == [(ONE, ("doc",))]
+    assert moves.take(TWO, version(5)) is None  # nothing is kept for nobody
+
+
+def test_a_row_that_the_database_no_longer_has_is_deleted() -> None:
+    row = completer(database=Answers(None)).complete(partial(), None)
+    assert row == Delete(ONE, version(5), at(), 0)
+
+
+def test_a_column_that_the_database_does_not_have_either() -> None:
+    with pytest.raises(RecordError, match="the database does not have it either"):
+        completer(database=Answers({})).complete(partial(), None)
