@@ -182,7 +182,7 @@ def build_flow(parts: Parts) -> Flow:
         {table.name: table.chunks for table in contract.tables},
         contract.embedding.cache_texts,
     )
-    lanes = Lanes(
+    lanes = Lanes(  # guard: lite-one-lane
         Writer(
             rules,
             Requests(parts.store, parts.retry, telemetry, contract.milvus.write_batch_rows),

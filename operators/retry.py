@@ -51,12 +51,12 @@ class RetryPolicy:
                 its checkpoint, and a restart takes up from there.
         """
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(RetriableError),
+            retry=tenacity.retry_if_exception_type(RetriableError),  # guard: retry-transient-only
             wait=tenacity.wait_random_exponential(multiplier=0.1, max=self.max_wait_s),
             stop=tenacity.stop_any(
-                tenacity.stop_after_delay(self.for_s),
-                tenacity.stop_when_event_set(self.abort),
-                _StopWhenStopping(self.stopping),
+                tenacity.stop_after_delay(self.for_s),  # guard: retry-bound
+                tenacity.stop_when_event_set(self.abort),  # guard: retry-abort
+                _StopWhenStopping(self.stopping),  # guard: retry-stopping
             ),
             sleep=tenacity.sleep_using_event(self.abort),
             before_sleep=self._told,

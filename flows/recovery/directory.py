@@ -125,7 +125,7 @@ class Recovery:
         self._directory = section.directory
         _check_place(self._directory)
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # guard: recovery-mode
         except OSError as error:
             raise FatalError(
                 subject=f"recovery directory {self._directory}",
@@ -135,7 +135,7 @@ class Recovery:
         # One process at a time sets the directory up; the lock of its own number it keeps.
         self._lock = self._lock_file(f"{_LOCK}.{process}")
         try:
-            if not _try_lock(self._lock, fcntl.LOCK_EX):
+            if not _try_lock(self._lock, fcntl.LOCK_EX):  # guard: recovery-lock
                 raise FatalError(
                     subject=f"recovery directory {self._directory}",
                     cause=f"process {process} of this flow is running on it already",
@@ -239,13 +239,13 @@ def _check_place(directory: Path) -> bool:
         ) from None
     if not stat.S_ISDIR(found.st_mode):
         raise FatalError(subject=subject, cause="it is no directory", hint="name another")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):  # guard: recovery-others-write
         raise FatalError(
             subject=subject,
             cause=f"others can write to it (mode {stat.S_IMODE(found.st_mode):04o})",
             hint=f"recovery files are executable in effect: chmod 700 {directory}",
         )
-    if found.st_uid != os.geteuid():
+    if found.st_uid != os.geteuid():  # guard: recovery-owner
         raise FatalError(
             subject=subject,
             cause=f"it belongs to user id {found.st_uid}, and this is user id {os.geteuid()}",

@@ -58,7 +58,7 @@ def is_whole(directory: Path) -> bool:
     _check_one_set(parts)
     count = parts[0].of
     missing = sorted(set(range(count)) - {part.number for part in parts})
-    if missing:
+    if missing:  # guard: recovery-part-missing
         # Each part notes the commit of each epoch: where none does, there is nothing to lose.
         if not any(part.used for part in parts):
             return False
@@ -67,7 +67,7 @@ def is_whole(directory: Path) -> bool:
             directory / f"part-{missing[0]}.sqlite3",
             f"of the {count} parts there is none with the number {numbers}",
         )
-    if behind(parts, parts) is not None:
+    if behind(parts, parts) is not None:  # guard: recovery-part-older
         # The flow may be running. What it has committed by now is in all parts.
         late = behind(parts, [_read(path) for path in files])
         if late is not None:
@@ -92,7 +92,7 @@ def _check_one_set(parts: list[Part]) -> None:
                 "move it away, and put back what was there before",
             )
         twin = seen.setdefault(part.number, part)
-        if twin is not part:
+        if twin is not part:  # guard: recovery-part-twice
             raise damaged(
                 part.path,
                 f"part {part.number} is there twice, in {twin.path.name} as well; Bytewax would "
@@ -171,6 +171,7 @@ def _read(path: Path) -> Part:
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             if not names >= _TABLES:
                 raise _no_part(path)
+            # guard: recovery-part-damaged
             if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise damaged(path, "it is damaged: SQLite finds pages that do not fit together")
             ((page,),) = database.execute("PRAGMA page_size")

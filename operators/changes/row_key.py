@@ -30,7 +30,7 @@ def encoded(text: str) -> str:
     if text.isascii() and text.isalnum():
         return text
     try:
-        return quote(text, safe="")
+        return quote(text, safe="")  # guard: id-encoding
     except UnicodeEncodeError:
         raise RecordError(
             subject="key",

@@ -12,4 +12,4 @@ NUMBER_OF_SHARD = {name: number for number, name in enumerate(ALL_SHARDS)}
 
 def shard_of(key: str) -> str:
     """The shard of a row: stable over processes, releases and machines."""
-    return ALL_SHARDS[crc32(key.encode()) % SHARDS]
+    return ALL_SHARDS[crc32(key.encode()) % SHARDS]  # guard: shard-of-key

@@ -20,6 +20,7 @@ _NOWHERE = f"{NO_POSITION}."
 
 def make_version(generation: int, position: str, offset: int) -> Version:
     """The version of a change; positions of one database have one width."""
+    # guard: offset-tie-break, generation
     return Version(f"{generation:04x}.{position}.{offset:016x}")
 
 
@@ -45,4 +46,5 @@ def has_position(version: Version) -> bool:
 
 def is_before(version: Version, other: str) -> bool:
     """Whether a version is known to be older: one without a position is not."""
+    # guard: truncate-without-position, below-without-position
     return has_position(version) and version < other

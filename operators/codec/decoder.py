@@ -233,6 +233,7 @@ class Decoder:
         numbers = streamed_by_postgresql(source)
         if numbers is not None:
             commit, own = numbers
+            # guard: commit-first-short, offset-tie-break-short, generation-short
             return Version(f"{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}"), False
         place = position_of(source, streamed=streamed)
         lone = place is None

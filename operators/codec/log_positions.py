@@ -66,7 +66,7 @@ def position_of(source: Source, *, streamed: bool = False) -> str | None:
     order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
     if order is None:
         return None
-    if streamed and source.get("snapshot") not in (None, "false"):
+    if streamed and source.get("snapshot") not in (None, "false"):  # guard: streamed
         source = {**source, "snapshot": "false"}
     return order(source)
 
@@ -77,6 +77,7 @@ def streamed_by_postgresql(source: Source) -> tuple[int, int] | None:
     The short way of nearly all changes; `position_of` comes to the same, and tells of the rest.
     """
     try:
+        # guard: snapshot-read-short
         if source["connector"] != "postgresql" or source["snapshot"] != "false":
             return None
         own = source["lsn"]
@@ -88,7 +89,7 @@ def streamed_by_postgresql(source: Source) -> tuple[int, int] | None:
         int(second)
     except (KeyError, TypeError, AttributeError, ValueError):
         return None
-    if type(own) is int and 0 <= own < _LIMIT and 0 <= commit < _LIMIT:
+    if type(own) is int and 0 <= own < _LIMIT and 0 <= commit < _LIMIT:  # guard: usable-short
         return commit, own
     return None
 
@@ -142,8 +143,8 @@ def _postgresql(source: Source) -> str | None:
         raise _unusable("sequence")
     snapshot = source.get("snapshot")
     if isinstance(snapshot, str) and snapshot in SNAPSHOT_READS:
-        own = 0
-    return f"{commit:016x}.{own:016x}"
+        own = 0  # guard: snapshot-read
+    return f"{commit:016x}.{own:016x}"  # guard: commit-first
 
 
 def _sequence(sequence: Any) -> tuple[int | None, int | None]:

@@ -75,7 +75,7 @@ class KeyMaker:
             elif kind is str:
                 parts.append(encoded(value))
             elif kind is bool:
-                parts.append("true" if value else "false")
+                parts.append("true" if value else "false")  # guard: key-kinds
             elif kind is float:
                 parts.append(encoded(repr(value)))
             else:
@@ -85,7 +85,7 @@ class KeyMaker:
                     hint="key columns hold strings, numbers or booleans",
                 )
         key = RowKey(self._prefix + ",".join(parts))
-        if len(key) > MAX_ROW_KEY_BYTES:
+        if len(key) > MAX_ROW_KEY_BYTES:  # guard: key-length
             raise RecordError(
                 subject=self.subject,
                 cause=f"it is {len(key)} characters long once encoded",
@@ -110,6 +110,7 @@ class KeyMaker:
                     hint="correct `encodings` of the table in the contract",
                 ) from None
         mask = self._masks.get(column)
+        # guard: mask-key
         return value if mask is None or isinstance(value, list | dict) else mask(value)
 
 

@@ -37,12 +37,12 @@ def client_config(section: KafkaSection) -> dict[str, Any]:
 def consumer_config(section: KafkaSection) -> dict[str, Any]:
     """Options of a consumer that is assigned one partition and never commits an offset."""
     return {
-        "isolation.level": "read_committed",
+        "isolation.level": "read_committed",  # guard: committed-only
         "queued.max.messages.kbytes": 16_384,
         "fetch.wait.max.ms": 100,
         **client_config(section),
         # Not for the contract to change: a lost offset must be told, never skipped over.
-        "auto.offset.reset": "error",
+        "auto.offset.reset": "error",  # guard: offset-reset
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "enable.partition.eof": True,

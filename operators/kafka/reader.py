@@ -66,7 +66,7 @@ class KafkaReader:
         self._needles = needles
         self._traced = traced
         self._at_end = False
-        self._assigned = TopicPartition(
+        self._assigned = TopicPartition(  # guard: beginning
             topic, partition, OFFSET_BEGINNING if offset == BEGINNING else offset
         )
         self._next = offset
@@ -129,7 +129,7 @@ class KafkaReader:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             self._at_end = True
-        elif code == KafkaError._AUTO_OFFSET_RESET:
+        elif code == KafkaError._AUTO_OFFSET_RESET:  # guard: offset-gone
             raise OffsetGone(self._first())
         elif code in _GONE_ERRORS:
             raise FatalError(

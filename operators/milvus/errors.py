@@ -22,7 +22,7 @@ class Verdict(enum.Enum):
 
 
 _GRPC_FATAL = {
-    "UNAUTHENTICATED": "Check milvus.token",
+    "UNAUTHENTICATED": "Check milvus.token",  # guard: down-is-no-letter
     "PERMISSION_DENIED": "Grant the user what Rowvec needs on the database",
     "UNIMPLEMENTED": "Check that milvus.uri points to the gRPC port of a supported Milvus",
 }
@@ -103,7 +103,7 @@ def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
         return Verdict.REFUSED, cause, ""
     if code in _REFUSED_CODES and not getattr(error, "retriable", False):
         return Verdict.REFUSED, cause, ""
-    return Verdict.TRANSIENT, cause, ""
+    return Verdict.TRANSIENT, cause, ""  # guard: unknown-is-no-letter
 
 
 def _grpc_status(error: BaseException) -> tuple[str, str]:

@@ -68,7 +68,7 @@ def to_rows(
     check_ids([entity.id for entity in entities])
     seen: set[str] = set()
     for entity in entities:
-        if entity.id in seen:
+        if entity.id in seen:  # guard: duplicate-ids
             raise _refused(entity.id, "id", "comes twice in one call", "Keep the last version only")
         seen.add(entity.id)
     return [_to_row(entity, shape, json_arrays) for entity in entities]
@@ -107,7 +107,7 @@ def requests(
     batch: list[dict[str, Any]] = []
     size = 0
     for row, row_size in rows:
-        if batch and size + row_size > max_bytes:
+        if batch and size + row_size > max_bytes:  # guard: request-bytes
             yield batch
             batch, size = [], 0
         batch.append(row)
@@ -223,7 +223,7 @@ def _checked(id_: str, field: Field, value: Any, json_arrays: bool) -> tuple[Any
             return _vector(id_, field, value)
         case "varchar" if isinstance(value, str):
             size = _utf8_length(id_, field, value)
-            if size > field.size:
+            if size > field.size:  # guard: varchar-bytes
                 raise _refused(
                     id_,
                     field.name,
@@ -258,12 +258,12 @@ def _checked(id_: str, field: Field, value: Any, json_arrays: bool) -> tuple[Any
 def _vector(id_: str, field: Field, value: Any) -> tuple[Any, int]:
     if not isinstance(value, np.ndarray) or value.dtype != np.float32:
         raise _refused(id_, field.name, "is not an array of float32", "Check the embedder")
-    if value.shape != (field.size,):
+    if value.shape != (field.size,):  # guard: vector-dimensions
         found = value.shape[0] if value.ndim == 1 else value.shape
         raise _refused(
             id_, field.name, f"has {found} dimensions, not {field.size}", "Check the embedder"
         )
-    if not np.isfinite(value).all():
+    if not np.isfinite(value).all():  # guard: vector-finite
         raise _refused(id_, field.name, "holds a NaN or an infinity", "Try another `dtype`")
     return value, value.nbytes
 

@@ -282,7 +282,7 @@ def check_ids(ids: Sequence[str]) -> None:
         FatalError: An id is not percent-encoded: a mistake in Rowvec, never in the data.
     """
     for one in ids:
-        if not _SAFE_ID.fullmatch(one):
+        if not _SAFE_ID.fullmatch(one):  # guard: id-checked
             raise FatalError(
                 subject="an entity id",
                 cause="is not percent-encoded, so it could match other entities",
@@ -306,7 +306,7 @@ def check_version(version: Version) -> None:
     Raises:
         FatalError: It holds more than hex digits and dots: a mistake in Rowvec.
     """
-    if not _SAFE_VERSION.fullmatch(version):
+    if not _SAFE_VERSION.fullmatch(version):  # guard: version-checked
         raise FatalError(
             subject="a version",
             cause="holds more than hex digits and dots, so it could match other entities",

@@ -170,7 +170,7 @@ class MilvusStore:
         while rows := self._client.query(collection, older, ["id"], window=True):
             ids = [row["id"] for row in rows]
             if not before.isdisjoint(ids):
-                raise RetriableError(
+                raise RetriableError(  # guard: older-stay
                     subject=self._client.about(collection, f", older rows of table '{table}'"),
                     cause="are there again after they were deleted",
                     hint="Check that nothing else writes to the collection",

@@ -61,6 +61,7 @@ def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dty
         bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         if section.dtype == "auto":
             return device, torch.bfloat16 if bf16 else torch.float32
+        # guard: model-int8-cuda
         supported = section.dtype != "int8" and (bf16 or section.dtype != "bfloat16")
     else:
         supported = section.dtype != "float16"
@@ -172,11 +173,13 @@ class Encoder:
         """Change the model in ways that are faster on a CPU; undo what changes its states."""
         lengths = [length for length in _SAMPLE_LENGTHS if length <= self.limit]
         # No two of them alike: or a text could see another, and nobody would know.
+        # guard: model-packing-sample
         rows = [(list(ids) * length)[at : at + length] for at, length in enumerate(lengths)]
         wanted = self._real_states(rows)
         if (attention := self._model.config._attn_implementation) == "sdpa":
             packed_attention.register()
             self._model.set_attn_implementation(packed_attention.PACKED)
+            # guard: model-packing-checked
             self.packs = self._makes(wanted, lambda: self._packed(rows)[0])
             if not self.packs:
                 self._model.set_attn_implementation(attention)
@@ -184,6 +187,7 @@ class Encoder:
             onednn.to_int8(self._model)
         else:
             undo = onednn.to_onednn(self._model)
+            # guard: model-library-checked
             if not self._makes(wanted, lambda: self._real_states(rows)):
                 undo()
 

@@ -79,7 +79,7 @@ def attend(
         name for name, setting in others.items() if setting is not None and setting is not False
     }
     if (
-        wanted - _HARMLESS
+        wanted - _HARMLESS  # guard: model-packing-kinds
         or attention_mask is not None
         or dropout
         or getattr(module, "is_causal", True)
@@ -105,5 +105,5 @@ def _attend(run: Run, *states: Tensor, scaling: float) -> Tensor:
 
 
 def _no_mask(*, mask_function: object, **_: object) -> None:
-    if mask_function is not bidirectional_mask_function:
+    if mask_function is not bidirectional_mask_function:  # guard: model-packing-masks
         raise ValueError("this kind of mask is not implemented")

@@ -117,7 +117,7 @@ class TransformerEmbedder:
                 ("pooling", pooling, own.pooling),
                 ("normalize", normalize, own.normalize),
                 ("max_length", self.max_length, own_length),
-                ("int8", section.dtype == "int8", False),
+                ("int8", section.dtype == "int8", False),  # guard: model-int8-name
             )
             if ours != theirs
         }
@@ -165,7 +165,7 @@ class TransformerEmbedder:
             raise self._fatal(
                 f"failed on {self._device}: {first_line(error)}", "Check the device and the model"
             ) from error
-        if not np.isfinite(vectors).all():
+        if not np.isfinite(vectors).all():  # guard: model-finite
             raise self._fatal(
                 f"made a vector that is not finite, in {self._encoder.dtype}",
                 "Set dtype to float32, or use a model whose weights are sound",
@@ -185,7 +185,7 @@ class TransformerEmbedder:
                 longest = max(lengths[index] for index in batch)
                 cost = tokens if self._encoder.packs else len(batch) * longest
                 if part is None:
-                    if len(batch) == 1:
+                    if len(batch) == 1:  # guard: model-halving
                         raise self._fatal(
                             f"cannot hold one text of {cost} tokens in the memory of {self._device}",
                             "Lower max_length, or give the device more memory",

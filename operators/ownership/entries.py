@@ -94,7 +94,7 @@ class Entry:
         """
         try:
             values: dict[str, Any] = json.loads(body)
-            if values.pop("format") != FORMAT:
+            if values.pop("format") != FORMAT:  # guard: other-format
                 raise ValueError
             holder = Holder(*values.pop("holder"))
             return cls(holder=holder, **values)

@@ -57,12 +57,12 @@ class FencedStore:
 
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
         """See `VectorStore.upsert`."""
-        with self._lease.writing():
+        with self._lease.writing():  # guard: fence-upsert
             self._store.upsert(collection, entities)
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """See `VectorStore.delete`."""
-        with self._lease.writing():
+        with self._lease.writing():  # guard: fence-delete
             self._store.delete(collection, ids)
 
     def delete_older(
@@ -73,7 +73,7 @@ class FencedStore:
         shards: Collection[int] | None = None,
     ) -> None:
         """See `VectorStore.delete_older`."""
-        with self._lease.writing():
+        with self._lease.writing():  # guard: fence-truncate
             self._store.delete_older(collection, table, version, shards)
 
     def count(self, collection: str) -> int:

@@ -53,7 +53,7 @@ class KillTimer:
     """
 
     def __init__(self) -> None:
-        if os.getpid() == _INIT:
+        if os.getpid() == _INIT:  # guard: timer-first-process
             # The kernel drops every signal to the first process of a PID namespace that is not
             # handled and does not come from outside, SIGKILL and a timer's too.
             raise FatalError(
@@ -65,6 +65,7 @@ class KillTimer:
         self._library = _library()
         self._pid = os.getpid()
         self._timer: ctypes.c_void_p | None = None
+        # guard: timer-kills
         event = _Sigevent(sigev_signo=signal.SIGKILL, sigev_notify=_SIGEV_SIGNAL)
         timer = ctypes.c_void_p()
         self._check(
@@ -102,7 +103,7 @@ class KillTimer:
     def _set(self, nanoseconds: int) -> None:
         seconds, rest = divmod(nanoseconds, _NANOSECONDS)
         value = _Itimerspec(it_value=_Timespec(tv_sec=seconds, tv_nsec=rest))
-        if self._pid != os.getpid():
+        if self._pid != os.getpid():  # guard: timer-forked
             # Its number may by chance be that of a timer that the child made itself.
             raise FatalError(
                 subject=_SUBJECT, cause="belongs to the process that forked this one", hint=_BUG

@@ -72,7 +72,7 @@ class LeaseTimes:
     @property
     def gate(self) -> float:
         """After a renewal, how long writes may begin: so that they end before the kernel strikes."""
-        return self.lease * (_KILL - _MARGIN) - self.request
+        return self.lease * (_KILL - _MARGIN) - self.request  # guard: gate-before-death
 
     @property
     def renewal(self) -> float:
@@ -123,7 +123,7 @@ class Lease:
         self._holder = replace(holder, lease_s=times.lease)
         self._process = process
         self._processes = processes
-        self._free_locks = frozenset(free_locks) - {""}
+        self._free_locks = frozenset(free_locks) - {""}  # guard: lock-proves
         self._now = now
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self.keep, name="rowvec-lease", daemon=True)
@@ -150,14 +150,14 @@ class Lease:
             self._ledger.adopt(entries)
             self._ledger.write(self._held_by_this)
             written = self._now()
-            if written - began <= self._times.settle:
+            if written - began <= self._times.settle:  # guard: claim-in-time
                 self._settled_at = written + self._times.settle
                 self._ledger.fence = self.writing
                 self._told_at = began
                 self._renewed(began)
                 self._thread.start()
                 return
-            self._pause(self._times.lease)
+            self._pause(self._times.lease)  # guard: lease-late-claim
         raise FatalError(
             subject="the lease",
             cause=f"Milvus took longer than {self._times.settle:.1f} s to write it, {_CLAIMS} times",
@@ -173,7 +173,7 @@ class Lease:
         left = self._settled_at - self._now()
         if left > 0:
             self._wait(left)
-        self._check_holder(self._ledger.entries())
+        self._check_holder(self._ledger.entries())  # guard: claim-confirmed
         self._settled_at = float("-inf")
 
     def _wait_until_free(self) -> tuple[float, dict[str, Entry]]:
@@ -188,10 +188,10 @@ class Lease:
             others = self._others(entries)
             for name, entry in others.items():
                 sequence, since = first.setdefault(name, (entry.sequence, now))
-                if sequence != entry.sequence:
+                if sequence != entry.sequence:  # guard: newcomer-sees-renewal
                     raise self._held(entry)
                 left = max(left, since + entry.holder.lease_s - now)
-            if left <= 0:
+            if left <= 0:  # guard: newcomer-waits
                 return began, entries
             if not told:
                 told = True
@@ -235,7 +235,7 @@ class Lease:
         """
         with self._changing:
             self.check()
-            if self._now() >= self._gate_until:
+            if self._now() >= self._gate_until:  # guard: gate-closed
                 raise RetriableError(
                     subject="the lease on the collections",
                     cause="it could not be renewed in time, so nothing may be written",
@@ -255,7 +255,7 @@ class Lease:
         Raises:
             FatalError: Somebody else has it.
         """
-        if self._lost is not None:
+        if self._lost is not None:  # guard: lease-ended
             raise self._lost
 
     def renew(self) -> None:
@@ -263,17 +263,18 @@ class Lease:
         began = self._now()
         found = False
         try:
-            self._check_holder(self._ledger.entries())
+            self._check_holder(self._ledger.entries())  # guard: lease-looked-at
             found = True
             self._ledger.write(self._held_by_this)
             if self._now() - began > self._times.settle:
                 self._doubt()
             self._told_at = began
-            if began >= self._alone_from:
+            if began >= self._alone_from:  # guard: lease-late
                 self._renewed(began)
         except FatalError as error:
-            self._lose(error)
+            self._lose(error)  # guard: lease-lost
         except RowvecError as error:
+            # guard: lease-late-unanswered
             if found:  # it may have been written all the same, and late
                 self._doubt()
             logger.warning("The lease could not be renewed: %s", error)
@@ -292,6 +293,7 @@ class Lease:
     def expire(self) -> None:
         """Put the timer off where nothing may be written any more, and nothing is under way."""
         with self._changing:
+            # guard: timer-under-way
             if self._armed and self._now() >= self._gate_until and not self._in_flight:
                 self._timer.disarm()
                 self._armed = False
@@ -333,6 +335,7 @@ class Lease:
             if self._ended.is_set():
                 return
             # From before the entries were read: whoever sees this renewal sees it later.
+            # guard: timer-armed, timer-from-before
             self._timer.arm(began + self._times.lease * _KILL)
             self._armed = True
             self._gate_until = began + self._times.gate

@@ -133,13 +133,13 @@ class Ledger:
 
     def _check(self, collection: str, identity: str, entry: Entry) -> None:
         subject = f"collection '{collection}'"
-        if entry.shards != SHARDS:
+        if entry.shards != SHARDS:  # guard: other-shards
             raise FatalError(
                 subject=subject,
                 cause=f"it was filled with {entry.shards} shards, and this release has {SHARDS}",
                 hint="run the release that filled it, or fill another collection",
             )
-        if entry.identity and entry.identity != identity:
+        if entry.identity and entry.identity != identity:  # guard: other-collection
             self.refuse(
                 Accept.OTHER_COLLECTION,
                 subject,
@@ -148,7 +148,7 @@ class Ledger:
             )
         tables = self._tables[collection]
         changed = [name for name in tables if entry.tables.get(name, tables[name]) != tables[name]]
-        if changed:
+        if changed:  # guard: other-contract
             self.refuse(
                 Accept.OTHER_CONTRACT,
                 subject,
@@ -157,7 +157,7 @@ class Ledger:
                 "put the contract back; or fill another collection with this one",
             )
         gone = sorted(entry.tables.keys() - tables.keys())
-        if gone:
+        if gone:  # guard: other-tables
             self.refuse(
                 Accept.OTHER_CONTRACT,
                 subject,
@@ -183,7 +183,7 @@ class Ledger:
         seen = self._mine[collection].seen.get(part)
         subject = f"recovery state of {topic}[{partition}]"
         if at is None or stamp is None:
-            if seen is not None:
+            if seen is not None:  # guard: seen-without-state
                 self.refuse(
                     Accept.LOST_STATE,
                     subject,
@@ -194,14 +194,14 @@ class Ledger:
                 self.forget(topic, partition)
             return
         identity = self._mine[collection].identity
-        if stamp.identity and identity and stamp.identity != identity:
+        if stamp.identity and identity and stamp.identity != identity:  # guard: foreign-state
             self.refuse(
                 Accept.OTHER_COLLECTION,
                 subject,
                 f"it belongs to another collection than the '{collection}' that is there",
                 "name the recovery directory of this flow; or restore the collection",
             )
-        if stamp.sequence > self._stored:
+        if stamp.sequence > self._stored:  # guard: milvus-restored
             self.refuse(
                 Accept.OTHER_COLLECTION,
                 subject,
@@ -209,7 +209,7 @@ class Ledger:
                 "its ledger is gone",
                 "restore the recovery directory of the same moment; or empty both and fill them anew",
             )
-        elif seen is not None and max(0, at) < seen:
+        elif seen is not None and max(0, at) < seen:  # guard: seen-offset
             self.refuse(
                 Accept.OLDER_STATE,
                 subject,
@@ -231,7 +231,7 @@ class Ledger:
         Raises:
             FatalError: With the two ways on.
         """
-        if what not in self._accepted:
+        if what not in self._accepted:  # guard: not-accepted
             raise FatalError(
                 subject=subject,
                 cause=cause,
@@ -257,8 +257,9 @@ class Ledger:
         for entry in entries:
             if entry.history == history:
                 for part in {**entry.seen, **entry.breaks}:
+                    # guard: seen-before-break
                     said = (entry.breaks.get(part, 0), entry.seen.get(part, -1))
-                    best[part] = max(said, best.get(part, said))
+                    best[part] = max(said, best.get(part, said))  # guard: seen-by-any-process
         seen = {part: offset for part, (_, offset) in best.items() if offset >= 0}
         return seen, {part: breaks for part, (breaks, _) in best.items() if breaks}
 
@@ -290,6 +291,7 @@ class Ledger:
         """
         if epoch <= self._epoch:
             return
+        # guard: seen-is-committed
         ended = {part: ends.get(epoch - 1, -1) for part, ends in self._closed.items()}
         seen = {
             part: offset

@@ -66,7 +66,7 @@ class ColumnReader:
         # Most values are short texts and numbers, of which nothing more is to be said.
         kind = type(value)
         if kind is str:
-            if len(value) in self.lengths and self._unavailable(value):
+            if len(value) in self.lengths and self._unavailable(value):  # guard: left-out
                 return MISSING
         elif value is None:
             return None
@@ -79,7 +79,7 @@ class ColumnReader:
                     value = logical_value(logical, value)
                 except (ValueError, TypeError, OverflowError) as error:
                     return self.retyped(self._table.topic, name, logical.kind, error)
-        if name in self._masked:
+        if name in self._masked:  # guard: mask-value
             assert self._masker is not None
             value = self._masker.value(name, value)
         return value

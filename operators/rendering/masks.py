@@ -114,7 +114,7 @@ class _Redaction:
     def _searched(self, value: Any, left: list[float]) -> Any:
         match value:
             case str():
-                return self._text(self._unescaped(value, left), left)
+                return self._text(self._unescaped(value, left), left)  # guard: mask-escapes
             case None:
                 return None
             case Mapping():
@@ -153,7 +153,7 @@ class _Redaction:
                 left[number] = 0.0
             else:
                 left[number] -= time.monotonic() - started
-            if left[number] <= 0:
+            if left[number] <= 0:  # guard: mask-refuses
                 raise RecordError(
                     subject=self._subject,
                     cause=f"pattern {number + 1} of its mask searched for more than "

@@ -137,7 +137,7 @@ class Renderer:
                     at += len(literal)
                 if name is not None:
                     value = columns[name]
-                    if type(value) is not str or len(value) in lengths:
+                    if type(value) is not str or len(value) in lengths:  # guard: left-out-plain
                         return None
                     pieces.append(value)
                     end = at + len(value)
@@ -146,6 +146,7 @@ class Renderer:
             for column, field, make in self._makers:
                 value = columns[column]
                 kind = type(value)
+                # guard: left-out-plain-field
                 if (kind is str and len(value) in lengths) or kind is list or kind is dict:
                     return None
                 fields[field] = make(value)
@@ -249,7 +250,7 @@ class Renderer:
             return _gone(event)
         if not self._cut:
             encoded = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
-            if encoded > MAX_VARCHAR_BYTES:
+            if encoded > MAX_VARCHAR_BYTES:  # guard: text-bytes
                 raise RecordError(
                     subject=str(event.row_key),
                     cause=f"its text has {encoded:,} bytes; Milvus stores up to {MAX_VARCHAR_BYTES:,}",

@@ -72,7 +72,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             check_format(state)
             self._versions = VersionMap.unpack(state[1], horizon_s=shared.horizon_s, now=now)
             if shared.distrust:
-                self._versions.distrust()
+                self._versions.distrust()  # guard: distrust
         self._settler = Settler(shared, self._versions)
         if state is not None:
             self._restore(state)
@@ -88,6 +88,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         for records in values:
             last |= records.last
             if records.resumed:
+                # guard: held-by-each-partition
                 self._held.discard((records.topic, records.partition))
             if records.context is not None and records.changes:
                 self._contexts[records.context] = None
@@ -128,12 +129,12 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         """
         crash_points.reach("in_snapshot")
         self._settle()
-        return (
+        return (  # guard: below-in-state
             STATE_FORMAT,
             self._versions.pack(ending=self._ending),
             tuple(map(pack, (*chain(*self._settler.below.values()), *self._pending.values()))),
             tuple(map(pack_truncate, self._truncates.values())),
-            tuple(map(pack_letter, self._settler.dead)),
+            tuple(map(pack_letter, self._settler.dead)),  # guard: dead-letter-over-crash
         )
 
     def _restore(self, state: DedupState) -> None:
@@ -166,10 +167,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 # The router could not read it, or it is about no row: reading it again tells.
                 decoder.row_keys(raw_key, raw_value)
             decoded = decoder.event(key, raw_value, position, other_key)
-        except RecordError as error:
+        except RecordError as error:  # guard: dead-letter
             if key:
                 newest = self._newest(key) or make_version(0, NO_POSITION, offset)
-                self._versions.taint(key, at_offset(newest, offset))
+                self._versions.taint(key, at_offset(newest, offset))  # guard: taint-read
                 if decoder.row_keys(raw_key, raw_value)[-1] != key:
                     return None  # the shard of its other row tells of it
             self._settler.bury(position, "decode", error, key, raw_key, raw_value)
@@ -201,9 +202,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 fence: Version | None = pending.version
             else:
                 fence = self._versions.newest(key)
-            if fence is not None and event.version < fence:
+            if fence is not None and event.version < fence:  # guard: version-compare
                 if isinstance(event, Delete):
-                    self._versions.dropped_delete(key)
+                    self._versions.dropped_delete(key)  # guard: stale-tombstone
                 return "stale"
             if isinstance(event, Delete):
                 if event.moved:
@@ -211,8 +212,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             elif event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
         # If the tombstone of a stale delete before this has not come, the next is not its.
-        self._versions.ends_dropped_delete(key)
-        self._pending[key] = event
+        self._versions.ends_dropped_delete(key)  # guard: stale-tombstone-late
+        self._pending[key] = event  # guard: newest-of-window
         if pending is None:
             return None
         self._settler.supersede(pending)
@@ -233,11 +234,12 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             newest = known[0]
         # Without a source position, the offset tells whether it came later: a row stays on its
         # partition.
-        if offset_of(newest) > event.position.offset:
+        if offset_of(newest) > event.position.offset:  # guard: lone-offset
             return None
         lone = not has_position(newest) and (
             pending.lone if pending is not None else self._versions.must_look_up(key)
         )
+        # guard: lone-place
         return event._replace(version=at_offset(newest, event.position.offset), lone=lone)
 
     def _newest(self, key: RowKey) -> Version | None:
@@ -261,7 +263,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._versions.truncate(prefix, truncate.version)
         for key in [k for k in self._pending if k.startswith(prefix)]:
             self._settler.truncate(key, truncate, self._pending[key])
-            if is_before(self._pending[key].version, truncate.version):
+            if is_before(self._pending[key].version, truncate.version):  # guard: truncate-pending
                 del self._pending[key]
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
@@ -285,7 +287,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 key, make_version(0, NO_POSITION, position.offset), position, 0, lone=True
             )
         version, digest = known
-        return (
+        return (  # guard: tombstone-position
             None
             if digest is None
             else Delete(key, at_offset(version, position.offset), position, 0)
@@ -317,17 +319,17 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         windows = [window]
         topics = self._held_topics()
         for table, truncate in list(self._truncates.items()):
-            if truncate.position.topic not in topics:
+            if truncate.position.topic not in topics:  # guard: held-truncates
                 window.truncates.append(self._truncates.pop(table))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
         # Then a whole row has nothing to wait for, and nothing is below it.
-        nothing_waits = not (topics or settler.moves)
+        nothing_waits = not (topics or settler.moves)  # guard: held-rows-short, moves-short
         for key, winner in self._pending.items():
             if nothing_waits and type(winner) is Row:
                 self._send(window, winner)
                 continue
-            if topics and winner.position.topic in topics:
+            if topics and winner.position.topic in topics:  # guard: held-rows
                 held[key] = winner
                 continue
             if settler.moves:
@@ -383,10 +385,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             case Delete():
                 # A delete is always sent on, also of a row that is known to be gone: what the last,
                 # uncommitted epoch before a crash wrote is in no map.
-                window.deletes[key] = winner
+                window.deletes[key] = winner  # guard: delete-always-sent
                 if winner.moved:
                     self._hand_over(window, Move(winner))
-                self._versions.put(key, winner.version, None)
+                self._versions.put(key, winner.version, None)  # guard: delete-marker
 
         if self._versions.must_look_up(key):
             # Each window for itself: another one of the row may be looked up before this one.
@@ -410,7 +412,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def _last(self, key: RowKey, version: Version) -> str | None:
         """The version before this one; None if it is not known, and "" if it was refused."""
-        if self._versions.is_tainted(key, version):
+        if self._versions.is_tainted(key, version):  # guard: taint-asked
             return ""
         known = self._versions.get(key)
         return None if known is None else known[0]

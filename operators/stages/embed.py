@@ -121,15 +121,16 @@ class EmbedStep:
         if window.truncates:
             self._waiting_rows.clear()
         for move in window.moves:
-            self._waiting_rows.pop(move.delete.row_key, None)
+            self._waiting_rows.pop(move.delete.row_key, None)  # guard: replaced-moved
         for key in (*window.rows, *window.deletes):
             older = self._waiting_rows.pop(key, None)
+            # guard: replaced-partial
             if older is None or isinstance(window.rows.get(key), PartialRow):
                 continue
             del older.rows[key]
             del older.window.rows[key]
             # If the text is still the same, this is now the one to bring it.
-            window.unchanged.discard(key)
+            window.unchanged.discard(key)  # guard: replaced-unchanged
 
     def _work(self) -> None:
         """Embed until nothing waits; several threads may, each with a group of its own."""
@@ -151,7 +152,7 @@ class EmbedStep:
         group: list[_Waiting] = []
         left = GROUP_BATCHES * self._embedder.max_batch_tokens
         with self._lock:
-            while self._queue and left > 0:
+            while self._queue and left > 0:  # guard: model-groups
                 waiting = self._queue.popleft()
                 for key in waiting.rows:
                     if self._waiting_rows.get(key) is waiting:
@@ -196,10 +197,11 @@ class EmbedStep:
 def _ready_part(window: Window, texts: dict[RowKey, Row]) -> Iterator[Window]:
     """What need not wait for the model, taken out of a window; nothing where one may need the other."""
     others = len(window.rows) - len(texts)
+    # guard: ready-part
     if not (others or window.deletes or window.dead) or window.moves or window.truncates:
         return
     rest = {key: row for key, row in window.rows.items() if key not in texts}
-    if any(isinstance(row, PartialRow) for row in rest.values()):
+    if any(isinstance(row, PartialRow) for row in rest.values()):  # guard: ready-part-partial
         return
     yield replace(window, rows=rest, vectors={})
     window.rows, window.deletes, window.dead = dict(texts), {}, []

@@ -51,8 +51,8 @@ class EpochBudget:
             limit: The most to take.
         """
         taken: list[Record] = []
-        most = min(len(records), limit, self.max_records - self._records)
-        while len(taken) < most and self._bytes < self.max_bytes:
+        most = min(len(records), limit, self.max_records - self._records)  # guard: epoch-cap
+        while len(taken) < most and self._bytes < self.max_bytes:  # guard: epoch-cap-bytes
             record = records.popleft()
             taken.append(record)
             self._bytes += len(record[1] or b"") + len(record[2] or b"")

@@ -39,21 +39,21 @@ class LaneBatch:
         if isinstance(winner, PartialRow):
             before = self.rows.get(key) or self.deletes.get(key)
             if before is not None and not _asks_as(winner, before):
-                self.below.setdefault(key, []).append(before)
+                self.below.setdefault(key, []).append(before)  # guard: below-lane
         elif self.below:
             self.below.pop(key, None)
         if isinstance(winner, Delete):
-            self.rows.pop(key, None)
+            self.rows.pop(key, None)  # guard: duplicate-delete
             self.pieces.pop(key, None)
             self.deletes[key] = winner
             return
         if self.deletes:
             self.deletes.pop(key, None)
-        self.rows[key] = winner
+        self.rows[key] = winner  # guard: duplicate-collapse
         if pieces is not None:
             self.pieces[key] = pieces
         else:
-            self.pieces.pop(key, None)
+            self.pieces.pop(key, None)  # guard: duplicate-vector
 
     def forget(self, prefix: str, version: Version, shard: str) -> None:
         """Drop the operations on a shard's rows of a table that are older than its TRUNCATE.
@@ -63,9 +63,9 @@ class LaneBatch:
         winners: list[Winner] = [*self.rows.values(), *self.deletes.values()]
         for winner in winners:
             key = winner.row_key
-            if not (key.startswith(prefix) and shard_of(key) == shard):
+            if not (key.startswith(prefix) and shard_of(key) == shard):  # guard: truncate-own-rows
                 continue
-            below = [
+            below = [  # guard: truncate-below
                 each for each in self.below.pop(key, ()) if not is_before(each.version, version)
             ]
             if is_before(winner.version, version):
@@ -82,6 +82,7 @@ class LaneBatch:
         if below:
             before = below.pop()
             # One without a position was held against the store before it came here.
+            # guard: below-ahead
             if entities is None or not is_before(before.version, entities[0].version):
                 self.put(before, None)
 

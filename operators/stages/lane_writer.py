@@ -91,7 +91,7 @@ class Writer:
         """
         try:
             for window in windows:
-                window.check_embedded()
+                window.check_embedded()  # guard: model-failure-told
             return self._write(windows)
         except BaseException as error:
             self._completer.fail(error)
@@ -116,6 +116,7 @@ class Writer:
             deletes += len(batch.deletes)
             rows += len(batch.rows)
         if dead:
+            # guard: dead-letter-stored-first
             requests.retry.call(lambda: self._dead_letters.send(dead))
             for stage, count in Counter(letter.stage for letter in dead).items():
                 self._telemetry.dead_letters.add(count, {"rowvec.stage": stage})
@@ -129,6 +130,7 @@ class Writer:
             batch = batches[self._collection(truncate.position.topic)]
             shards = batch.emptied.setdefault((truncate.table, truncate.version), set())
             shards.add(NUMBER_OF_SHARD[window.shard])
+            # guard: truncate-in-lane
             batch.forget(key_prefix(truncate.table), truncate.version, window.shard)
         for move in window.moves:
             batch = batches[self._collection(move.delete.position.topic)]
@@ -187,6 +189,7 @@ class Writer:
                 entities = stored.get(key)
                 if key in waiting:
                     # In front: what is below it may have to wait as well.
+                    # guard: below-waits-in-order
                     later.insert(0, _window_of(row, batch.versions[key]))
                     batch.stand_in(key, entities)
                     continue
@@ -202,7 +205,7 @@ class Writer:
     def _refuse(
         self, batch: LaneBatch, row: Row | PartialRow, error: RecordError, dead: list[DeadLetter]
     ) -> None:
-        batch.versions[row.row_key].taint(row.row_key, row.version)
+        batch.versions[row.row_key].taint(row.row_key, row.version)  # guard: taint-store
         dead.append(_dead_letter(row, error))
 
     def _upsert(
@@ -237,11 +240,12 @@ class Writer:
         if cut:
             for key, entities in requests.rows(collection, list(texts)).items():
                 whole = len(entities) == entities[0].chunks
+                # guard: read-back-hash-chunks
                 if whole and entities[0].text_hash == texts[key].text_hash:
                     found[key] = _pieces_of(entities)
         else:
             for key, (digest, vector) in requests.vectors(collection, list(texts)).items():
-                if digest == texts[key].text_hash:
+                if digest == texts[key].text_hash:  # guard: read-back-hash
                     found[key] = (Piece(0, texts[key].text, vector),)
         if found:
             self._telemetry.texts.add(len(found), {"rowvec.text": "unchanged"})

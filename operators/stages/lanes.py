@@ -40,7 +40,7 @@ class Lane:
         self._closed = False
         # A daemon: a flow that fails must be able to exit while a request hangs.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        self._thread.start()  # guard: lane-one-request
 
     def submit(self, window: Window) -> int:
         """Queue a window, waiting while the lane is full.
@@ -52,6 +52,7 @@ class Lane:
             Exception: Whatever stopped the lane.
         """
         with self._changed:
+            # guard: back-pressure
             self._changed.wait_for(lambda: self._queued_rows < MAX_QUEUED_ROWS or self._error)
             self._check()
             shard, size = window.shard, _size(window)
@@ -73,6 +74,7 @@ class Lane:
             Exception: Whatever stopped the lane.
         """
         with self._changed:
+            # guard: acknowledged
             self._changed.wait_for(lambda: self._finished[shard] >= number or self._error)
             self._check()
 
@@ -103,17 +105,18 @@ class Lane:
         left: deque[tuple[Window, int]] = deque()
         blocked: set[str] = set()
         for window, size in self._queue:
+            # guard: lane-waits-for-vectors, lane-shard-in-order
             if window.shard in blocked or not window.is_embedded():
                 blocked.add(window.shard)
                 left.append((window, size))
             else:
-                taken.append(window)
+                taken.append(window)  # guard: lane-order
                 total += size
         self._queue, self._blocked, self._ready = left, blocked, False
         return taken, total
 
     def _check(self) -> None:
-        if self._error is not None:
+        if self._error is not None:  # guard: lane-error
             raise self._error
 
     def _run(self) -> None:
@@ -130,7 +133,7 @@ class Lane:
             if not windows and not later:
                 continue
             try:
-                receipt = self._write([*later, *windows])
+                receipt = self._write([*later, *windows])  # guard: lane-later-first
             except BaseException as error:  # noqa: BLE001 - handed over to the worker, by _check
                 with self._changed:
                     self._error = error
@@ -140,7 +143,7 @@ class Lane:
             unfinished.update(window.shard for window in windows)
             with self._changed:
                 self._queued_rows -= size
-                if not later:
+                if not later:  # guard: lane-later-counts
                     self._finished.update(unfinished)
                     unfinished.clear()
                 receipt = replace(receipt, later=())
@@ -158,7 +161,7 @@ class Lanes:
 
     def of(self, shard: str) -> Lane:
         """The lane of a shard."""
-        return self._by_shard[shard]
+        return self._by_shard[shard]  # guard: lane-of-shard
 
     def look(self) -> None:
         """Have all lanes look for windows that the model is through with."""

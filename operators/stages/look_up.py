@@ -87,7 +87,7 @@ class Resolver:
             if row.lone:
                 # Without a source position, the offset tells whether it came later.
                 row = self._placed(window, row, stored)
-            if row.version < stored.version:
+            if row.version < stored.version:  # guard: store-compare
                 del window.rows[key]
                 self._drop(window, key, stored)
                 return
@@ -101,12 +101,12 @@ class Resolver:
         if delete.lone:
             # Without a source position, the offset tells whether the tombstone came later.
             offset = delete.position.offset
-            if offset_of(stored.version) > offset:
+            if offset_of(stored.version) > offset:  # guard: store-compare-tombstone
                 del window.deletes[key]
                 self._drop(window, key, stored)
             else:
                 window.versions.learn(key, (at_offset(stored.version, offset), None))
-        elif stored.version > delete.version:
+        elif stored.version > delete.version:  # guard: store-compare-delete
             del window.deletes[key]
             self._drop(window, key, stored)
         else:
@@ -125,6 +125,7 @@ class Resolver:
 
     def _drop(self, window: Window, key: RowKey, stored: Stored) -> None:
         window.unchanged.discard(key)
+        # guard: store-remembered
         window.versions.learn(key, (Version(stored.version), stored.text_hash))
         self._telemetry.rows_dropped.add(1, {"reason": "overtaken"})
 

@@ -37,7 +37,7 @@ class Router:
             offset, raw_key, raw_value, other_key = record
             try:
                 keys = decoder.row_keys(raw_key, raw_value)
-            except RecordError:
+            except RecordError:  # guard: dead-letter-route
                 keys = ()
             for key in keys:
                 shards[shard_of(key)].append((offset, key, raw_key, raw_value, other_key))
@@ -46,7 +46,7 @@ class Router:
                 change = (offset, RowKey(""), raw_key, raw_value, other_key)
                 for shard in _without_a_row(decoder, record):
                     shards[shard].append(change)
-        for shard in ALL_SHARDS if batch.resumed else shards:
+        for shard in ALL_SHARDS if batch.resumed else shards:  # guard: resumed-to-all
             changes = tuple(shards.get(shard, ()))
             yield (
                 shard,
@@ -63,6 +63,7 @@ class Router:
 
 def _without_a_row(decoder: Decoder, record: Record) -> Iterable[str]:
     offset, _, raw_value, _ = record
+    # guard: truncate-to-all
     return ALL_SHARDS if decoder.truncates(raw_value) else (shard_of(str(offset)),)
 
 

@@ -116,7 +116,7 @@ class Settler:
             # One that follows a refused change as well would be refused with the row.
             if sound is not None and not (isinstance(sound, PartialRow) and sound.after == ""):
                 found.insert(0, sound)
-            if not isinstance(sound, PartialRow):
+            if not isinstance(sound, PartialRow):  # guard: below-window
                 break
         return found
 
@@ -126,7 +126,7 @@ class Settler:
             rendered = self._rendered(winner) if isinstance(winner, Upsert) else winner
             if isinstance(rendered, PartialRow) and earlier:
                 rendered = self._completed(rendered, earlier)
-            if rendered is not None or not earlier:
+            if rendered is not None or not earlier:  # guard: dead-letter-leaves-row
                 return rendered
             winner = earlier.pop()
 
@@ -134,8 +134,8 @@ class Settler:
         """The row, or None if it is bad, which its dead letter tells."""
         try:
             return self._shared.rules[upsert.position.topic].renderer.render(upsert)
-        except RecordError as error:
-            self._versions.taint(upsert.row_key, upsert.version)
+        except RecordError as error:  # guard: dead-letter-render
+            self._versions.taint(upsert.row_key, upsert.version)  # guard: taint-render
             self.bury(upsert.position, "render", error, upsert.row_key, None, upsert.raw)
             return None
 
@@ -161,6 +161,7 @@ class Settler:
         row: Rendered = partial
         while isinstance(row, PartialRow) and row.old_key is None and row.after != "" and earlier:
             donor = earlier[-1]
+            # guard: taint-in-window
             if self._versions.is_tainted(row.row_key, row.version, since=donor.version):
                 return row._replace(after="")
             if isinstance(donor, Upsert):
@@ -226,6 +227,7 @@ class Settler:
         try:
             if isinstance(row, Upsert):
                 row = self._shared.rules[row.position.topic].renderer.render(row)
+            # guard: taint-moves
             if self._versions.is_tainted(row.row_key, delete.version, since=row.version):
                 return None
             if isinstance(row, PartialRow):
@@ -246,7 +248,7 @@ class Settler:
         value: bytes | None,
     ) -> None:
         """Make a dead letter. What is too large, or may hold what is masked, stays in the topic."""
-        masked = bool(self._shared.rules[position.topic].table.masks)
+        masked = bool(self._shared.rules[position.topic].table.masks)  # guard: dead-letter-masked
         if masked or (key is not None and len(key) > MAX_DEAD_LETTER_BYTES):
             key = None
         if masked or (value is not None and len(value) > MAX_DEAD_LETTER_BYTES):

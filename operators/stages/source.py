@@ -79,7 +79,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         stamp = None
         if state is None:
             state = (STATE_FORMAT, BEGINNING, FIRST_CAP, FIRST_CAP_BYTES, None, "", 0)
-        elif state[0] != STATE_FORMAT:
+        elif state[0] != STATE_FORMAT:  # guard: source-state-format
             raise FatalError(
                 subject=f"recovery state of {topic}[{partition}]",
                 cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
@@ -91,7 +91,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         self._topic = topic
         self._partition = partition
         self._settings = settings
-        self._budget = EpochBudget(
+        self._budget = EpochBudget(  # guard: cap-of-the-state
             max_records, max_bytes, settings.epoch_interval_s, settings.now()
         )
         self._epoch = 0
@@ -99,7 +99,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         self._open_reader = open_reader
         if settings.ledger is not None:
             at = None if stamp is None else self._next
-            settings.ledger.resume(topic, partition, at, stamp)
+            settings.ledger.resume(topic, partition, at, stamp)  # guard: seen-asked
         self._reader = self._open()
         if settings.ledger is not None:
             # A state that begins at the beginning is a state all the same: it may have another cap.
@@ -135,7 +135,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         self._idle = not taken
         if self._gathered is not None:
             self._gathered += taken
-            if self._budget.room() > 0 and not ended:
+            if self._budget.room() > 0 and not ended:  # guard: gathering
                 return []
             taken, self._gathered = self._gathered, None
         elif not taken:
@@ -161,7 +161,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             settings.ledger.closed(self._topic, self._partition, self._epoch, ended)
             stamp = settings.ledger.stamp(self._topic)
         self._epoch += 1
-        if self._gathered is None:
+        if self._gathered is None:  # guard: cap-while-gathering
             took = self._budget.close_epoch(
                 settings.now(), settings.max_epoch_records, settings.max_epoch_bytes
             )
@@ -192,14 +192,14 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             before = self._first(reader)
         except OffsetGone as gone:
             reader.close()
-            if gone.first != self._next:
+            if gone.first != self._next:  # guard: record-missed
                 self._gone(gone)
             return self._open_reader(self._next)
         if before is None or before[0] >= self._next:
             # It was compacted away.
             self._fetched.extend(() if before is None else (before,))
             return reader
-        if digest_of(before) == self._digest:
+        if digest_of(before) == self._digest:  # guard: record-digest
             return reader
         reader.close()
         self._recreated("its record before that is another one")
@@ -235,7 +235,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
 
     def _gone(self, gone: OffsetGone) -> None:
         """The next offset is not there: go on from another, if that was accepted."""
-        if gone.first < self._next:
+        if gone.first < self._next:  # guard: record-shorter
             self._recreated("it ends before that")
             return
         self._refuse(
@@ -265,7 +265,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
 
     def _batch(self, records: list[Record], *, resumed: bool) -> SourceBatch:
         if self._settings.ledger is not None:
-            self._settings.ledger.emitting(self._epoch)
+            self._settings.ledger.emitting(self._epoch)  # guard: seen-told-first
         links, self._links = self._links, {}
         with self._settings.telemetry.span(
             f"poll {self._topic}",
@@ -281,7 +281,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         ) as span:
             context = context_of(span)
         if records:
-            self._next = records[-1][0] + 1
+            self._next = records[-1][0] + 1  # guard: next-offset
             self._digest = digest_of(records[-1])
             self._settings.telemetry.records_consumed.add(len(records), self._labels)
         return SourceBatch(

@@ -42,7 +42,7 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
         """The barrier: returns when everything that was queued for the shard is acknowledged."""
         if self._last is not None:
             lane, shard, number = self._last
-            lane.wait(shard, number)
+            lane.wait(shard, number)  # guard: snapshot-barrier
         return ()
 
 

@@ -26,7 +26,7 @@ def check_format(state: DedupState) -> None:
     Raises:
         FatalError: Its format is not the one that this release writes.
     """
-    if state[0] != STATE_FORMAT:
+    if state[0] != STATE_FORMAT:  # guard: state-format
         raise FatalError(
             subject="recovery state of the step 'dedup'",
             cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",

@@ -72,7 +72,7 @@ class FrozenVersions:
         codes = self._codes
         at, end = bisect_left(codes, code), len(codes)
         while at < end and codes[at] == code:
-            if self._records.startswith(name, self._starts[at]):
+            if self._records.startswith(name, self._starts[at]):  # guard: frozen-code-shared
                 return at, True
             at += 1
         return at, False
@@ -159,6 +159,7 @@ def _packed(version: Version, digest: str | None) -> bytes:
     if len(version) - len(digits) == 3:
         form += _HALVES
     packed = _raw(digits)
+    # guard: frozen-version-exact
     if not packed or len(packed) >= _HALVES or _dotted(digits, form) != version:
         text = version.encode("utf-8", "surrogatepass")
         form, packed = _AS_IT_IS, len(text).to_bytes(4, "big") + text
@@ -201,4 +202,4 @@ def _raw(digits: str) -> bytes | None:
         raw = unhexlify(digits)
     except ValueError:
         return None
-    return raw if raw.hex() == digits else None
+    return raw if raw.hex() == digits else None  # guard: frozen-hash-exact

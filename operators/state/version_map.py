@@ -85,15 +85,17 @@ class _Generation:
                 yield key, known
         if self.frozen is not None:
             for key, known in self.frozen.items_of(prefix):
-                if key not in self.recent:
+                if key not in self.recent:  # guard: recent-before-frozen
                     yield key, known
 
     def pack(self) -> PackedGeneration:
+        # guard: state-is-a-copy
         return dict(self.recent), None if self.frozen is None else self.frozen.pack()
 
     @classmethod
     def unpack(cls, packed: PackedGeneration) -> "_Generation":
         recent, frozen = packed
+        # guard: restored-is-a-copy
         return cls(dict(recent), None if frozen is None else FrozenVersions.unpack(frozen))
 
 
@@ -140,6 +142,7 @@ class VersionMap:
         known = self.get(key)
         if self._truncated:
             emptied = self._truncated.get(key[: key.index(":") + 1])
+            # guard: truncate-fence
             if emptied is not None and (known is None or known[0] < emptied):
                 return emptied
         return None if known is None else known[0]
@@ -158,10 +161,11 @@ class VersionMap:
             for key, known in generation.items_of(prefix):
                 if is_before(known[0], version):
                     # The offset is of another partition: the row keeps its own.
+                    # guard: truncate-known
                     taken[key] = (at_offset(version, offset_of(known[0])), None)
             generation.recent.update(taken)
             # But for those that changed again, in the younger generation.
-            self._gone.update(filter(self._is_gone, taken))
+            self._gone.update(filter(self._is_gone, taken))  # guard: truncate-newer-stays
         for key in [key for key in self._tainted if key.startswith(prefix)]:
             self._untaint(key, version)
 
@@ -188,6 +192,7 @@ class VersionMap:
 
         A column that this version lacks must not be taken from anything older then.
         """
+        # guard: taint-at-position
         return any(since < refused < version for refused in self._tainted.get(key, ()))
 
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
@@ -200,9 +205,9 @@ class VersionMap:
         if known is not None and version < known[0]:
             self._unverified.add(key)
             return
-        if self._tainted and text_hash != "" and key in self._tainted:
+        if self._tainted and text_hash != "" and key in self._tainted:  # guard: taint-ends
             self._untaint(key, version)
-        if not self.whole and known is None:
+        if not self.whole and known is None:  # guard: unverified
             self._unverified.add(key)
         self._sent.add(key)
         self._keep(key, (version, text_hash))
@@ -215,7 +220,7 @@ class VersionMap:
         elif self._gone:
             self._gone.discard(key)
         if len(young.recent) > young.limit:
-            young.freeze(self._gone | self._unverified)
+            young.freeze(self._gone | self._unverified)  # guard: deleted-not-frozen
 
     def _is_gone(self, key: RowKey) -> bool:
         known = self.get(key)
@@ -234,7 +239,7 @@ class VersionMap:
         """Take over what the store holds; whatever is newer stays."""
         self._unverified.discard(key)
         known = self.get(key)
-        if stored is not None and (known is None or known[0] < stored[0]):
+        if stored is not None and (known is None or known[0] < stored[0]):  # guard: learn-newer
             self._keep(key, stored)
 
     def dropped_delete(self, key: RowKey) -> None:
@@ -252,15 +257,15 @@ class VersionMap:
 
     def rotate(self, now: float) -> None:
         """Forget what has not changed for a horizon, when one is over."""
-        if now < self._rotate_at:
+        if now < self._rotate_at:  # guard: horizon
             return
         if self._old:
-            self.whole = False
+            self.whole = False  # guard: whole
         # What was on its way when a crash came may have been refused, and nothing else tells so: a row
         # that follows it must not be completed from what the store holds.
         self._doubtful &= self._unverified
         doubtful = self._old.of(self._doubtful - self._young.of(self._doubtful).keys())
-        self._old, self._young = self._young, _Generation(doubtful)
+        self._old, self._young = self._young, _Generation(doubtful)  # guard: versions-doubtful
         self._rotate_at = now + self._horizon_s
         self._unverified = {key for key in self._unverified if self.get(key) is not None}
         self._gone = {key for key in self._gone if self.get(key) is not None}
@@ -285,24 +290,24 @@ class VersionMap:
         """
         whole = self.whole
         # Whoever goes on from here does not hear of what the store refuses after this.
-        unverified = self._unverified | (self._sent - self._gone)
+        unverified = self._unverified | (self._sent - self._gone)  # guard: sent-over-crash
         if ending:
             young, old = self._young.pack(), self._old.pack()
         else:
-            kept = self._gone | unverified
+            kept = self._gone | unverified  # guard: gone-over-crash
             young = self._young.of(kept), None
             old = self._old.of(kept - young[0].keys()), None
-            whole = whole and all(key in kept for key in self._keys())
+            whole = whole and all(key in kept for key in self._keys())  # guard: whole-over-crash
         self._sent.clear()
         return (
             whole,
             young,
             old,
-            frozenset(unverified),
-            frozenset(self._young_stale),
+            frozenset(unverified),  # guard: unverified-over-crash
+            frozenset(self._young_stale),  # guard: stale-tombstone-over-crash
             frozenset(self._old_stale),
             dict(self._truncated),
-            dict(self._tainted),
+            dict(self._tainted),  # guard: taint-over-crash
         )
 
     @classmethod

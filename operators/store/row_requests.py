@@ -70,8 +70,9 @@ class Requests:
         found: dict[RowKey, Entities] = {}
         for key, entity in first.items():
             others = (rest.get(entity_id(key, chunk)) for chunk in range(1, entity.chunks))
+            # guard: chunk-versions
             row = (entity, *(e for e in others if e is not None and e.version == entity.version))
-            if len(row) == entity.chunks or _is_whole(row):
+            if len(row) == entity.chunks or _is_whole(row):  # guard: chunk-torn
                 found[key] = row
         return found
 
@@ -86,14 +87,14 @@ class Requests:
         if cut and keys:
             surplus = self._surplus(collection, dict.fromkeys(keys, 1))
             ids = [entity_id(key, chunk) for key, more in surplus.items() for chunk in more]
-            self._delete(collection, ids)
+            self._delete(collection, ids)  # guard: chunk-delete, chunk-first-goes-last
         self._delete(collection, list(map(entity_id, keys)))
 
     def delete_older(
         self, collection: str, table: str, version: Version, shards: Collection[int]
     ) -> None:
         """Remove the rows of a table that a TRUNCATE took, in these shards."""
-        self._traced(
+        self._traced(  # guard: truncate-own-shards
             collection,
             "delete",
             len(shards),
@@ -111,13 +112,14 @@ class Requests:
         counts = {row[0].row_key: len(row) for row in rows} if cut else {}
         surplus = self._surplus(collection, counts) if counts else {}
         # Until its surplus is gone, the first chunk tells of it; what is there by then is whole.
+        # guard: chunk-surplus-first
         sent = [_announcing(row, surplus.get(row[0].row_key)) for row in rows] if surplus else rows
         refused = self._upsert(collection, sent)
         if surplus:
             for entities, _ in refused:
                 surplus.pop(entities[0].row_key, None)
             ids = [entity_id(k, i) for k, more in surplus.items() for i in more]
-            self._delete(collection, ids)
+            self._delete(collection, ids)  # guard: chunk-surplus
             final = [(row[0],) for row in rows if row[0].row_key in surplus]
             refused += self._upsert(collection, final)
         return refused
@@ -129,7 +131,7 @@ class Requests:
         batch: list[Entities] = []
         size = 0
         for row in rows:
-            if batch and size + len(row) > self.batch_rows:
+            if batch and size + len(row) > self.batch_rows:  # guard: request-rows
                 self._halve(collection, batch, refused)
                 batch, size = [], 0
             batch.append(row)
@@ -172,8 +174,8 @@ class Requests:
                 len(entities),
                 lambda: self.store.upsert(collection, entities),
             )
-        except RecordError as error:
-            if len(rows) == 1:
+        except RecordError as error:  # guard: dead-letter-store, fatal-is-no-letter
+            if len(rows) == 1:  # guard: dead-letter-halving
                 refused.append((rows[0], error))
                 return
             middle = len(rows) // 2

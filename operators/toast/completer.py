@@ -53,6 +53,7 @@ class Completer:
         Raises:
             RecordError: The two together are no row that can be stored.
         """
+        # guard: left-out-between
         if partial.old_key is not None or before.version < (partial.after or ""):
             return partial
         if partial.after == "":
@@ -83,7 +84,7 @@ class Completer:
                 # That may itself be what the database gave: the value of whichever row had the old
                 # key by then, and nothing would ever correct it here. Under the new key it can be
                 # too new as well, but what made it so follows.
-                held = None
+                held = None  # guard: left-out-other-row
             donor = held or stored_donor(entities, partial)
             why = "what the row held under its old key is not known"
         else:
@@ -103,6 +104,7 @@ class Completer:
         """Whether another lane is about to tell what the row held under its old key."""
         if partial.old_key is None:
             return False
+        # guard: left-out-moves
         return self._moves.stage(partial.old_key, partial.after or "") in (Stage.READ, Stage.SENT)
 
     def hand_over(
@@ -127,6 +129,7 @@ class Completer:
         held: Rendered | None = before
         if move.held is not None:
             held = move.held if before is None else self.from_row(move.held, before)
+        # guard: left-out-refused-between
         elif before is not None and not follows(before, move.after, move.delete.version):
             return None  # what came between was refused
         if isinstance(held, PartialRow) and held.old_key is None:

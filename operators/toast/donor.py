@@ -50,7 +50,7 @@ def may_give(donor: Donor, partial: PartialRow) -> bool:
 
 def follows(donor: Donor | Row | PartialRow, after: str | None, version: str) -> bool:
     """Whether a donor's version lies between the one that is followed and the row's own."""
-    return after != "" and (after or "") <= donor.version <= version
+    return after != "" and (after or "") <= donor.version <= version  # guard: left-out-follows
 
 
 def stored_donor(entities: Sequence[Entity] | None, partial: PartialRow) -> Donor | None:

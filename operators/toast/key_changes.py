@@ -71,7 +71,7 @@ class Moves:
                 before = self._kept.pop(move)
                 self._size -= _size(before)
                 # A delete that is sent again finds nothing: the first one told.
-                held = before if held is None else held
+                held = before if held is None else held  # guard: left-out-told-again
             self._kept[move] = held
             self._size += _size(held)
             while self._size > self._characters and len(self._kept) > 1:
@@ -101,7 +101,7 @@ class Moves:
     def fail(self, error: BaseException) -> None:
         """Let nobody wait for a lane that has ended."""
         with self._lock:
-            self._error = error
+            self._error = error  # guard: left-out-lane-ended
 
 
 def _size(held: Held) -> int:

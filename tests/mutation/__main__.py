@@ -1,11 +1,10 @@
 """Takes one guard at a time out of a copy of the tree, and shows which test goes red.
 
-A guard that nobody misses is an error, and so is one whose text is no longer there: the list is to be
-kept up. Nothing is written to the tree itself.
+A guard without which no test goes red is an error, and so is one without an anchor in the source.
+Nothing is written to the tree itself.
 """
 
 import argparse
-import ast
 import os
 import shutil
 import subprocess
@@ -19,7 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple, TypeVar
 
-from tests.mutation.guards import GUARDS, Guard, without
+from tests.mutation.anchors import anchors_in
+from tests.mutation.guard import Guard
+from tests.mutation.guards import GUARDS, ROOMS
+from tests.mutation.mutations import mutated
 from tests.mutation.origin import ELSEWHERE
 
 TREE = Path(__file__).resolve().parents[2]
@@ -32,10 +34,29 @@ LIMIT_S = 300
 TEST_LIMIT_S = 60
 
 BROKEN = ("NameError", "UnboundLocalError", "SyntaxError", "ImportError", "ModuleNotFoundError")
-"""What a mutation raises that is no program any more: no test has seen anything then."""
+"""What a mutation raises that is not a working program: a test that fails with it has seen nothing."""
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+
+class Located(NamedTuple):
+    """A guard, and where it stands.
+
+    Attributes:
+        guard: The guard.
+        file: The file of its anchor, from the root of the tree.
+        line: The anchor's line.
+    """
+
+    guard: Guard
+    file: str
+    line: int
+
+    @property
+    def described(self) -> tuple[str, str, str]:
+        """Its row in the table: name, place, and what it keeps true."""
+        return self.guard.name, f"{self.file}:{self.line}", self.guard.holds
 
 
 class Outcome(NamedTuple):
@@ -53,17 +74,17 @@ class Outcome(NamedTuple):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """0 if every guard is missed by a test."""
+    """0 if for every guard there is a test that goes red without it."""
     options = _options(arguments)
-    guards = [guard for guard in GUARDS if options.guard in (None, guard.name)]
-    if not guards:
-        print(f"There is no guard '{options.guard}'; --list names all.", file=sys.stderr)
+    try:
+        guards = _located(options.guard, options.room)
+    except ValueError as error:
+        print(error, file=sys.stderr)
         return 2
     if options.list:
+        widths = _widths(guards)
         for guard in guards:
-            print(
-                f"{guard.name:<{_widest('name')}}  {guard.file:<{_widest('file')}}  {guard.removed}"
-            )
+            print(_row(guard, widths))
         return 0
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="rowvec-mutation-") as directory:
@@ -81,14 +102,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.add_argument("--guard", metavar="NAME", help="this one alone")
+    parser.add_argument("--room", choices=ROOMS, help="those of this package alone")
     parser.add_argument("--jobs", type=int, default=2, help="guards at a time (default: 2)")
     parser.add_argument("--list", action="store_true", help="name the guards and remove none")
     return parser.parse_args(arguments)
 
 
-def _is_green(whole: Path, guards: Sequence[Guard], jobs: int) -> bool:
+def _located(name: str | None, room: str | None) -> list[Located]:
+    """The guards to take out, each with its place.
+
+    Raises:
+        ValueError: There is none of this name or in this room, or one has no anchor.
+    """
+    anchors = {anchor.name: anchor for anchor in anchors_in(TREE)}
+    listed = GUARDS if room is None else ROOMS.get(room, ())
+    wanted = [guard for guard in listed if name in (None, guard.name)]
+    if not wanted:
+        raise ValueError("there is no such guard; --list names all")
+    lost = [guard.name for guard in wanted if guard.name not in anchors]
+    if lost:
+        raise ValueError(f"no '# guard: …' in the source for {', '.join(lost)}: keep the list up")
+    return [Located(each, *anchors[each.name][1:]) for each in wanted]
+
+
+def _is_green(whole: Path, guards: Sequence[Located], jobs: int) -> bool:
     """Whether the copy passes every selection as it is; otherwise red would prove nothing."""
-    selections = list(dict.fromkeys(guard.tests for guard in guards))
+    selections = list(dict.fromkeys(each.guard.tests for each in guards))
     print(f"The whole tree, by {len(selections)} selections of tests: ", end="", flush=True)
     outcomes = _parallel(lambda tests: _run(whole, tests, whole.parent), selections, jobs)
     bad = [
@@ -100,36 +139,37 @@ def _is_green(whole: Path, guards: Sequence[Guard], jobs: int) -> bool:
     return not bad
 
 
-def _remove_each(place: Path, whole: Path, guards: Sequence[Guard], jobs: int) -> int:
-    """Print the table; returns how many guards nobody misses, or could not be removed."""
-    columns = ("guard", "file", "removed")
-    widths = [_widest("name"), _widest("file"), _widest("removed")]
-    head = "  ".join(f"{c:<{w}}" for c, w in zip(columns, widths, strict=True))
+def _remove_each(place: Path, whole: Path, guards: Sequence[Located], jobs: int) -> int:
+    """Print the table; returns how many guards were not caught."""
+    widths = _widths(guards)
+    head = "  ".join(
+        f"{c:<{w}}" for c, w in zip(("guard", "place", "what it keeps true"), widths, strict=True)
+    )
     print(f"{head}  {'s':>4}  red")
     not_caught = []
     outcomes = _parallel(lambda guard: _removed(place, whole, guard), guards, jobs)
     for guard, outcome in zip(guards, outcomes, strict=True):
-        line = "  ".join(f"{c:<{w}}" for c, w in zip(guard[:3], widths, strict=True))
         what = f"ERROR: {outcome.problem}" if outcome.problem else outcome.red or "NOT CAUGHT"
-        print(f"{line}  {outcome.seconds:4.1f}  {what}", flush=True)
+        print(f"{_row(guard, widths)}  {outcome.seconds:4.1f}  {what}", flush=True)
         if outcome.problem or not outcome.red:
-            not_caught.append(guard.name)
+            not_caught.append(guard.guard.name)
     if not_caught:
         print("\nNOT CAUGHT: " + ", ".join(not_caught))
     return len(not_caught)
 
 
-def _removed(place: Path, whole: Path, guard: Guard) -> Outcome:
+def _removed(place: Path, whole: Path, located: Located) -> Outcome:
     """What the guard's tests say without it."""
-    source = (whole / guard.file).read_text()
+    guard = located.guard
+    source = (whole / located.file).read_text()
     try:
-        mutated = without(guard, source)
-        ast.parse(mutated)
+        changed = mutated(source, guard.name, guard.mutation)
+        compile(changed, located.file, "exec")
     except (ValueError, SyntaxError) as error:
         return Outcome("", str(error), 0.0)
     with _copied(whole, place / f"without-{guard.name}") as copy:
-        target = copy / guard.file
-        target.write_text(mutated)
+        target = copy / located.file
+        target.write_text(changed)
         # Compiled files are told from stale ones by time and size alone, and both may be the same.
         for stale in target.parent.glob(f"__pycache__/{target.stem}.*"):
             stale.unlink()
@@ -214,8 +254,12 @@ def _parallel(call: Callable[[T], R], items: Sequence[T], jobs: int) -> Iterator
         yield from threads.map(call, items)
 
 
-def _widest(attribute: str) -> int:
-    return max(len(getattr(guard, attribute)) for guard in GUARDS)
+def _widths(guards: Sequence[Located]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*(g.described for g in guards), strict=True)]
+
+
+def _row(guard: Located, widths: Sequence[int]) -> str:
+    return "  ".join(f"{c:<{w}}" for c, w in zip(guard.described, widths, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,32 @@
+"""The guards of operators/kafka/."""
+
+from tests.mutation.guard import Guard
+from tests.mutation.mutations import never, replaced
+from tests.mutation.selections import KAFKA
+
+GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "offset-reset",
+        "a missing offset is reported, and never skipped",
+        replaced('"error"', by='"earliest"'),
+        KAFKA,
+    ),
+    Guard(
+        "offset-gone",
+        "the client's error for a missing offset stops the flow",
+        never,
+        KAFKA,
+    ),
+    Guard(
+        "beginning",
+        "a partition that was never read is read from its first record",
+        replaced("OFFSET_BEGINNING", by="0"),
+        KAFKA,
+    ),
+    Guard(
+        "committed-only",
+        "records of an uncommitted Kafka transaction are not read",
+        replaced('"read_committed"', by='"read_uncommitted"'),
+        KAFKA,
+    ),
+)

@@ -1,0 +1,68 @@
+"""The guards of operators/milvus/."""
+
+from tests.mutation.guard import Guard
+from tests.mutation.mutations import instead, never, replaced, without
+from tests.mutation.selections import ERRORS, STORE
+
+GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "duplicate-ids",
+        "an id that comes twice in one request is refused",
+        never,
+        STORE,
+    ),
+    Guard(
+        "unknown-is-no-letter",
+        "an unknown error of Milvus is retried, and not blamed on the data",
+        replaced("Verdict.TRANSIENT", by="Verdict.REFUSED"),
+        ERRORS,
+    ),
+    Guard(
+        "down-is-no-letter",
+        "a refused token is reported as such, and not as a server that is down",
+        without('"UNAUTHENTICATED"'),
+        ERRORS,
+    ),
+    Guard(
+        "id-checked",
+        "an id that is not encoded reaches no filter",
+        never,
+        STORE,
+    ),
+    Guard(
+        "version-checked",
+        "what is no version reaches no filter",
+        never,
+        STORE,
+    ),
+    Guard(
+        "vector-finite",
+        "a vector with a NaN is refused",
+        never,
+        STORE,
+    ),
+    Guard(
+        "vector-dimensions",
+        "a vector of another length is refused",
+        never,
+        STORE,
+    ),
+    Guard(
+        "varchar-bytes",
+        "a text of more bytes than its field holds is refused",
+        never,
+        STORE,
+    ),
+    Guard(
+        "request-bytes",
+        "a request has no more bytes than servers accept",
+        never,
+        ("tests/unit/milvus/test_rows.py",),
+    ),
+    Guard(
+        "older-stay",
+        "rows that a TRUNCATE cannot remove are reported",
+        instead("return"),
+        ("tests/conformance/test_store.py", "-k", "delete_older_ends"),
+    ),
+)

@@ -1,0 +1,50 @@
+"""The guards of operators/rendering/."""
+
+from tests.mutation.guard import Guard
+from tests.mutation.mutations import never, replaced, without
+from tests.mutation.selections import MASKING, RENDERING
+
+GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "left-out",
+        "Debezium's placeholder is never taken for a value",
+        never,
+        RENDERING,
+    ),
+    Guard(
+        "left-out-plain",
+        "the placeholder is not taken for a text on the fast path of plain rows",
+        without("len(value) in lengths"),
+        RENDERING,
+    ),
+    Guard(
+        "left-out-plain-field",
+        "the placeholder is not taken for a field on the fast path of plain rows",
+        without("kind is str and len(value) in lengths"),
+        RENDERING,
+    ),
+    Guard(
+        "mask-value",
+        "a masked column is masked before anything sees it",
+        never,
+        RENDERING,
+    ),
+    Guard(
+        "mask-refuses",
+        "a pattern that takes too long refuses the row, and never lets the value through",
+        never,
+        MASKING,
+    ),
+    Guard(
+        "mask-escapes",
+        "escapes of JSON are decoded before they are searched",
+        replaced("self._unescaped(value, left)", by="value"),
+        MASKING,
+    ),
+    Guard(
+        "text-bytes",
+        "a row's text of more bytes than the store holds is refused",
+        never,
+        RENDERING,
+    ),
+)

@@ -1,0 +1,42 @@
+"""What pytest is given for a guard: fast tests that are about it."""
+
+HISTORIES = ("tests/properties/test_known_histories.py", "tests/properties/test_known_shapes.py")
+DEDUP = ("tests/unit/stages/test_dedup.py", "tests/unit/state/test_version_map.py", *HISTORIES)
+RESOLVE = (*HISTORIES, "tests/unit/stages/test_dedup.py")
+SOURCE = ("tests/unit/stages/test_source.py", "tests/properties/test_known_histories.py")
+ROUTE = ("tests/unit/stages/test_route.py", "tests/properties/test_known_shapes.py")
+LANES = ("tests/unit/stages/test_upsert.py",)
+WRITER = ("tests/unit/stages/test_lane_writer.py", "tests/unit/stages/test_upsert.py", *HISTORIES)
+REQUESTS = (
+    "tests/unit/store/test_row_requests.py",
+    "tests/unit/stages/test_lane_writer.py",
+    "tests/unit/stages/test_upsert.py",
+)
+CARRYING = ("tests/unit/toast/test_completer.py", "tests/unit/stages/test_settle.py", *HISTORIES)
+EVENTS = ("tests/unit/codec/test_decoder.py", "tests/unit/codec/test_log_positions.py")
+KEYS = ("tests/unit/codec/test_row_keys.py",)
+RENDERING = ("tests/unit/rendering/test_renderer.py",)
+EMBED = ("tests/unit/stages/test_embed.py",)
+VERSIONS = ("tests/unit/state/test_version_map.py",)
+FROZEN = ("tests/unit/state/test_frozen_versions.py",)
+MASKING = ("tests/unit/rendering/test_masks.py", "-k", "escapes or whole_value")
+RETRY = ("tests/unit/test_retry.py",)
+RECOVERY = ("tests/unit/recovery/test_directory.py",)
+LEDGER = ("tests/unit/ownership/test_ledger.py",)
+LEASE = ("tests/unit/ownership/test_lease.py",)
+FENCED = ("tests/unit/ownership/test_fenced_store.py",)
+TIMER = (
+    "tests/unit/ownership/test_kill_timer.py",
+    "-k",
+    "how_a_process_ends or forked_child or first_process",
+)
+GOLDEN = ("tests/unit/state/test_golden.py",)
+KAFKA = ("tests/unit/kafka/test_reader.py",)
+ERRORS = ("tests/unit/milvus/test_errors.py",)
+STORE = (
+    "tests/conformance/test_store.py",
+    "-k",
+    "lite and not server and (refused or reaches)",
+)
+TRANSFORMER = "tests/unit/model/test_transformer.py"
+MODEL = (TRANSFORMER, "-k", "finite or does_not_fit")
