@@ -1,1 +1,1 @@
-"""The real flow under attack: kill -9 by the thousand, and a judge of all that readers saw."""
+"""The real flow under kill -9, a thousand times, and a checker of everything that readers saw."""

@@ -1,4 +1,4 @@
-"""`python -m tests.chaos --kills 1000`: the attack, its figures, and its report."""
+"""`python -m tests.chaos --kills 1000`: runs the attack, prints its figures, writes its report."""
 
 import argparse
 import random
@@ -10,11 +10,11 @@ from tests.chaos.run import attack
 
 REPORT = Path(__file__).with_name("REPORT.md")
 REPORTED = 200
-"""From so many kills on the figures are worth keeping."""
+"""The report is written only for runs of at least this many kills; fewer give no useful figures."""
 
 
 def main() -> int:
-    """Attack, print what came of it, and write the report; 1 if anything was found."""
+    """Run the attack, print the outcome, and write the report; returns 1 on any violation."""
     parser = argparse.ArgumentParser(prog="python -m tests.chaos", description=__doc__)
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=random.randrange(1_000_000))

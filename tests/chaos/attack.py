@@ -1,4 +1,4 @@
-"""The attack on one flow: start it, strike, look, judge, start it again."""
+"""The attack on one flow: start it, kill it, read Milvus, check, start it again."""
 
 import re
 import signal
@@ -27,27 +27,27 @@ from tests.integration.running import docs_contract, open_store
 from tests.zygote import Fork, Order, Zygote
 
 ROWS = 600
-"""Rows of a table at the most. Few, so that each of them changes often, and a look takes little."""
+"""Most rows that a table holds: few, so that each changes often and a full scan is quick."""
 
 MAX_EPOCH_RECORDS = 2_000
 
 PATIENCE_S = 5.0
-"""How long a process that writes may take to come to its point; then it is killed from outside."""
+"""How long a process may take from its first write to its crash point; then it is killed anyway."""
 
 STUCK_S = 60.0
-"""A process that has not written by then will not."""
+"""A process that has not written within this time counts as stuck."""
 
 
 class Life(NamedTuple):
-    """What became of one process.
+    """One process, from its start to its kill.
 
     Attributes:
-        point: Where it was killed; None from outside.
-        reached: What it had come to: "starting", "recovering" (its source went on, nothing was written)
-            or "writing".
-        to_write_s: From its start to its first acknowledged write; None without one.
-        model_s: Of that, the loading of the model.
-        again: What it wrote that had been written before.
+        point: The crash point where it was killed; None if it was killed at a random moment.
+        reached: The phase it was killed in: "starting", "recovering" (its source had resumed, nothing
+            was written) or "writing".
+        to_write_s: Seconds from its start to its first acknowledged write; None without one.
+        model_s: How many of these seconds the loading of the model took.
+        again: What it wrote that an earlier process had already written.
     """
 
     point: Point | None
@@ -59,10 +59,10 @@ class Life(NamedTuple):
 
 @dataclass(slots=True)
 class Toll:
-    """What an attack came to.
+    """The figures of one attack.
 
     Attributes:
-        looks, scans: How many times the hot rows, and all rows, were looked at.
+        looks, scans: How many times the hot rows, and all rows, were read.
     """
 
     lives: list[Life] = field(default_factory=list)
@@ -71,14 +71,14 @@ class Toll:
 
 
 class Attack:
-    """The attack on one flow with a topic, a collection and a recovery directory of its own.
+    """The attack on one flow, which has its own topic, collection and recovery directory.
 
     Args:
-        directory: Its own; topic and collection are called as it is.
+        directory: For this attack alone; its name is also that of topic and collection.
         zygote: Starts the processes.
         broker, milvus, model: What the flow works with.
-        seed: Of its stream.
-        plan: The kills, shared with others.
+        seed: Seed of its stream of changes.
+        plan: The kills, shared with the other attacks.
         stop: Set when another attack has failed.
     """
 
@@ -101,7 +101,7 @@ class Attack:
         self.checker = Checker(self.stream.truth)
         self.toll = Toll()
         self._count = 0
-        # Many small windows: what goes back for a moment is there long enough to be seen.
+        # Small windows: an old version that is visible for a moment stays long enough to be read.
         docs_contract(
             directory,
             broker,
@@ -121,10 +121,10 @@ class Attack:
         )
 
     def run(self) -> Toll:
-        """Kill until the plan is done, then let the flow end in peace.
+        """Kill until the plan is used up, then let the flow drain its topic and stop.
 
         Raises:
-            AssertionError: A process did what none may: it ended by itself, or never wrote.
+            AssertionError: A process ended by itself, or never wrote.
         """
         lookers = (
             Looker("hot reader", self._milvus, self.name, self.checker, self.stream.hot, 0.01),
@@ -179,7 +179,7 @@ class Attack:
             self._plan.missed(kill)
 
     def _strike(self, flow: Fork, written: Path, kill: Kill) -> bool:
-        """Kill it; whether that was as planned."""
+        """Kill the process; returns whether it was killed as planned."""
         if kill.point is not None or kill.writing:
             self._until_written(flow, written)
         if kill.point is not None and flow.wait(PATIENCE_S):
@@ -208,7 +208,11 @@ class Attack:
         self.toll.lives.append(Life(point, reached, to_write, found.model_s, again))
 
     def _at_rest(self, store: MilvusStore) -> None:
-        """Look at all rows while nobody writes; a last request may still have been under way."""
+        """Read all rows while no process runs.
+
+        Milvus may still be applying the last request of the killed process, so the read is repeated
+        until the count is the same before and after it.
+        """
         if not store._client.has_collection(self.name):
             return
         who = f"after process {self._count}"
@@ -221,13 +225,13 @@ class Attack:
             except (RetriableError, FatalError):
                 if self.checker.versions:
                     raise
-                return  # killed while it made the collection
+                return  # The process was killed while it created the collection.
             if count == before:
                 break
         self.checker.at_rest(who, rows, count, began)
 
     def _finish(self, store: MilvusStore) -> None:
-        """One more start, to the end of what there is, and a clean stop."""
+        """Start the flow once more, let it drain the topic, and stop it with SIGTERM."""
         flow, written = self._start({})
         wanted = {entity: state.lsn for entity, state in self.stream.truth.final().items()}
         deadline = time.monotonic() + STUCK_S
@@ -236,7 +240,7 @@ class Attack:
             if {row["id"]: row["size"] for row in there} == wanted:
                 break
             if time.monotonic() > deadline:
-                break  # the judge tells what is missing
+                break  # The checker will report what is missing.
         flow.send(signal.SIGTERM)
         assert flow.wait(STUCK_S), f"{self.name}: it does not stop\n{self._told()}"
         if flow.code != 0:
@@ -255,6 +259,6 @@ class Attack:
         self.checker.vectors({row["id"]: float(far) for row, far in zip(rows, off, strict=True)})
 
     def _told(self) -> str:
-        """The end of what the process said."""
+        """The last 3,000 characters of the process's log."""
         log = self._directory / "flow.log"
         return log.read_text("utf-8", "replace")[-3_000:] if log.exists() else ""

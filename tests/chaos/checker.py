@@ -1,9 +1,9 @@
-"""The judge: holds what readers saw, and what processes wrote and committed, to what was produced.
+"""Checks what readers saw, and what processes wrote and committed, against what was produced.
 
-Milvus is read with Strong consistency, so a look that begins after another one ended, or after a write
-was acknowledged, must see at least what that one told. From this follows, for each row, a *floor* that
-rises: the newest version known to have been visible, or the first delete after it. What lies below the
-floor that was known when the look began is a violation, whoever looked.
+Milvus is read with Strong consistency, so a read that begins after another read has ended, or after a
+write was acknowledged, must see that state or a newer one. So each row has a *floor* that only rises:
+the newest version known to have been visible, or the first delete after that version. A read that
+returns anything below the floor known when the read began is a violation.
 """
 
 import threading
@@ -16,10 +16,13 @@ from tests.chaos.stream import PARTITIONS, Truth, entity_of, row_of
 from tests.integration.running import position_of
 
 EVIDENCE = 25
-"""Violations of each invariant that are kept word for word; all are counted."""
+"""How many violations of each invariant are kept with their text; all are counted."""
 
 TOLERANCE = 1e-3
-"""Between a vector and what its text is embedded as alone: batches are padded differently."""
+"""Largest allowed difference between a stored vector and a new embedding of its text.
+
+Not 0, because the two were computed in batches with different padding.
+"""
 
 
 INVARIANTS = {
@@ -35,7 +38,7 @@ INVARIANTS = {
 
 
 class Sight(NamedTuple):
-    """An entity as a reader got it."""
+    """An entity as a reader received it."""
 
     entity: str
     version: str
@@ -44,7 +47,7 @@ class Sight(NamedTuple):
 
 
 class Violation(NamedTuple):
-    """What must never be.
+    """One broken invariant.
 
     Attributes:
         invariant: One of `INVARIANTS`.
@@ -59,7 +62,7 @@ class Violation(NamedTuple):
 
 
 class _Floor(NamedTuple):
-    """What is known of a row: nothing older is seen any more by who begins to look after `known`."""
+    """The floor of a row: a read that begins after `known` must not see an older version."""
 
     lsn: int
     version: str
@@ -68,12 +71,12 @@ class _Floor(NamedTuple):
 
 
 class Replayed(NamedTuple):
-    """What a process read and wrote that an earlier one had written already.
+    """What a process read and wrote again after an earlier process had written it.
 
     Attributes:
-        rows: Rows whose very version, or a newer one, had been sent, and rows deleted once more.
-        records: From where the process went on to the newest that an earlier one had written.
-        limit: The records that an epoch could hold from there.
+        rows: Rows written although the same or a newer version had been sent, and rows deleted again.
+        records: Records between the resume offset and the newest one that was written before.
+        limit: How many records the epoch at the resume offset could hold.
     """
 
     rows: int
@@ -82,18 +85,18 @@ class Replayed(NamedTuple):
 
 
 class Checker:
-    """Judges one collection. Safe to share between threads.
+    """Checks one collection. Safe to share between threads.
 
     Args:
         truth: What was produced.
 
     Attributes:
         counts: Violations by invariant.
-        violations: The first of them.
-        versions: How many versions came into sight.
-        absences: How many times a row was found to be gone.
-        seen: By partition, how far the flow is known to be: behind the newest version that came into
-            sight, or where a process went on.
+        violations: The first `EVIDENCE` violations of each invariant.
+        versions: How many versions were seen.
+        absences: How many times a row was found deleted.
+        seen: By partition, the offset that the flow is known to have reached: after the newest version
+            seen, or where a process resumed.
     """
 
     def __init__(self, truth: Truth) -> None:
@@ -118,13 +121,13 @@ class Checker:
         ended: float,
         asked: Iterable[str] | None = None,
     ) -> None:
-        """One answer of Milvus.
+        """Check one answer of Milvus.
 
         Args:
-            who: Looked; for the evidence.
-            rows: All that was found.
-            began, ended: When, in seconds of a monotonic clock.
-            asked: The entities that were asked for; None for all there are.
+            who: Name of the reader, for the evidence.
+            rows: All entities in the answer.
+            began, ended: Start and end of the read, in seconds of a monotonic clock.
+            asked: The entities that were asked for; None for all.
         """
         with self._lock:
             found: set[str] = set()
@@ -142,13 +145,13 @@ class Checker:
                     self._absent(who, entity, began, ended)
 
     def at_rest(self, who: str, rows: Sequence[Sight], count: int, began: float) -> None:
-        """A full scan while no process writes: what is committed must be there.
+        """Check a full scan made while no process writes: every committed change must be in it.
 
         Args:
-            who: Looked.
+            who: Name of the reader.
             rows: All entities.
-            count: What `count(*)` said.
-            began: When the look began.
+            count: Result of `count(*)`.
+            began: Start of the read.
         """
         self.look(who, rows, began, began)
         with self._lock:
@@ -158,10 +161,10 @@ class Checker:
             self._at_rest = {sight.entity: position_of(sight.version) for sight in rows}
 
     def ended(self, who: str, notes: Notes) -> Replayed:
-        """What a process wrote from its start to its end; to be told before the next `at_rest`.
+        """Check what a process wrote from its start to its end; call it before the next `at_rest`.
 
         Returns:
-            How much of it had been written before.
+            What the process wrote again.
         """
         with self._lock:
             starts = {resume.partition: max(resume.next, 0) for resume in notes.resumes}
@@ -183,7 +186,7 @@ class Checker:
             return Replayed(len(again), records, limit)
 
     def final(self, rows: Sequence[Sight]) -> None:
-        """The full scan at the very end, after all was read: equal to the table."""
+        """Check the last full scan, after the topic was drained: it must equal the table."""
         with self._lock:
             wanted = self._truth.final()
             there = {sight.entity: position_of(sight.version) for sight in rows}
@@ -196,7 +199,7 @@ class Checker:
                 self._tell("I1", entity, f"ends at {there[entity]}, though it was deleted")
 
     def vectors(self, distances: Mapping[str, float]) -> None:
-        """How far each vector is, at the end, from what its text is embedded as."""
+        """Check the distance of each stored vector, at the end, from a new embedding of its text."""
         with self._lock:
             for entity, distance in distances.items():
                 if not distance < TOLERANCE:
@@ -204,11 +207,11 @@ class Checker:
 
     @property
     def total(self) -> int:
-        """All violations so far."""
+        """How many violations there are so far."""
         return sum(self.counts.values())
 
     def _tell(self, invariant: str, entity: str, what: str, who: str = "") -> None:
-        """Count it, once however many looks see it."""
+        """Record a violation, once even if many reads see it."""
         told = Violation(invariant, entity, what)
         if told in self._told:
             return
@@ -256,7 +259,7 @@ class Checker:
         self.absences += 1
 
     def _wrote(self, who: str, write: Write) -> None:
-        """An acknowledged write is as good as a look; one without an answer may not be there."""
+        """Raise the floors by a write: if acknowledged, it proves as much as a read; if not, nothing."""
         ended = write.began if write.acked is None else write.acked
         for entity, version in write.rows:
             before = self._sent.get(entity)
@@ -291,7 +294,7 @@ class Checker:
             return False
         if version:
             return version <= sent.removeprefix("-")
-        # A delete carries no version; it is one more if the stretch that is read again has one.
+        # A delete has no version. It is a repeat if the replayed offsets hold a delete of the row.
         row = row_of(entity)
         partition = row % PARTITIONS
         return sent.startswith("-") and self._truth.deleted_between(
@@ -299,10 +302,10 @@ class Checker:
         )
 
     def _resumed(self, who: str, resume: Resume, notes: Notes) -> None:
-        """An offset was committed: what lies before it must have been there at the last rest.
+        """Check a resume offset: every change before it must have been in the last scan at rest.
 
-        Or be in the recovery files, with a window that was open. All of these have been read when the
-        process writes, and perhaps not before: one that never wrote tells nothing.
+        Except for changes in the recovery files, whose window was still open. Only a process that has
+        written is known to have loaded all recovery files, so nothing is checked for the others.
         """
         partition, next_, cap = resume
         start = max(next_, 0)

@@ -1,4 +1,4 @@
-"""The same parts as in the integration tests: a broker, Milvus, a model of no size, and forks."""
+"""The fixtures of the integration tests: a broker, Milvus, a tiny model, and the zygote."""
 
 from tests.integration.conftest import broker, forks, milvus, tiny_model
 

@@ -1,4 +1,4 @@
-"""Which kills there are to be: where, or when, each of them strikes."""
+"""The plan of kills: at which crash point, or at which moment, each one happens."""
 
 import random
 import threading
@@ -9,11 +9,13 @@ from typing import NamedTuple
 from operators.crash_points import POINTS, Point
 
 LEAST = 0.045
-"""The share of the kills that each named point gets; the rest strikes at random moments."""
+"""The share of the kills that each crash point gets; the rest happens at random moments."""
 
 ROUND = 250
-"""Kills after which everything is judged and begins anew, the servers too: the broker, which keeps its log
-in memory, takes seconds to find an offset once there are many, and that is not what is measured."""
+"""After this many kills everything is checked and started afresh, the servers too.
+
+The broker keeps its log in memory and takes seconds to find an offset in a long one.
+"""
 
 TIMES: dict[Point, int] = {
     "after_fetch": 40,
@@ -26,17 +28,17 @@ TIMES: dict[Point, int] = {
     "in_snapshot": 1_500,
     "in_recovery": 200,
 }
-"""How many times a point may be reached at the most before the process is killed there."""
+"""Upper limit of `Kill.times` for each crash point."""
 
 
 class Kill(NamedTuple):
     """One kill -9.
 
     Attributes:
-        point: Where; None for a moment from outside.
-        times: At which time of being there.
-        writing: Of a moment: counted from the first write, else from the start.
-        seconds: Of a moment: how long after that.
+        point: The crash point; None for a random moment.
+        times: The process is killed at its n-th pass of `point`, and this is n.
+        writing: For a random moment: `seconds` count from the first write, else from the start.
+        seconds: For a random moment: the delay.
     """
 
     number: int
@@ -47,7 +49,7 @@ class Kill(NamedTuple):
 
 
 def draw_kills(count: int, seed: int) -> list[Kill]:
-    """So many kills, in the order of striking; always the same ones for a seed."""
+    """`count` kills in random order; the same seed always gives the same kills."""
     draw = random.Random(seed)
     each = max(1, round(count * LEAST)) if count >= len(POINTS) else 0
     points: list[Point | None] = [point for point in POINTS for _ in range(each)]
@@ -58,7 +60,7 @@ def draw_kills(count: int, seed: int) -> list[Kill]:
 
 def _draw_kill(number: int, point: Point | None, draw: random.Random) -> Kill:
     if point is not None:
-        # Half of them early: the logarithm is even.
+        # Half of them log-uniform, so that many kills come early.
         most, share = TIMES[point], draw.random()
         times = most**share if draw.random() < 0.5 else most * share
         return Kill(number, point, times=max(1, int(times)))
@@ -67,22 +69,22 @@ def _draw_kill(number: int, point: Point | None, draw: random.Random) -> Kill:
 
 
 class Plan:
-    """The kills that are still to be made, for several attackers. Safe to share between threads."""
+    """The kills still to be made, shared by several attacks. Safe to share between threads."""
 
     def __init__(self, kills: Sequence[Kill]) -> None:
         self._kills = deque(kills)
         self._lock = threading.Lock()
 
     def take(self) -> Kill | None:
-        """The next one; None when all are made."""
+        """The next kill; None when all are made."""
         with self._lock:
             return self._kills.popleft() if self._kills else None
 
     def missed(self, kill: Kill) -> None:
-        """The point was not reached in time, so the kill was one from outside: another is its due.
+        """Plan a kill again whose crash point was not reached in time, with fewer passes of the point.
 
-        One of the random kills is given up for it, so that their number stays; and the point is to be
-        reached fewer times.
+        The process was killed at a random moment instead, so one planned random kill is dropped: the
+        number of each kind stays the same.
         """
         with self._lock:
             for waiting in self._kills:

@@ -1,4 +1,4 @@
-"""Readers who look on, with Strong consistency, all the while."""
+"""Readers that read the collection over and over, with Strong consistency, during an attack."""
 
 import threading
 import time
@@ -16,15 +16,15 @@ FIELDS = ("rv_version", "text", "size")
 
 
 class Looker:
-    """A reader with Strong consistency who looks on until it is told to stop.
+    """A reader with Strong consistency that reads until it is stopped.
 
     Args:
         name: For the evidence.
-        uri: Where Milvus is.
-        collection: May not be there yet.
-        checker: Judges what it sees.
-        asked: Look at these alone; None for all rows.
-        pause_s: Between two looks.
+        uri: Address of Milvus.
+        collection: May not exist yet.
+        checker: Checks what it reads.
+        asked: Ids to read; None for all rows.
+        pause_s: Pause between two reads.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class Looker:
         self._thread.join()
 
     def check(self) -> None:
-        """Raises what ended it."""
+        """Raise the error that ended the reader, if any."""
         if self._failed is not None:
             raise self._failed
 
@@ -65,7 +65,7 @@ class Looker:
         try:
             with closing(open_store(self._uri)) as store:
                 while not self._stop.wait(self._pause_s):
-                    # Before it is whole, the collection cannot be read.
+                    # Reads fail until the collection is created and loaded.
                     with suppress(RetriableError, FatalError) if not self.looks else nullcontext():
                         began = time.monotonic()
                         rows = look(store, self._collection, self._asked)
@@ -76,7 +76,7 @@ class Looker:
 
 
 def look(store: MilvusStore, collection: str, asked: Sequence[str] | None) -> list[Sight]:
-    """One answer of Milvus, whole; an entity that comes twice in it is not hidden."""
+    """One complete answer of Milvus; duplicate entities in it are kept, so that they can be found."""
     if asked is None:
         found = store._client.query(collection, "", ["id", *FIELDS])
     else:

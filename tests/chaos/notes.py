@@ -1,8 +1,9 @@
-"""What a flow under attack writes down of itself, so that a kill at any moment can be judged.
+"""The notes that a flow under attack writes about itself, so that a kill at any moment can be checked.
 
-Each note is one line of JSON in a file of the process, written by one `write` before what it tells of
-is done; a kill right after leaves it whole, and one in the middle leaves it without its end. The hooks sit on the Milvus client, on what is resumed from the recovery
-files and on the loading of the model; they change nothing of what these do.
+A note is one line of JSON, written by one `write` call before the action that it describes. A kill
+right after leaves a complete line; a kill in the middle leaves a line without its newline. The hooks
+wrap the Milvus client, the loading of recovery files and the loading of the model, and change nothing
+in what these do.
 """
 
 import os
@@ -18,9 +19,9 @@ class Write(NamedTuple):
     """One request that changes the collection.
 
     Attributes:
-        rows: (entity id, version), of a delete with "" as version.
-        began: Seconds of the machine's monotonic clock, when it was sent.
-        acked: When its answer was there; None if the process was killed before.
+        rows: (entity id, version); the version of a delete is "".
+        began: When it was sent, in seconds of the machine's monotonic clock.
+        acked: When its answer came; None if the process was killed before.
     """
 
     delete: bool
@@ -30,7 +31,7 @@ class Write(NamedTuple):
 
 
 class Resume(NamedTuple):
-    """Where a partition went on: its next offset (-2: the beginning), and how much an epoch may hold."""
+    """Where a partition resumed: its next offset (-2: the beginning), and the epoch's record cap."""
 
     partition: int
     next: int
@@ -38,11 +39,11 @@ class Resume(NamedTuple):
 
 
 class Notes(NamedTuple):
-    """All that a process wrote down.
+    """All notes of one process.
 
     Attributes:
-        model_s: Seconds that the loading of the model took; 0 if it did not come to that.
-        pending: Entity → newest version of it that the recovery files hold because its window was open.
+        model_s: Seconds that the loading of the model took; 0 if the model was not loaded.
+        pending: Entity → its newest version in the recovery files, of a window that was still open.
     """
 
     model_s: float
@@ -52,7 +53,7 @@ class Notes(NamedTuple):
 
 
 def write_notes(path: Path, collection: str) -> None:
-    """Have this process write down what it does to a collection. For a fresh fork, before it runs."""
+    """Make this process note what it does to a collection. Call it in a fresh fork, before it runs."""
     from flows.process import preflight
     from operators.milvus.client import Client
     from operators.stages.dedup import DedupLogic
@@ -111,7 +112,7 @@ def write_notes(path: Path, collection: str) -> None:
 
 
 def has_written(path: Path) -> bool:
-    """Whether a write of this process was acknowledged by now."""
+    """Whether any write of this process was acknowledged so far."""
     try:
         return b'"acked"' in path.read_bytes()
     except FileNotFoundError:
@@ -119,12 +120,12 @@ def has_written(path: Path) -> bool:
 
 
 def read_notes(path: Path) -> Notes:
-    """The notes of a process that has ended; it has one writing thread, as Milvus Lite asks for."""
+    """The notes of a process that has ended; it has one writing thread, as Milvus Lite requires."""
     model_s, resumes, writes = 0.0, list[Resume](), list[Write]()
     pending: dict[str, str] = {}
     text = path.read_bytes() if path.exists() else b""
-    # A line without its end is one that the kill has cut: what it tells of was not done yet, or, of an
-    # answer, counts as not known.
+    # The kill may have cut the last line short. The write that it announces was not sent; an answer
+    # that it records counts as unknown.
     for line in text[: text.rfind(b"\n") + 1].splitlines():
         note = orjson.loads(line)
         match note:

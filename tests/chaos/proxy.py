@@ -1,4 +1,4 @@
-"""A TCP proxy that goes wrong as networks do, as and when a test says."""
+"""A TCP proxy that injects network faults when a test asks for them."""
 
 import asyncio
 import socket
@@ -19,15 +19,14 @@ T = TypeVar("T")
 _CHUNK = 1 << 16
 _ANSWER_S = 10.0
 _RESET = struct.pack("ii", 1, 0)
-"""SO_LINGER of no time: closing sends an RST, and what was not sent yet is thrown away."""
+"""SO_LINGER with timeout 0: closing sends an RST and discards unsent data."""
 
 
 class Way(Enum):
-    """What becomes of what is sent in one direction.
+    """What happens to the bytes sent in one direction.
 
-    `HOLD` is a network that is cut: what was sent waits, and arrives late when the fault is over.
-    `LOSE` is one that forgets: nothing more can come of such a connection, so it is cut with the fault's
-    end.
+    `HOLD` is a cut network: the bytes wait, and arrive when the fault is over. `LOSE` drops them: the
+    connection is useless afterwards, so it is closed when the fault ends.
     """
 
     PASS = auto()
@@ -37,16 +36,16 @@ class Way(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """What goes wrong with every connection, old and new.
+    """A fault that applies to every connection, existing and new.
 
     Attributes:
-        delay_s: Of each piece, in each direction.
-        requests: Those from the client.
-        replies: Those to it.
-        cut_after: Bytes of requests, counted from the fault's beginning or the connection's, after which
-            a connection is cut in the middle: both ends get an RST.
-        cut_on: A connection is cut likewise before a request passes that has these bytes in it.
-        refuse: Nobody listens, and the connections there are get an RST.
+        delay_s: Delay of each piece of data, in each direction.
+        requests: What happens to bytes from the client.
+        replies: What happens to bytes to the client.
+        cut_after: A connection is cut after this many bytes of requests, counted from the start of the
+            fault or of the connection; both ends get an RST.
+        cut_on: A connection is cut in the same way before a request with these bytes in it passes.
+        refuse: New connections are refused, and existing ones get an RST.
     """
 
     delay_s: float = 0.0
@@ -62,11 +61,11 @@ NONE = Fault()
 
 @dataclass(eq=False, slots=True)
 class _Connection:
-    """Both of its ends, and who copies between them.
+    """The two sockets of a connection, and the tasks that copy between them.
 
     Attributes:
-        left: Bytes of requests until it is cut.
-        torn: Something of it was lost.
+        left: Bytes of requests until the connection is cut.
+        torn: Some bytes were dropped.
     """
 
     client: socket.socket
@@ -80,13 +79,13 @@ class Proxy:
     """Stands between clients and a server on 127.0.0.1; use it in a `with`.
 
     Args:
-        target: Port of the server, which may come and go.
-        advertised: The server is a Kafka broker, whose answers tell clients where to go on: they are
-            made to name the proxy. Each such answer has to come in one piece, as small ones do.
+        target: Port of the server, which may stop and start again.
+        advertised: The server is a Kafka broker: its metadata answers, which name the broker's address,
+            are rewritten to name the proxy. Each such answer must arrive in one piece, as small ones do.
 
     Attributes:
-        port: Where it listens; the same through all faults.
-        accepted: How many connections there have been.
+        port: Port on which it listens; the same through all faults.
+        accepted: How many connections were accepted so far.
     """
 
     def __init__(self, target: int, *, advertised: bool = False) -> None:
@@ -100,20 +99,20 @@ class Proxy:
         self._listener: socket.socket | None = None
 
     def become(self, fault: Fault) -> None:
-        """Let this go wrong, and nothing else, from now on: in force when this returns."""
+        """Replace the current fault by this one; it is in force when this returns."""
         self._do(self._become(fault))
 
     def heal(self) -> None:
-        """Let all pass again."""
+        """End the fault."""
         self.become(NONE)
 
     def cut(self) -> None:
-        """Send an RST to both ends of every connection there is."""
+        """Send an RST to both ends of every connection."""
         self._do(self._cut())
 
     @property
     def open(self) -> int:
-        """How many connections there are."""
+        """How many connections are open."""
         return len(self._connections)
 
     def __enter__(self) -> Self:
@@ -135,7 +134,7 @@ class Proxy:
         self._thread.join()
         self._loop.close()
 
-    # Everything below runs in the loop's thread.
+    # Everything below runs in the thread of the event loop.
 
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -174,7 +173,7 @@ class Proxy:
             listener.close()
 
     def _accept(self, listener: socket.socket) -> None:
-        with suppress(OSError):  # it may have gone meanwhile
+        with suppress(OSError):  # The client may have disconnected already.
             client, _ = listener.accept()
             self.accepted += 1
             connection = _Connection(client, socket.socket(), self._fault.cut_after)
@@ -187,7 +186,7 @@ class Proxy:
             end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         try:
             await self._loop.sock_connect(connection.server, ("127.0.0.1", self._target))
-        except OSError:  # the server is away
+        except OSError:  # The server is down.
             await self._end(connection, reset=True)
             return
         connection.tasks = [
@@ -217,13 +216,13 @@ class Proxy:
                 if requests and connection.left == 0:
                     break
             else:
-                await self._way(requests=requests)  # the end is held back as well
+                await self._way(requests=requests)  # `HOLD` also holds back the end of the stream.
                 sink.shutdown(socket.SHUT_WR)
                 if all(task.done() for task in connection.tasks if not _is_current(task)):
                     await self._end(connection, reset=False)
-                return  # or the other direction goes on
+                return  # The other direction may still be copying.
         except OSError:
-            pass  # one of the ends has ended it, not in peace
+            pass  # One of the ends has reset the connection.
         await self._end(connection, reset=True)
 
     async def _way(self, *, requests: bool) -> Way:
@@ -257,5 +256,5 @@ def _close_socket(end: socket.socket, *, reset: bool) -> None:
 
 
 def _address(port: int) -> bytes:
-    """As it is in an answer of Kafka's: the host, then the port in four bytes."""
+    """The address as Kafka's protocol encodes it: the host, then the port in four bytes."""
     return b"127.0.0.1" + struct.pack(">i", port)

@@ -1,4 +1,4 @@
-"""The figures of an attack, for people: printed, and as the report."""
+"""The figures of an attack as text, printed and written to the report."""
 
 import os
 import platform
@@ -36,7 +36,7 @@ NOT_SHOWN = """\
 
 @dataclass(frozen=True, slots=True)
 class Attacked:
-    """One flow, and what is known of it at the end."""
+    """One flow and its results."""
 
     name: str
     toll: Toll
@@ -46,12 +46,12 @@ class Attacked:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What an attack came to.
+    """The results of a run.
 
     Attributes:
-        abreast: How many flows were attacked at a time.
-        error: What ended it early.
-        directory: Where it all happened; kept if it was not clean.
+        abreast: How many flows were attacked at the same time.
+        error: The error that ended the run early, if any.
+        directory: Data and logs of the run; kept if the run was not clean.
     """
 
     kills: int
@@ -75,12 +75,12 @@ class Outcome:
 
     @property
     def clean(self) -> bool:
-        """Whether all kills were made, and nothing was found."""
+        """Whether all kills were made without a violation."""
         return self.error is None and not self.violations and len(self.lives) >= self.kills
 
 
 def figures(outcome: Outcome) -> str:
-    """All figures as tables; of a run that found something, also what."""
+    """All figures as tables, and the violations, if any."""
     return "\n\n".join(
         [
             *_failure(outcome),
@@ -94,7 +94,7 @@ def figures(outcome: Outcome) -> str:
 
 
 def write_report(path: Path, outcome: Outcome, arguments: Sequence[str]) -> None:
-    """The report, with machine, seed, command and date."""
+    """Write the report, with machine, seed, command and date."""
     verdict = "0 violations" if outcome.clean else "FAILED"
     parts = [
         "# A thousand kills" if outcome.kills == 1_000 else f"# {outcome.kills:,} kills",

@@ -1,4 +1,4 @@
-"""One whole attack: the servers, the zygote, the flows side by side; and what came of it."""
+"""One whole run: starts the servers, the zygote and the attacks on several flows; collects results."""
 
 import shutil
 import tempfile
@@ -23,15 +23,15 @@ PROGRESS_S = 15.0
 
 
 def attack(kills: int, seed: int, flows: int = 2, tell: Callable[[str], None] = print) -> Outcome:
-    """Kill so many processes of so many flows, and judge all that was seen.
+    """Kill processes of several flows, and check everything that readers saw.
 
-    A run that goes well leaves nothing behind; what another one leaves is told.
+    A clean run removes its directory; any other run keeps it and prints its path.
 
     Args:
-        kills: How many.
-        seed: Of the kills and the streams.
-        flows: How many flows, each with a Milvus of its own.
-        tell: Gets a line now and then.
+        kills: How many kills.
+        seed: Seed of the kills and the streams.
+        flows: How many flows, each with its own Milvus.
+        tell: Called with a line of progress now and then.
     """
     directory = Path(tempfile.mkdtemp(prefix="rowvec-chaos-"))
     began = time.monotonic()
@@ -96,7 +96,7 @@ def _round(directory: Path, plan: Plan, seed: int, flows: int, attacks: list[Att
         ]
         attacks += attackers
         pool = stack.enter_context(ThreadPoolExecutor(flows))
-        stack.callback(stop.set)  # an interrupt: the pool is waited for
+        stack.callback(stop.set)  # On an interrupt, end the attacks, since the pool waits for them.
         for future in [pool.submit(each.run) for each in attackers]:
             future.result()
 

@@ -1,4 +1,4 @@
-"""A flow under a load that goes on as long as a test needs it, and a reader who bears an outage."""
+"""For tests of faults: a load that lasts as long as a test needs, a reader that survives outages."""
 
 import signal
 import threading
@@ -30,27 +30,27 @@ TIMES = {
     "ROWVEC_MILVUS__LEASE_S": "6",
     "OMP_NUM_THREADS": "1",
 }
-"""As short as a busy machine allows."""
+"""Lease and timeouts of the flows: as short as a busy machine allows."""
 
 LOOK_S = 0.1
-"""Between two looks of a reader, besides his own pause: he takes half a core otherwise."""
+"""Extra pause of a reader between two reads; without it a reader uses half a core."""
 
 _PIECE = 20
 
 
 class Feed:
-    """Changes of a table that come one after the other, until it is stopped.
+    """Sends changes of a table to a topic at a steady rate until it is stopped.
 
     Args:
-        broker: Has the topic.
-        topic: Empty so far.
-        seed: Of the history.
-        per_second: How many changes.
-        most: How many there are; the test has to stop it before.
+        broker: Gets the topic.
+        topic: Name of the topic, which is created.
+        seed: Seed of the history.
+        per_second: Changes per second.
+        most: Length of the history; the test has to stop before its end.
 
     Attributes:
-        history: Of which it sends as much as there is time for.
-        sent: How many records so far.
+        history: The changes, of which it sends as many as there is time for.
+        sent: How many records were sent so far.
     """
 
     def __init__(
@@ -78,20 +78,20 @@ class Feed:
         assert self._producer.flush(60) == 0
 
     def stop(self) -> dict[str, tuple[int, str, int]]:
-        """End it; what the table holds then, as `History.final`, with all of it in the topic."""
+        """Stop, flush, and return what the table then holds, in the form of `History.final`."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
         records = self.history.records
         while self.sent < len(records) and records[self.sent][2] is None:
-            self._send(1)  # a delete and its tombstone are one change
+            self._send(1)  # A delete and its tombstone are one change.
         assert self._producer.flush(60) == 0
         changes = sum(value is not None for _, _, value in records[: self.sent])
         return History(self._rows, changes, self._seed).final
 
     @contextmanager
     def pausing(self) -> Iterator[None]:
-        """Nothing is sent meanwhile."""
+        """Send nothing during the `with`."""
         with self._sending:
             assert self._producer.flush(60) == 0
             yield
@@ -122,7 +122,7 @@ class Feed:
 
 
 class PatientReader(Reader):
-    """A `Reader` for whom a look that fails is none: while Milvus is away nobody sees anything."""
+    """A `Reader` that ignores failed reads, so that it survives an outage of Milvus."""
 
     def _look(self, store: MilvusStore, last: dict[str, str], absent: set[str]) -> None:
         with suppress(RetriableError, FatalError):
@@ -131,14 +131,14 @@ class PatientReader(Reader):
 
 
 def contents(uri: str, name: str) -> dict[str, tuple[int, str, int]]:
-    """As `tests.integration.running.collection`, but of one that may be written to meanwhile."""
+    """Like `tests.integration.running.collection`, for a collection that is still written to."""
     with closing(open_store(uri)) as store:
         rows = list(store.scan(name, ["rv_version", "text", "size"]))
     return {row["id"]: (position_of(row["rv_version"]), row["text"], row["size"]) for row in rows}
 
 
 def eventually(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
-    """Returns when it holds.
+    """Wait until `holds` returns true.
 
     Raises:
         AssertionError: It did not within `seconds`.
@@ -150,24 +150,24 @@ def eventually(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> N
 
 
 def start(home: Path, *options: str, env: Mapping[str, str] = {}) -> Process:
-    """`rowvec run` with the contract of a directory, and a short lease."""
+    """Start `rowvec run` with the contract in `home`, and a short lease."""
     return rowvec(home, "run", "-c", home / "rowvec.toml", *options, env={**TIMES, **env})
 
 
 def goes_on(flow: Process, reader: Reader, versions: int = 100) -> None:
-    """Returns when the flow has written so many more."""
+    """Wait until the reader has seen `versions` more versions."""
     target = reader.seen + versions
     flow.wait_until(lambda: reader.seen >= target)
 
 
 def catches_up(uri: str, name: str, final: dict[str, tuple[int, str, int]]) -> None:
-    """Returns when the collection equals the table."""
+    """Wait until the collection equals the table."""
     eventually(lambda: contents(uri, name) == final, f"{name} equals its table")
     assert collection(uri, name) == final
 
 
 def stop_cleanly(flow: Process) -> None:
-    """SIGTERM ends it in peace."""
+    """Send SIGTERM, and check that the flow ends with 0 and without a complaint."""
     flow.send(signal.SIGTERM)
     assert flow.wait() == 0, flow.stderr
     quiet(flow)

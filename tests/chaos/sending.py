@@ -1,4 +1,4 @@
-"""The stream on its way to the broker, as long as the flow keeps up with it."""
+"""Sends the stream of changes to the broker, no faster than the flow keeps up."""
 
 import random
 import threading
@@ -11,18 +11,18 @@ from flows.embedded.broker import Broker
 from tests.chaos.stream import PARTITIONS, Stream
 
 BACKLOG = 3_000
-"""Records that may wait for the flow; the stream goes on as soon as there are fewer."""
+"""Most records that may wait for the flow; sending pauses above it."""
 
 
 class Feeder:
-    """Sends a stream to a topic as long as the flow keeps up with it.
+    """Sends a stream to a topic, no faster than the flow keeps up.
 
     Args:
         broker: Has the topic.
-        topic: Empty so far.
+        topic: An empty topic.
         stream: What to send.
-        seed: Of the pauses and the sizes of what is sent at once.
-        seen: How many records the flow is known to have passed.
+        seed: Seed of the pauses and of the number of changes sent at once.
+        seen: Returns how many records the flow is known to have processed.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Feeder:
         self._thread = threading.Thread(target=self._run, name=f"feeder-{topic}", daemon=True)
 
     def start(self) -> None:
-        """Begin; some of it is in the topic when this returns."""
+        """Start sending; the first changes are in the topic when this returns."""
         self._send(200)
         assert self._producer.flush(30) == 0
         self._thread.start()
 
     def stop(self) -> None:
-        """End when all that was taken from the stream is in the topic."""
+        """Stop sending, and wait until everything taken from the stream is in the topic."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -59,14 +59,14 @@ class Feeder:
         self.check()
 
     def check(self) -> None:
-        """Raises AssertionError if the broker did not do as the truth has it."""
+        """Raise AssertionError if the broker refused a record or gave it an unexpected offset."""
         assert self._problem is None, self._problem
 
     def _run(self) -> None:
         try:
             while not self._stop.wait(self._draw.uniform(0.01, 0.1)):
-                # Mostly a trickle, at times a flood; a drop always: what waits may all be stale, and
-                # then nothing of it comes into sight.
+                # Mostly a trickle, rarely a burst. Sometimes a single change although the backlog is
+                # full: if all waiting records are stale, none becomes visible and `seen` never rises.
                 wanted = 1_500 if self._draw.random() < 0.01 else self._draw.randrange(1, 20)
                 room = BACKLOG - (self._stream.truth.records - self._seen())
                 if room > 0 or self._draw.random() < 0.1:

@@ -1,4 +1,4 @@
-"""A seeded stream of changes that never ends, and the truth about it that the judge holds readers to."""
+"""A seeded, endless stream of changes, and the record of all of them that the checker compares with."""
 
 import random
 from array import array
@@ -13,7 +13,7 @@ from tests.integration.running import position_of
 PARTITIONS = 3
 
 RESEND = 0.0007
-"""After a change: the chance that a stretch of the last ones is sent again."""
+"""The chance, after each change, that a range of the last changes is sent again."""
 
 TABLE = "docs"
 
@@ -27,7 +27,7 @@ class Sent(NamedTuple):
 
 
 class State(NamedTuple):
-    """A row as a reader sees it: source position, text, size."""
+    """The state of a row that a reader sees: source position, text, size."""
 
     lsn: int
     text: str
@@ -35,19 +35,19 @@ class State(NamedTuple):
 
 
 def entity_of(row: int) -> str:
-    """The entity of a row."""
+    """The entity id of a row."""
     return f"{TABLE}:{row}#0"
 
 
 def row_of(entity: str) -> int:
-    """The row of an entity."""
+    """The row of an entity id."""
     return int(entity[len(TABLE) + 1 : -2])
 
 
 class Truth:
-    """Every change there ever was, by source position, and every record, by offset.
+    """Every change so far, by source position, and every record, by offset.
 
-    Source positions count from 1. A record is known here before the broker has it.
+    Source positions count from 1. A record is noted here before it is sent to the broker.
     """
 
     def __init__(self) -> None:
@@ -58,7 +58,7 @@ class Truth:
         self._deleted_at: defaultdict[int, list[int]] = defaultdict(list)
 
     def changed(self, row: int, text: int) -> int:
-        """Note a change; `text` is the position that its text was made at, 0 for a delete.
+        """Note a change; `text` is the position of the change that set the text, 0 for a delete.
 
         Returns:
             Its source position.
@@ -71,7 +71,7 @@ class Truth:
         return lsn
 
     def logged(self, lsn: int, *, delete: bool = False) -> None:
-        """Note a record about a change, at the next offset of its row's partition."""
+        """Note a record for a change, at the next offset of its row's partition."""
         row = self._rows[lsn]
         log = self._log[row % PARTITIONS]
         if delete:
@@ -100,17 +100,17 @@ class Truth:
         return deletes[at] if at < len(deletes) else None
 
     def deleted_between(self, row: int, start: int, end: int) -> bool:
-        """Whether a record at these offsets, the last one not included, deletes the row."""
+        """Whether a record in [start, end) deletes the row."""
         offsets = self._deleted_at[row]
         return bisect_left(offsets, start) < bisect_left(offsets, end)
 
     def state(self, lsn: int) -> State:
-        """The row as a change left it."""
+        """The row after a change."""
         row = doc(self._rows[lsn], f"version {self._texts[lsn]}")
         return State(lsn, f"{row['name']}\n{row['doc']}", lsn)
 
     def problem(self, entity: str, version: str, text: str, size: int) -> str | None:
-        """What is wrong with an entity that is there: a version nobody wrote, or another's values."""
+        """What is wrong with an entity: an unknown version, or the values of another version."""
         lsn, offset = position_of(version), offset_of(version)  # type: ignore[arg-type]
         row = row_of(entity)
         log = self._log[row % PARTITIONS]
@@ -123,7 +123,7 @@ class Truth:
         return None
 
     def final(self) -> dict[str, State]:
-        """Every row that there is after the last change, by entity."""
+        """Every row that exists after the last change, by entity id."""
         last = {self._rows[lsn]: lsn for lsn in range(1, len(self._rows))}
         return {
             entity_of(row): self.state(lsn) for row, lsn in last.items() if not self.is_delete(lsn)
@@ -131,18 +131,18 @@ class Truth:
 
 
 class Stream:
-    """Inserts, updates, deletes and re-creations of rows, some far more often than others.
+    """Inserts, updates, deletes and re-creations of rows, some of them far more often than others.
 
-    Of the updates two of three leave the text alone. Now and then a stretch of changes is sent once
-    more, as a Debezium does that was killed: the same changes, at later offsets.
+    Two of three updates leave the text unchanged. Now and then a range of changes is sent again at
+    later offsets, as Debezium does after it was killed.
 
     Args:
-        rows: How many rows the table has at the most.
-        seed: Of every draw; the stream is the same in whatever steps it is taken.
+        rows: Most rows that the table holds.
+        seed: The same seed gives the same stream, however many changes each `take` asks for.
 
     Attributes:
-        resent: How many stretches were sent again.
-        resent_records: And the records in them.
+        resent: How many ranges were sent again.
+        resent_records: How many records were in them.
     """
 
     HOT = 30
@@ -157,7 +157,7 @@ class Stream:
         self.hot = [entity_of(row) for row in range(self.HOT)]
 
     def take(self, changes: int) -> list[Sent]:
-        """The records of so many more changes, and of the stretches that are sent again after some."""
+        """The records of the next `changes` changes, and of the ranges sent again between them."""
         sent: list[Sent] = []
         for _ in range(changes):
             sent += self._change()

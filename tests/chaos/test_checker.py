@@ -1,4 +1,4 @@
-"""The judge must be able to find fault: each wrong history is told, and the right one is not."""
+"""Tests of the checker: it reports each wrong history, and nothing for the right one."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,9 +17,9 @@ CAP = 500
 
 
 def truth() -> Truth:
-    """Row 0: made at 1, changed at 2, deleted at 3, made again at 4, changed at 5; row 3 made at 6.
+    """Row 0: insert at 1, update at 2, delete at 3, insert at 4, update at 5; row 3: insert at 6.
 
-    They lie on partition 0, at the offsets 0, 1, 2 and 3 (with its tombstone), 4, 5 and 6.
+    All are on partition 0, at the offsets 0, 1, 2 and 3 (the delete's tombstone), 4, 5 and 6.
     """
     known = Truth()
     for row, text in ((0, 1), (0, 1), (0, 0), (0, 4), (0, 4), (3, 6)):
@@ -84,7 +84,7 @@ def falls(checker: Checker) -> None:
 
 
 def falls_at_one_position(checker: Checker) -> None:
-    checker._truth.logged(5)  # sent again, as offset 7
+    checker._truth.logged(5)  # Sent again, at offset 7.
     look(checker, 1, sight(5, 7))
     look(checker, 2, sight(5, 5))
 
@@ -236,7 +236,7 @@ def test_what_was_learned_while_a_look_was_under_way_is_not_held_against_it() ->
     checker = Checker(truth())
     checker.look("slow", [sight(2)], 1, 2)
     checker.look("quick", [sight(5)], 3, 4)
-    checker.look("slow", [sight(4)], 3.5, 5)  # began before the quick one ended
+    checker.look("slow", [sight(4)], 3.5, 5)  # Began before the quick read ended.
     assert checker.total == 0
     checker.look("slow", [sight(4)], 5, 6)
     assert checker.counts == {"I4": 1}

@@ -1,4 +1,4 @@
-"""What goes wrong between a flow, Milvus and Kafka, and with them: nothing lost, nothing back in time."""
+"""Faults of Milvus, of Kafka and of the network: nothing is lost, and no row goes back in time."""
 
 import os
 import signal
@@ -54,7 +54,7 @@ FAULTS = {
 
 
 class Servers(NamedTuple):
-    """What all flows here work with; the proxies stand between."""
+    """The servers of all flows here, with the proxies in front of them."""
 
     broker: DurableBroker
     kafka: Proxy
@@ -80,7 +80,7 @@ def servers(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Itera
 
 @pytest.fixture
 def healed(servers: Servers) -> Iterator[Servers]:
-    """A test that fails leaves no fault to the next."""
+    """The servers; all faults are ended after each test, also after a failed one."""
     try:
         yield servers
     finally:
@@ -115,13 +115,13 @@ def write_down(servers: Servers, home: Path) -> None:
 
 
 def last_for(flow: Process, seconds: float) -> None:
-    """Returns when so much time has passed, in which the flow must not end."""
+    """Wait `seconds`; the flow must not end meanwhile."""
     until = time.monotonic() + seconds
     flow.wait_until(lambda: time.monotonic() >= until)
 
 
 def bears(flow: Process, reader: PatientReader, proxy: Proxy, what: str, fault: Fault) -> None:
-    """Goes on after a fault; and while it is there, if it only makes everything slow."""
+    """Check that the flow writes on after a fault, and during a fault that only delays."""
     began = time.monotonic()
     proxy.become(fault)
     last_for(flow, BRIEF_S)
@@ -177,7 +177,8 @@ def test_milvus_dies_for_longer_than_the_lease_and_again_while_the_flow_is_stopp
         servers.milvus.start()
         with start(tmp_path) as flow:
             goes_on(flow, reader)
-            assert "Waiting up to" not in flow.stderr  # the same directory: the other one is dead
+            # The lock of the same recovery directory proves that the process before is dead.
+            assert "Waiting up to" not in flow.stderr
             catches_up(servers.milvus.uri, name, feed.stop())
             stop_cleanly(flow)
     assert reader.faults == []
@@ -197,7 +198,7 @@ def test_a_bad_network_to_kafka_and_a_restart_of_the_broker_are_borne(
         goes_on(flow, reader)
         for what, fault in FAULTS.items():
             bears(flow, reader, servers.kafka, what, fault)
-        with feed.pausing():  # what this broker takes while it ends, it may forget
+        with feed.pausing():  # This broker may lose records that it accepts while it stops.
             servers.broker.stop()
             last_for(flow, BRIEF_S)
             servers.broker.start()
@@ -228,7 +229,7 @@ def test_a_dead_letter_waits_for_kafka_and_survives_a_kill(healed: Servers, tmp_
             if number == 1:
                 assert len(consume(direct, letters, 1)) == 1
     quiet(flow)
-    assert at_end(direct, letters) == 1  # the second one was never sent
+    assert at_end(direct, letters) == 1  # The second dead letter was never sent.
     run_to_end(tmp_path)
     found = consume(direct, letters, 2)
     assert [letter.value() for letter in found] == [b"not JSON"] * 2
@@ -237,11 +238,11 @@ def test_a_dead_letter_waits_for_kafka_and_survives_a_kill(healed: Servers, tmp_
 
 
 def has_tried(flow: Process, letters: int) -> bool:
-    """It wants to send so many."""
+    """Whether the flow has tried to send this many dead letters."""
     return flow.stderr.count("Dead letter ") == letters
 
 
 def at_end(servers: str, topic: str) -> int:
-    """How many records there are in partition 0."""
+    """How many records are in partition 0."""
     with closing(Consumer({"bootstrap.servers": servers, "group.id": "test"})) as consumer:
         return int(consumer.get_watermark_offsets(TopicPartition(topic, 0), 20.0)[1])

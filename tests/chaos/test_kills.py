@@ -1,4 +1,4 @@
-"""Sixty of the kills of `make chaos`: the flow is killed at every point, and nothing is lost for it."""
+"""Sixty kills as in `make chaos`: the flow is killed at every crash point, and nothing is lost."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_sixty_kills_lose_nothing_and_turn_nothing_back() -> None:
     assert outcome.clean, figures(outcome)
     assert len(outcome.lives) >= KILLS
     assert {life.point for life in outcome.lives} == {*POINTS, None}
-    # They struck in the middle, and the readers were there.
+    # Enough kills hit a writing process, and the readers were reading.
     assert sum(life.reached == "writing" for life in outcome.lives) > KILLS / 4
     for flow in outcome.flows:
         assert flow.toll.looks > flow.toll.scans > KILLS

@@ -1,4 +1,4 @@
-"""Two processes over one collection: the second and the frozen one write nothing out of their turn."""
+"""Two processes over one collection: a process without the lease writes nothing, frozen or not."""
 
 import os
 import random
@@ -32,14 +32,14 @@ from tests.integration.running import (
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
 
 LONG_LEASE = {"ROWVEC_MILVUS__LEASE_S": "20"}
-"""Long enough for a freeze in which another process starts, and ends again."""
+"""Long enough that another process starts and ends while the first one is frozen."""
 
 FREEZES = int(os.environ.get("ROWVEC_TEST_FREEZES", "1"))
 SEED = int(os.environ.get("ROWVEC_TEST_SEED", "7"))
 
 
 class Servers(NamedTuple):
-    """What all flows here work with."""
+    """The servers of all flows here."""
 
     broker: Broker
     milvus: str
@@ -52,14 +52,14 @@ def servers(broker: Broker, milvus: str, tiny_model: Path) -> Servers:
 
 
 class Homes:
-    """Directories of processes over one topic and collection, each with its own recovery directory."""
+    """Directories of processes on one topic and collection, each with its own recovery directory."""
 
     def __init__(self, servers: Servers, directory: Path) -> None:
         self.name = directory.name
         self._servers, self._directory = servers, directory
 
     def make(self, number: int, copied: Path | None = None) -> Path:
-        """Another one; with a copy of the recovery directory that the process of `copied` has now."""
+        """Make a directory; with `copied`, it gets a copy of that one's recovery directory."""
         home = self._directory / str(number) / self.name
         home.mkdir(parents=True)
         docs_contract(
@@ -81,7 +81,7 @@ class Homes:
 
 
 def holders(servers: Servers, name: str) -> list[str]:
-    """Who holds the lease on a collection, by the ledger."""
+    """The holders of the lease on a collection, according to the ledger."""
     with closing(open_store(servers.milvus)) as store:
         entries = store.ledger().read()
     found = [Entry.unpack(key, body) for key, body in entries.items() if key == f"{name}/0"]
@@ -141,13 +141,14 @@ def test_a_frozen_one_is_dead_before_another_takes_its_turn(
             goes_on(flow, reader, draw.randrange(50, 600))
             frozen, flow_home = flow, home
             frozen.send(signal.SIGSTOP)
-            # What is committed at that moment; and the lock is another one, which proves nothing.
+            # A copy of the committed state. Its lock file is a new one, so it does not prove that the
+            # frozen process is dead: the new process has to wait for the lease.
             home = homes.make(number, copied=flow_home)
             flow = stack.enter_context(start(home))
             flow.wait_running()
             assert holders(servers, name) == [f"process {flow.pid} on {os.uname().nodename}"]
             code = frozen.code
-            # If it were not dead, it would now write as if nothing had been.
+            # If the frozen process were still alive, it would now write on.
             frozen.send(signal.SIGCONT)
             goes_on(flow, reader)
             assert code == -signal.SIGKILL, f"it was frozen, and is not dead: {frozen.stderr}"
@@ -192,7 +193,7 @@ def test_of_two_that_want_the_turn_of_a_dead_one_one_gets_it_and_lost_state_is_t
     with start(fresh, "--exit-at-end", "--accept-lost-state") as accepting:
         assert accepting.wait() == 0, accepting.stderr
     quiet(accepting)
-    assert "Waiting up to" not in accepting.stderr  # the refused one has let go
+    assert "Waiting up to" not in accepting.stderr  # The refused process has released the lease.
     assert collection(servers.milvus, name) == final
 
 
