@@ -259,7 +259,7 @@ class Checker:
         self.absences += 1
 
     def _wrote(self, who: str, write: Write) -> None:
-        """Raise the floors by a write: if acknowledged, it proves as much as a read; if not, nothing."""
+        """Use a write like a read if it was acknowledged; otherwise it may not have been applied."""
         ended = write.began if write.acked is None else write.acked
         for entity, version in write.rows:
             before = self._sent.get(entity)

@@ -1,1 +1,1 @@
-"""A long run with everything real and everything at once; `python -m tests.live` starts it."""
+"""A long run with real servers and all kinds of changes; `python -m tests.live` starts it."""

@@ -1,4 +1,4 @@
-"""`python -m tests.live --changes 200000 --seed 7`: one line of JSON; 1 if anything is wrong."""
+"""`python -m tests.live --changes 200000 --seed 7`: prints one line of JSON; exits with 1 on a fault."""
 
 import argparse
 import sys

@@ -1,6 +1,6 @@
-"""Seeded changes of all kinds, as SQL on two connections, and what each row was after each of them.
+"""Seeded changes of all kinds, as SQL on two connections, and the state of each row after each change.
 
-The SQL depends on the seed alone: neither time nor what a server answers has a say in it.
+The SQL depends on the seed alone, not on time or on answers of the server.
 """
 
 from collections import Counter, defaultdict
@@ -17,16 +17,16 @@ from operators.changes.text_hash import text_hash
 from tests.live.tables import EVENTS, ITEMS, LOGS, REV, TABLES, Key, Row, Table
 
 HOT = 20
-"""Rows of each table that are changed far more often than the others."""
+"""How many rows of each table are changed far more often than the others."""
 
 
 class State(NamedTuple):
     """A row after one committed change.
 
     Attributes:
-        rev: The change's number; 0 if the row is gone.
-        digest: Of its text; None if the row has no place in the collection.
-        row: None if it is gone.
+        rev: The number of the change; 0 if the row is deleted.
+        digest: Hash of its text; None if the row must not be in the collection.
+        row: None if it is deleted.
     """
 
     table: Table
@@ -36,11 +36,11 @@ class State(NamedTuple):
 
 
 History: TypeAlias = dict[str, list[State]]
-"""By row key."""
+"""Row key → its states, oldest first."""
 
 
 class _Keys:
-    """The keys of a table's rows in an order of their own, to draw from."""
+    """The keys of a table's rows in a list, so that a random one is found at once."""
 
     def __init__(self) -> None:
         self.keys: list[Key] = []
@@ -63,10 +63,10 @@ class _Keys:
 
 @dataclass(slots=True)
 class _Content:
-    """What a table holds, with what is open.
+    """The rows of a table, including uncommitted changes.
 
     Attributes:
-        gone: Keys that were there once, to be used again.
+        gone: Deleted keys, which may be used again.
     """
 
     rows: dict[Key, Row] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class _Change(NamedTuple):
 
 
 class _Transaction:
-    """An open transaction: its changes so far, which are undone if it is rolled back."""
+    """An open transaction with its changes so far, which a rollback undoes."""
 
     def __init__(self, connection: psycopg.Connection, contents: dict[str, _Content]) -> None:
         self._connection = connection
@@ -113,7 +113,7 @@ class _Transaction:
         return len(self._log), self.counts.copy()
 
     def undo(self, mark: tuple[int, Counter[str]]) -> int:
-        """Back to a mark; the rows stay locked, as some do in SQL."""
+        """Go back to a savepoint; the rows stay in `locked`, because SQL may keep some of them locked."""
         length, counts = mark
         undone = self.counts.total() - counts.total()
         while len(self._log) > length:
@@ -139,17 +139,16 @@ class Generator:
 
     Args:
         connect: Opens a connection in autocommit mode; two are opened.
-        seed: Of everything.
-        rows: How many rows each table holds, about.
+        seed: Seed of all draws.
+        rows: Roughly how many rows each table holds.
         without: Kinds of change to leave out.
-        quiet: Numbers of changes between which no table gets or loses a column.
+        quiet: Range of change numbers in which no table gets or loses a column.
 
     Attributes:
-        counts: Committed changes by kind. A changed row is one change, and so are a TRUNCATE and an
-            ALTER TABLE.
+        counts: Committed changes by kind. Each changed row, TRUNCATE and ALTER TABLE is one change.
         shapes: Transactions by their shape.
-        undone: Changes that were rolled back.
-        history: Of committed changes.
+        undone: How many changes were rolled back.
+        history: The states after the committed changes.
     """
 
     def __init__(
@@ -170,7 +169,7 @@ class Generator:
         self._quiet = quiet
         self._connections = [connect(), connect()]
         for connection in self._connections:
-            # Never waited for if this is right: a lock of the other connection is a fault here.
+            # The generator avoids rows that the other connection has locked; waiting is a bug in it.
             connection.execute("set lock_timeout = '30s'")
         self._contents = {table.name: _Content() for table in TABLES}
         self._number = self._rev = 0
@@ -206,11 +205,11 @@ class Generator:
 
     @property
     def changes(self) -> int:
-        """Committed so far."""
+        """How many changes are committed so far."""
         return self.counts.total()
 
     def fill(self) -> None:
-        """The rows that are there before anybody looks; they do not count."""
+        """Insert the rows of the initial snapshot; they do not count as changes."""
         for table in TABLES:
             tx = self._begin(0)
             while len(self._content(table).rows) < self._rows:
@@ -219,13 +218,13 @@ class Generator:
             self._commit(tx)
 
     def run(self, changes: int) -> Iterator[int]:
-        """Make that many changes; yields how many there are after every transaction."""
+        """Make `changes` changes; yields the number of changes so far after each transaction."""
         while self.changes < changes:
             self._unit()
             yield self.changes
 
     def row_count(self) -> int:
-        """Rows in SQL."""
+        """How many rows are in SQL."""
         return sum(len(content.rows) for content in self._contents.values())
 
     def close(self) -> None:
@@ -278,7 +277,7 @@ class Generator:
         self._commit(tx)
 
     def _interleaved(self) -> None:
-        """The first to begin commits last, and goes on with rows that the other has changed."""
+        """Two transactions: the first to begin commits last, and also changes rows of the other one."""
         first, second = self._begin(0), self._begin(1)
         for _ in range(self._draw.randint(1, 3)):
             for tx, other in ((first, second), (second, first)):
@@ -332,7 +331,7 @@ class Generator:
     def _apply(self, tx: _Transaction, kind: str, operation: _Operation) -> None:
         before = tx.counts.total()
         operation(tx)
-        # The operations count by "", since one of them has several names.
+        # Operations count under "", because one operation counts under several kinds.
         done = tx.counts.pop("", 0)
         if done:
             tx.counts[kind] += done
@@ -428,9 +427,9 @@ class Generator:
         self._empty(tx, self._draw.sample(TABLES, 2))
 
     def _alter(self, tx: _Transaction) -> None:
-        # Neither of a partitioned table that is published by its root, nor with a default: after a
-        # restart, PostgreSQL 18.6 can then no longer decode its log, whoever reads it ("could not
-        # convert row type", "pfree called with invalid pointer").
+        # Neither on a partitioned table published by its root, nor with a default: after a restart,
+        # PostgreSQL 18.6 can no longer decode its own log then ("could not convert row type",
+        # "pfree called with invalid pointer").
         table = self._draw.choice([t for t in TABLES if t is not EVENTS])
         name = sql.Identifier(table.name)
         if table.name in self._added:
@@ -442,7 +441,7 @@ class Generator:
             tx.execute(sql.SQL(query).format(name))
         tx.counts[""] += 1
 
-    # What they are made of.
+    # Parts of changes.
 
     def _content(self, table: Table) -> _Content:
         return self._contents[table.name]
@@ -462,7 +461,7 @@ class Generator:
         return table.new_key(self._draw, self._number)
 
     def _some_key(self, tx: _Transaction, table: Table) -> Key:
-        """A key that is not there; sometimes one that was."""
+        """A key that no row has; sometimes one of a deleted row."""
         content = self._content(table)
         if content.gone and self._draw.random() < 0.3:
             key = self._draw.choice(content.gone)
@@ -480,7 +479,7 @@ class Generator:
         count: int,
         fits: Callable[[Row], bool] | None = None,
     ) -> list[Key]:
-        """Some rows that are there and that the other transaction has not changed."""
+        """Keys of existing rows that the other transaction has not changed."""
         content = self._content(table)
         picked: dict[Key, None] = {}
         for _ in range(4 * count):
@@ -594,6 +593,6 @@ def _joined(pattern: str, columns: Iterable[str], between: str = ", ") -> sql.Co
 
 
 def _values(table: Table, columns: Iterable[str], rows: int) -> sql.Composable:
-    """Placeholders for rows; with their types, which VALUES cannot tell."""
+    """Placeholders for rows, with casts, because VALUES cannot infer the column types."""
     row = ", ".join(f"%s::{table.types[column]}" for column in columns)
     return sql.SQL(", ").join([sql.SQL(f"({row})")] * rows)

@@ -1,9 +1,9 @@
-"""A reader who looks on all the while, and the judgement of what it saw against what was committed.
+"""A poller that reads the collections during the run, and the check of what it saw.
 
-Rowvec promises no moment for each state of a row: of several changes the reader may see the last one
-only. But what it sees of a row, one look after the other, must be states that were committed, in the
-order in which they were: no older one after a newer one, nothing of a transaction that was rolled
-back, and no row again once the commit that removed it has been seen.
+Rowvec does not promise that every state of a row becomes visible: of several changes the poller may
+see only the last. But the states that it sees of a row must be committed states, in commit order: no
+older one after a newer one, nothing from a rolled-back transaction, and no state from before a delete
+after the row was seen to be gone.
 """
 
 import threading
@@ -21,11 +21,11 @@ from tests.live.changes import History, State
 from tests.live.tables import REV, TABLES, Table
 
 _TEXT_EVERY = 5
-"""Looks at a collection, of which one reads the texts too."""
+"""Every n-th read of a collection reads the texts too, and this is n."""
 
 
 class Seen(NamedTuple):
-    """A row as it was in its collection."""
+    """A row as the poller read it."""
 
     version: str
     rev: int
@@ -33,17 +33,19 @@ class Seen(NamedTuple):
 
 
 class Poller:
-    """Looks at one collection after the other, each time at all of it, with Strong consistency.
+    """Reads one collection after the other, whole, with Strong consistency.
 
     Args:
-        uri: Where Milvus is.
-        share: How much of the time it may keep Milvus busy.
+        uri: Address of Milvus.
+        share: The share of the time in which it may keep Milvus busy.
 
     Attributes:
-        looks: At one collection each.
-        states: How many came into sight.
-        seen: By row key, what a row was, look after look, without repetitions; None: it was gone.
-        faults: What is wrong by itself: a version that fell, a text that is not what its digest says.
+        looks: How many times it read a collection.
+        states: How many states it saw.
+        seen: Row key → the states of the row in the order of the reads, without repetitions; None:
+            the row was absent.
+        faults: What is wrong without knowing the history: a version that fell, a text that does not
+            match its hash.
     """
 
     def __init__(self, uri: str, *, share: float = 0.25) -> None:
@@ -73,7 +75,7 @@ class Poller:
             raise self._failed
 
     def stop(self) -> None:
-        """Ends it, after one more look at each collection."""
+        """Stop after one more read of each collection."""
         self._ended.set()
         self._thread.join()
 
@@ -103,7 +105,7 @@ class Poller:
         fields = ["id", "rv_row_key", "rv_chunk", "rv_version", "rv_text_hash", REV]
         if texts and "chunks" not in table.contract:
             fields.append("text")
-        # In one answer, so that it is one moment.
+        # One query, so that all entities are of the same moment.
         entities = store._client.query(table.collection, "", fields)
         now: set[str] = set()
         for entity in entities:
@@ -139,13 +141,13 @@ class Poller:
 
 
 class Judgement(NamedTuple):
-    """What is to be said of all that was seen.
+    """The result of the check.
 
     Attributes:
-        faults: What must not be.
-        ahead: Texts that hold a large value of a later change, as the database gives it where
-            Debezium left it out.
-        excused: Faults of rows that have a dead letter.
+        faults: Violations.
+        ahead: How many texts hold a large value of a later change. This is allowed where Debezium
+            left the value out and it was read from the database.
+        excused: How many faults belong to rows that have a dead letter.
     """
 
     faults: list[str]
@@ -160,13 +162,13 @@ def judge(
     reselects: bool,
     dead: Collection[str] = (),
 ) -> Judgement:
-    """Hold what was seen of each row against its committed states, in order.
+    """Compare the states seen of each row with its committed states, in order.
 
     Args:
-        history: What was committed.
-        seen: What was seen.
-        reselects: Whether the database was asked for what Debezium left out.
-        dead: Rows of which a change became a dead letter.
+        history: The committed states.
+        seen: The states that the poller saw.
+        reselects: Whether Rowvec asked the database for values that Debezium left out.
+        dead: Row keys with a change that became a dead letter.
     """
     faults: list[str] = []
     ahead = excused = 0
@@ -183,7 +185,7 @@ def judge(
 
 
 def _judged(states: Sequence[State], looks: Sequence[Seen | None]) -> tuple[list[str], list[str]]:
-    """Faults, and texts that are ahead of their row."""
+    """Faults, and texts with a large value of a later change."""
     places = {state.rev: place for place, state in enumerate(states) if state.digest is not None}
     gone = [place for place, state in enumerate(states) if state.digest is None]
     faults: list[str] = []
@@ -211,7 +213,7 @@ def _judged(states: Sequence[State], looks: Sequence[Seen | None]) -> tuple[list
 
 
 def _is_ahead(states: Sequence[State], look: Seen) -> bool:
-    """Whether a text is the first state's but for the large value, which is that of a later one."""
+    """Whether the text is that of the first state, except for a large value of a later state."""
     table, row = states[0].table, states[0].row
     assert row is not None
     later = (state.row[table.large] for state in states if state.row and table.large)

@@ -1,10 +1,10 @@
-"""A model of no size, for a run whose work is not to lie in the model."""
+"""A tiny model, for runs that are not about the model."""
 
 from pathlib import Path
 
 
 def make_model(folder: Path) -> Path:
-    """A BERT of one layer and 32 dimensions with random weights: as a model, but for the time."""
+    """Make a BERT of one layer and 32 dimensions with random weights."""
     import torch
     import transformers
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers

@@ -1,4 +1,4 @@
-"""The whole run: servers, changes, kills, and what is found in the end."""
+"""The whole run: starts servers, makes changes, kills processes, and checks the result."""
 
 import json
 import signal
@@ -32,7 +32,7 @@ DEAD_LETTERS = f"{PREFIX}.dead"
 NOTIFICATIONS = f"{PREFIX}.notifications"
 
 SNAPSHOT_S = 90.0
-"""A snapshot that has not ended by then, once there are no more changes, was given up."""
+"""Debezium has given up the snapshot if it does not end within this time after the last change."""
 MARKER = f"{PREFIX}.public.marker"
 
 _NAMES = [f"public.{table.name}" for table in TABLES] + ["public.marker"]
@@ -45,7 +45,7 @@ _CONNECTOR = {
     "publish.via.partition.root": "true",
     "heartbeat.interval.ms": "500",
 }
-# They are told as text, whole, each time.
+# Each export writes all metrics to standard output, so a long run exports only once a second.
 _METRICS = {"OTEL_METRIC_EXPORT_INTERVAL": "1000"}
 
 
@@ -54,17 +54,17 @@ class Settings:
     """One run.
 
     Attributes:
-        changes: Committed ones, at least.
-        seed: Of the SQL, and of when something is killed.
-        rows: Of each table, about.
-        rate: Changes per second at the most; 0 for as many as PostgreSQL takes.
-        dsn: Whether Rowvec may ask the database for what Debezium left out. Without, a row whose key
-            changed can become a dead letter when the flow is killed in between.
+        changes: Least number of committed changes.
+        seed: Seed of the SQL and of the moments of the kills.
+        rows: Roughly how many rows each table holds.
+        rate: Most changes per second; 0 for as many as PostgreSQL takes.
+        dsn: Whether Rowvec may ask the database for values that Debezium left out. If not, a row whose
+            key changed can become a dead letter when the flow is killed in the middle of that change.
         without: Kinds of change to leave out.
-        model: Where a model is; one is made otherwise.
-        directory: For data and logs, which are left there; a temporary one otherwise.
-        patience_s: How long anything may take.
-        say: Told how far it is.
+        model: Directory of a model; None makes a tiny one.
+        directory: Keeps data and logs; None for a temporary one.
+        patience_s: Time limit of each wait.
+        say: Called with a line of progress.
     """
 
     changes: int = 200_000
@@ -80,9 +80,9 @@ class Settings:
 
 
 class _At(NamedTuple):
-    """What happens at which change; `here`: in the thread that makes the changes.
+    """An action at a certain change; with `here`, it runs in the thread that makes the changes.
 
-    The kernel ends a process with the thread that started it.
+    Actions that start a process need `here`: the kernel ends a child with the thread that started it.
     """
 
     change: int
@@ -92,18 +92,18 @@ class _At(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What was found; nothing is wrong if `violations` is empty."""
+    """The results; the run was clean if `violations` is empty."""
 
     figures: dict[str, Any]
     violations: list[str] = field(default_factory=list)
 
     def line(self) -> str:
-        """All in one line of JSON."""
+        """The results as one line of JSON."""
         return json.dumps({**self.figures, "violations": self.violations[:20]}, ensure_ascii=False)
 
 
 def run(settings: Settings) -> Outcome:
-    """Start everything, change, kill, wait, compare."""
+    """Start the servers, make the changes and kills, wait for the flow, and compare SQL with Milvus."""
     with ExitStack() as stack:
         if settings.directory is not None:
             settings.directory.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,8 @@ def run(settings: Settings) -> Outcome:
             directory = Path(name)
         directory.chmod(0o711)
         if settings.directory is not None:
-            (directory / "stack").mkdir(mode=0o711)  # what the stack makes itself, it removes
+            # The stack removes a directory that it has made itself, so make it here.
+            (directory / "stack").mkdir(mode=0o711)
         servers = stack.enter_context(Stack(directory / "stack"))
         milvus = MilvusLiteServer(directory / "milvus")
         stack.callback(milvus.stop)
@@ -122,7 +123,7 @@ def run(settings: Settings) -> Outcome:
 
 
 class _Live:
-    """One run over servers that are there."""
+    """One run over servers that are up."""
 
     def __init__(self, settings: Settings, directory: Path, servers: Stack, milvus: str) -> None:
         self._settings = settings
@@ -190,7 +191,7 @@ class _Live:
             milvus={"uri": self._milvus},
             embedding={"model": str(model), "device": "cpu"},
             recovery={"directory": str(self._directory / "recovery"), "epoch_interval_s": 0.5},
-            # Small windows: what goes back for a moment is there long enough to be seen.
+            # Small windows: an old version that is visible for a moment stays long enough to be read.
             flow={"window_ms": 50, "max_epoch_records": 4_000},
             **source,
             tables=[table.section() for table in TABLES],
@@ -210,7 +211,7 @@ class _Live:
         )
 
     def _change(self, generator: Generator, contract: Path) -> float:
-        """Make the changes, with everything that happens meanwhile; returns how long it took."""
+        """Make the changes, with the snapshot and the kills in between; returns the seconds it took."""
         settings = self._settings
         plan = sorted(self._plan(contract), key=lambda each: each.change)
         started = time.monotonic()
@@ -244,7 +245,7 @@ class _Live:
         yield _At(int(changes * draw.uniform(0.6, 0.8)), lambda: self._restart_flow(contract), True)
 
     def _start_snapshot(self) -> None:
-        """Read all tables again, but for the one whose rows Debezium could not tell apart."""
+        """Ask for an incremental snapshot of all tables but `logs`, which has no primary key."""
         names = [f"public.{table.name}" for table in TABLES if table is not LOGS]
         data = json.dumps({"data-collections": names, "type": "incremental"})
         with self._servers.postgres.connect() as sql:
@@ -289,12 +290,12 @@ class _Live:
         )
 
     def _drain(self, contract: Path) -> None:
-        """Return when the flow has dealt with everything that was ever committed."""
+        """Wait until the flow has applied everything that was committed."""
         patience = self._settings.patience_s
         try:
             self._wait_for_snapshot(SNAPSHOT_S)
         except AssertionError:
-            # On a slow machine the columns have changed in the middle of it after all.
+            # On a slow machine, columns changed during the snapshot after all, and Debezium gave up.
             self._start_snapshot()
             self._wait_for_snapshot(patience)
         self._say("incremental snapshot has ended")
@@ -313,9 +314,10 @@ class _Live:
         self._account()
 
     def _wait_equal(self, contract: Path) -> None:
-        """Give the flow the time that it may take: that a row's old key tells what it held, say.
+        """Wait, for a limited time, until Milvus equals SQL.
 
-        Whether it is equal then is asked again in the end.
+        A row whose key changed may wait for the values of its old key, for instance. A difference is
+        no fault yet: the last comparison decides.
         """
         deadline = time.monotonic() + EQUAL_S
         while time.monotonic() < deadline:
@@ -326,7 +328,7 @@ class _Live:
         self._say(f"not equal within {EQUAL_S:g} s")
 
     def _account(self) -> None:
-        """Add up what the flow has done; quick to find whatever a user should never see."""
+        """Add the flow's metrics to the totals, and check that its output holds no traceback."""
         quiet(self._flow)
         metrics = self._flow.metrics()
         self._consumed += metrics["rowvec.records.consumed"]
@@ -385,7 +387,7 @@ class _Live:
     def _keep_evidence(
         self, violations: Sequence[str], generator: Generator, poller: Poller
     ) -> None:
-        """All that is known of the rows that are wrong, in a file beside the logs."""
+        """Write everything known about the wrong rows to a file beside the logs."""
         lines = list(violations)
         named = {line.split(": ")[0].partition("#")[0] for line in violations}
         for table in TABLES:
@@ -403,7 +405,7 @@ class _Live:
         (self._directory / "evidence.txt").write_text("\n".join(lines), "utf-8")
 
     def _idle(self, records: Counter[str], poller: Poller) -> Iterator[str]:
-        """What did not happen, so that the run has shown nothing."""
+        """What should have happened and did not, so that the run proves nothing."""
         if self._kills != Counter(debezium=2, rowvec=1):
             yield f"kills: {dict(self._kills)}"
         if not records["incremental"]:
@@ -445,7 +447,7 @@ class _Live:
     def _compared(
         self, contract: Path, excused: set[str], *, vectors: int = 64
     ) -> tuple[int, list[str]]:
-        """How many rows SQL has for the collections, and what Milvus has otherwise."""
+        """How many rows SQL has for the collections, and every difference in Milvus."""
         loaded = load_contract(contract)
         if self._embedder is None:
             self._embedder = TransformerEmbedder(loaded.embedding)

@@ -1,6 +1,7 @@
-"""The tables of the live run: their SQL, their part of the contract, and what their rows may hold.
+"""The tables of the live run: their SQL, their part of the contract, and the values of their rows.
 
-The text of a row is composed here once more, by hand: what the renderer makes is to be judged by it.
+The text of a row is composed here without Rowvec's renderer, because it is what the renderer's text is
+checked against.
 """
 
 import string
@@ -19,10 +20,10 @@ Row: TypeAlias = dict[str, Any]
 Draw: TypeAlias = Callable[[Random], Any]
 
 PREFIX = "live"
-"""Of the topics, see Debezium's `topic.prefix`."""
+"""Debezium's `topic.prefix`: the first part of each topic's name."""
 
 REV = "rev"
-"""A column of every table, and a field of every collection: the number of the row's last change."""
+"""A column of every table and a field of every collection: the number of the row's last change."""
 
 _WORDS = (
     *("table", "row", "column", "key", "text", "change", "commit", "snapshot", "window", "version"),
@@ -62,18 +63,18 @@ class Table:
     """One table.
 
     Attributes:
-        name: In SQL, and of its topic's end.
-        ddl: Makes it.
-        types: SQL types by column, the key's first.
+        name: Name in SQL, and last part of the topic's name.
+        ddl: SQL that creates it.
+        types: SQL types by column, those of the key first.
         key: Columns of the key.
-        contract: Its part of the contract, but for topic, collection and key.
-        values: Draws a value of each column that is neither key nor `rev`.
-        texts: Columns that the text is made of.
-        flags: Columns that let a row into its collection or not.
-        large: The column of large texts that are stored outside of the row.
-        new_key: A key that was never there, from a number that never comes twice.
-        text: What the row's text must be; None if it has no place in the collection.
-        unique: Whether SQL knows the key, so that ON CONFLICT can name it.
+        contract: Its part of the contract, except topic, collection and key.
+        values: By column, draws a value; for all columns but those of the key and `rev`.
+        texts: Columns in the text template.
+        flags: Columns that decide whether a row is in its collection.
+        large: The column of large texts that are stored out of line (TOAST).
+        new_key: Makes a key that was never used, from a number that is never passed twice.
+        text: The text that a row must have; None if it must not be in the collection.
+        unique: Whether the key has a unique constraint, which ON CONFLICT needs.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Table:
 
     @property
     def mirrored(self) -> tuple[str, ...]:
-        """Columns that can change and leave text and flags as they are."""
+        """Columns whose change touches neither the text nor the flags."""
         return tuple(c for c in self.values if c not in (*self.texts, *self.flags, "pad"))
 
     def section(self) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _words(low: int, high: int) -> Draw:
 
 
 def _large(short: Draw, chance: float = 0.5) -> Draw:
-    """A text that is often too large for its row; what it repeats keeps it cheap to make."""
+    """A text that is often stored out of line (TOAST); it repeats a part, so that it is made quickly."""
 
     def made(draw: Random) -> str:
         text = str(short(draw))
@@ -306,8 +307,8 @@ alter table items alter body set storage external;
     ),
 )
 
-# What pads a row is never asked for. With it, rows are large enough to be taken apart, and texts of
-# a few hundred characters lie outside of them: few enough to be cut into a handful of chunks.
+# The column `pad` is not used by the contract. It makes rows so large that PostgreSQL stores texts of
+# a few hundred characters out of line (TOAST), which are still only a handful of chunks.
 ARTICLES = Table(
     name="articles",
     ddl="""
@@ -367,5 +368,5 @@ create table marker(id int primary key);
 
 
 def shortened(row: Mapping[str, Any] | None) -> dict[str, Any]:
-    """A row for somebody to read."""
+    """A row with its long values shortened, for the evidence file."""
     return {k: v if len(str(v)) < 40 else f"{str(v)[:30]}…" for k, v in (row or {}).items()}

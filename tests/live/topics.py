@@ -1,4 +1,4 @@
-"""What lies in Kafka: read to the end, counted, or waited for."""
+"""Reads Kafka topics: to the end, counting records, or waiting for a certain one."""
 
 import time
 from collections import Counter
@@ -17,7 +17,7 @@ from tests.live.tables import TABLES, Table, shortened
 
 
 def everything(servers: str, topics: Sequence[str], seconds: float = 120.0) -> Iterator[Message]:
-    """Every record of topics; of those that are not there, none."""
+    """Every record of the topics; topics that do not exist are skipped."""
     settings = {
         "bootstrap.servers": servers,
         "group.id": "live",
@@ -54,10 +54,10 @@ def wait_for(
     alive: Callable[[], None],
     seconds: float,
 ) -> None:
-    """Returns when a record has come whose value is as wanted.
+    """Wait until a record has come for whose value `found` returns true.
 
     Args:
-        alive: Raises if it is in vain.
+        alive: Called while waiting; raises if a process has ended, so that waiting is useless.
     """
     deadline = time.monotonic() + seconds
     while True:
@@ -71,7 +71,7 @@ def wait_for(
 
 
 def counted(servers: str) -> Counter[str]:
-    """The records of all tables by what they are; those that Debezium sent again count as `again`."""
+    """How many records of each kind all tables have; those that Debezium sent again count as `again`."""
     counts: Counter[str] = Counter()
     sent: set[tuple[Any, ...]] = set()
     for message in everything(servers, [table.topic for table in TABLES]):
@@ -92,7 +92,7 @@ def counted(servers: str) -> Counter[str]:
 
 
 def about(servers: str, table: Table, row_keys: AbstractSet[str]) -> Iterator[str]:
-    """Every record of these rows, in the order of the partition, for somebody to read."""
+    """Every record of these rows as a line of text, in the order of the partition."""
     decoder = Decoder(TableSection.model_validate(table.section()))
     for message in everything(servers, [table.topic]):
         raw = message.value()
