@@ -1,7 +1,7 @@
-"""Makes the captured corpus again: `python -m tests.capture --out tests/data/debezium`.
+"""Captures the corpus again: `python -m tests.capture --out tests/data/debezium`.
 
-It needs Linux and Rowvec's extra `dev`, and takes less than a minute for each variant. With
-`--compare DIR` it also says what Debezium sends differently since the corpus in DIR was made.
+It needs Linux and Rowvec's extra `dev`, and takes less than a minute per variant. With `--compare DIR`
+it also prints what Debezium sends differently from the corpus in DIR.
 """
 
 import argparse
@@ -14,10 +14,10 @@ from tests.captured import load, save
 
 
 def main() -> int:
-    """Captures the variants that were asked for.
+    """Capture the variants named on the command line.
 
     Returns:
-        1 if there was something to compare with, and it is different.
+        1 if `--compare` found a difference, else 0.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.capture", description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="where the files go")

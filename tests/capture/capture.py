@@ -59,7 +59,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "pg_connect_friendly": _FRIENDLY,
     "pg_connect_friendly_schemas_on": {**_FRIENDLY, **_WITH_SCHEMAS},
 }
-"""What each variant changes in the settings of `flows.embedded.connect.postgres_connector`."""
+"""Variant → the settings that differ from `flows.embedded.connect.postgres_connector`."""
 
 _MARKER = "case"
 _MESSAGES = f"{PREFIX}.message"
@@ -69,18 +69,18 @@ _UNRELATED = (_MESSAGES, f"{PREFIX}.transaction", _HEARTBEATS)
 _OF_THE_MACHINE = re.compile(r"^database\.(hostname|port|user|password)$")
 _START_SECONDS = 60.0
 _CASE_SECONDS = 60.0
-_QUIET_SECONDS = 0.4  # of all topics, after which a case's messages are all there
+_QUIET_SECONDS = 0.4  # When nothing has come on any topic for so long, a case is complete.
 _SNAPSHOT_QUIET_SECONDS = 2.0
 
 
 def capture(name: str, cases: Sequence[Case] = CASES) -> Variant:
-    """One run of the whole history in one configuration.
+    """Run the whole history in one configuration.
 
     Returns:
-        The variant, every message in the case that caused it.
+        The variant, with each message assigned to the case that caused it.
 
     Raises:
-        AssertionError: The connector did not send what it must, or sent to a topic nobody expects.
+        AssertionError: An expected message did not come, or one came on an unknown topic.
         FatalError: A part of the stack failed.
     """
     with Stack() as stack, closing(stack.postgres.connect()) as session:
@@ -89,7 +89,7 @@ def capture(name: str, cases: Sequence[Case] = CASES) -> Variant:
         tables = _tables(session)
         topics = [*(_topic(table) for table in (*tables, LATER)), *_UNRELATED]
         for topic in topics:
-            # Made here: what Connect would make has no fixed number of partitions over versions.
+            # Created here, because the partition count of topics that Connect creates may change.
             stack.broker.create_topic(topic, PARTITIONS)
         settings = {**_COMMON, **VARIANTS[name]}
         worker = stack.start_connect(
@@ -115,7 +115,7 @@ def capture(name: str, cases: Sequence[Case] = CASES) -> Variant:
 
 
 def _settings(name: str) -> dict[str, str]:
-    """The connector's settings for a variant, but for those of the machine."""
+    """The connector's settings for a variant, without those of this machine."""
     settings = postgres_connector(
         "host=… user=… dbname=postgres",
         topic_prefix=PREFIX,
@@ -127,7 +127,7 @@ def _settings(name: str) -> dict[str, str]:
 
 
 class _Reader:
-    """Every message of some topics, from the beginning, in the order in which they arrive."""
+    """Reads every message of some topics, from the beginning, in order of arrival."""
 
     def __init__(self, servers: str, topics: Sequence[str], worker: ConnectWorker) -> None:
         self.messages: list[Message] = []
@@ -149,23 +149,23 @@ class _Reader:
         self._consumer.close()
 
     def wait(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Reads on until `ready`, while the connector runs."""
+        """Read until `ready` returns true; fail if the connector fails."""
         deadline = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < deadline, f"not within {seconds} s"
             self._poll()
 
     def wait_quiet(self, seconds: float) -> None:
-        """Reads on until nothing but heartbeats has come for so long."""
+        """Read until nothing but heartbeats has come for `seconds`."""
         self._last = time.monotonic()
         self.wait(lambda: time.monotonic() - self._last > seconds, _CASE_SECONDS)
 
     def markers(self) -> int:
-        """How many marks have come by."""
+        """How many marker messages have come so far."""
         return sum(_is_marker(message) for message in self.messages)
 
     def take(self) -> tuple[Message, ...]:
-        """What came since the last call, without the marks."""
+        """The messages since the last call, without the markers."""
         taken = tuple(m for m in self.messages if not _is_marker(m))
         self.messages = []
         return tuple(sorted(taken, key=lambda m: (m.topic, m.partition, m.offset)))
@@ -221,19 +221,19 @@ def _run(stack: Stack, session: psycopg.Connection, reader: _Reader, case: Case)
 
 
 def session_of(statement: str) -> tuple[str, str]:
-    """The session that a statement runs in, "" for the main one, and its text."""
+    """The session that a statement runs in ("" for the main one), and the statement itself."""
     match = re.match(r"([A-Z]): (.*)", statement, re.DOTALL)
     return (match[1], match[2]) if match else ("", statement)
 
 
 def _execute(session: psycopg.Connection, statement: str) -> None:
-    session.execute(statement.encode())  # bytes are sent as they are: no placeholders
+    session.execute(statement.encode())  # psycopg looks for no placeholders in bytes.
 
 
 def _finish(session: psycopg.Connection, reader: _Reader, name: str) -> tuple[Message, ...]:
-    """The messages up to a mark in the database's log, which comes after all that was done before.
+    """The messages up to a marker, which is written to the database's log after the case's changes.
 
-    The mark has a partition of its own, so what other partitions got before it may be read after it.
+    The marker is on a partition of its own, so messages of other partitions may still come after it.
     """
     session.execute("select pg_logical_emit_message(true, %s, %s)", (_MARKER, name))
     reader.wait(lambda: reader.markers() > 0, _CASE_SECONDS)

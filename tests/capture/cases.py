@@ -1,8 +1,8 @@
 """The SQL that is captured: tables, the rows of the initial snapshot, and cases run one by one.
 
 A statement that begins with `A: ` or `B: ` runs in a session of that name, any other in the main one.
-A name ends up in the corpus beside every message that its SQL caused; new cases go to the end, because
-each one finds what those before it left.
+The corpus stores the name of a case with every message that its SQL caused. Add new cases at the end,
+because each case starts from the rows that the cases before it left.
 """
 
 from typing import NamedTuple
@@ -13,10 +13,10 @@ LONG = "repeat('Lorem ipsum dolor sit amet, ', 400)"
 SNAPSHOT = "01_snapshot"
 
 EXCLUDED = "other"
-"""A table that the connector is told to leave out."""
+"""A table that the connector is configured to leave out."""
 
 LATER = "later"
-"""A table that is made while the connector streams."""
+"""A table that is created while the connector streams."""
 
 DDL = (
     "create extension vector",
@@ -52,7 +52,7 @@ DDL = (
     "create table inc(id int primary key, v text)",
     "create table other(id int primary key, v text)",
     "insert into inc select g,'row '||g from generate_series(1,7) g",
-    # From here on: what the earlier captures by other means do not have.
+    # The tables from here on are not in the corpus files that were captured by other means.
     "create table toasted(id int primary key, title text, body text, tags text[], nums int[],"
     " uids uuid[], meta jsonb, plain json, raw bytea, attrs hstore)",
     "create table toasted_more(id int primary key, title text, prices numeric(10,2)[],"
@@ -155,8 +155,8 @@ class Case(NamedTuple):
     """One step of the history.
 
     Attributes:
-        sql: Run one after another, each in autocommit mode.
-        reads: Rows that a snapshot which the SQL asked for sends at the least; it runs by itself.
+        sql: Statements, run one after another in autocommit mode.
+        reads: Least number of rows sent by the snapshot that the SQL starts, which runs asynchronously.
     """
 
     name: str
@@ -398,7 +398,7 @@ CASES = (
             " ('log-1','log','{\"message\": \"Signal message at offset {}\"}')",
         ),
     ),
-    # From here on: what the earlier captures by other means do not have.
+    # The cases from here on are not in the corpus files that were captured by other means.
     Case(
         "40_toast_other_types",
         (

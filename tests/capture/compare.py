@@ -1,4 +1,4 @@
-"""What two captures of one variant say differently, but for what differs in every run."""
+"""Compares two captures of one variant, ignoring what differs in every run."""
 
 import json
 import re
@@ -12,10 +12,10 @@ _VOLATILE = frozenset(
     {"ts_ms", "ts_us", "ts_ns", "lsn", "sequence", "txId", "xmin", "runId", "pos", "id"}
     | {"__lsn", "__source_ts_ms", "__source_sequence", "total_order", "data_collection"}
 )
-"""Fields of envelopes and of what describes them; a table's own columns are compared whole."""
+"""Fields of envelopes and metadata that are ignored; the columns of tables are all compared."""
 
 _UNCOUNTED = ("__debezium-heartbeat", ".transaction", ".debezium_signal")
-"""Topics of which a run sends more or less messages as time goes by."""
+"""Topics whose number of messages depends on the duration of the run."""
 
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}-(open|close)")
 
@@ -23,10 +23,10 @@ _ROWS = frozenset({"before", "after"})
 
 
 def differences(one: Variant, other: Variant) -> list[str]:
-    """Where the cases that both have differ, as `case, topic, key: what`.
+    """The differences in the cases that both captures have, as `case, topic, key: what`.
 
-    Log positions, times, offsets and ids of transactions are left out of it; so are topics that only
-    one of them has, as a table that was added since.
+    Log positions, times, offsets and transaction ids are ignored, and so are topics that only one of
+    them has, for instance those of a table that was added since.
     """
     others = {case.name: case for case in other.cases}
     topics = _topics(one) & _topics(other)
@@ -59,7 +59,7 @@ def _of_case(one: Case, other: Case, topics: set[str]) -> Iterator[str]:
 
 
 def _histories(case: Case, topics: set[str]) -> dict[tuple[str, str], list[Any]]:
-    """Topic and key → what was said of it, in order."""
+    """(Topic, key) → the messages with that key, in order."""
     found: defaultdict[tuple[str, str], list[Any]] = defaultdict(list)
     for message in case.messages:
         if message.topic in topics:
@@ -85,7 +85,7 @@ def _said(message: Message) -> Any:
 
 
 def _stable(value: Any) -> Any:
-    """Without what differs in every run; schemas stay, and so do rows."""
+    """The value without the fields that differ in every run; schemas and rows are kept."""
     match value:
         case dict() if "payload" in value and "schema" in value:
             return {"schema": value["schema"], "payload": _stable(value["payload"])}
@@ -101,7 +101,7 @@ def _stable(value: Any) -> Any:
 
 
 def _first(one: Any, other: Any, path: str = "") -> str:
-    """The first place where they differ."""
+    """The first place where the two values differ."""
     if isinstance(one, dict) and isinstance(other, dict):
         for name in sorted(one.keys() | other.keys()):
             if one.get(name) != other.get(name) or (name in one) != (name in other):
