@@ -1,4 +1,4 @@
-"""What Connect's AvroConverter makes of a message that JsonConverter wrote with its schema."""
+"""Converts a message of JsonConverter with schema into what Connect's AvroConverter would write."""
 
 import base64
 import io
@@ -28,10 +28,10 @@ _LOGICAL_TYPES = {
 
 
 def to_avro(schema: Mapping[str, Any], payload: Any) -> tuple[str, bytes]:
-    """The schema that AvroConverter registers, and the bytes that it writes behind its id."""
+    """The schema that AvroConverter registers, and the bytes that it writes after the schema id."""
     avro = _type(schema, set(), "root")
     text = json.dumps(avro)
-    # Raw values are what is there: without logical types nothing is converted.
+    # The payload holds raw values, so logical types are removed: fastavro would convert the values.
     plain = fastavro.parse_schema(json.loads(text.replace('"logicalType"', '"ignored"')))
     out = io.BytesIO()
     fastavro.schemaless_writer(out, plain, _value(schema, payload))

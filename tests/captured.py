@@ -1,7 +1,7 @@
-"""The captured corpus: what Debezium sent for which SQL, in several configurations.
+"""The captured corpus: the messages that Debezium sent for given SQL, in several configurations.
 
-`tests/data/debezium/README.md` says how each file was made. A variant is two files: its messages,
-one a line, and what is known about them: tables, SQL of each case, connector.
+`tests/data/debezium/README.md` says how each file was made. A variant is two files: its messages, one
+per line, and the tables, the SQL of each case and the connector's settings.
 """
 
 import json
@@ -18,7 +18,7 @@ class Message(NamedTuple):
     """One Kafka record, byte for byte.
 
     Attributes:
-        timestamp: Kafka's own, in milliseconds.
+        timestamp: Kafka's timestamp, in milliseconds.
     """
 
     topic: str
@@ -31,11 +31,11 @@ class Message(NamedTuple):
 
 
 class Case(NamedTuple):
-    """What came of one step of a variant's history.
+    """One step of a variant's history, and the messages that it caused.
 
     Attributes:
         sql: The statements; one that begins with `A: ` or `B: ` ran in a session of that name.
-        messages: By topic, partition and offset; may be none.
+        messages: Sorted by topic, partition and offset; may be empty.
     """
 
     name: str
@@ -44,13 +44,13 @@ class Case(NamedTuple):
 
 
 class Variant(NamedTuple):
-    """A history as one configuration sent it.
+    """The history, as Debezium sent it in one configuration.
 
     Attributes:
-        about: Server and Debezium, as they name themselves, and how the messages were read.
-        connector: Settings of the connector, but for what belongs to one machine.
+        about: Versions of server and Debezium, and how the messages were read.
+        connector: Settings of the connector, without those of one machine.
         ddl: The statements before the first case.
-        cases: In the order in which they were run.
+        cases: The cases in the order in which they were run.
     """
 
     name: str
@@ -72,7 +72,7 @@ def variants(directory: Path = DIRECTORY) -> list[str]:
 
 @cache
 def load(name: str, directory: Path = DIRECTORY) -> Variant:
-    """A variant with all its messages."""
+    """Load a variant with all its messages."""
     meta = json.loads((directory / f"{name}.json").read_text("utf-8"))
     messages: dict[str, list[Message]] = {case: [] for case in meta["sql"]}
     with lzma.open(directory / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
@@ -91,7 +91,7 @@ def cases(name: str) -> Sequence[Case]:
 
 
 def save(variant: Variant, directory: Path) -> None:
-    """Writes a variant's two files; the same variant gives the same bytes."""
+    """Write a variant's two files; the same variant gives the same bytes."""
     directory.mkdir(parents=True, exist_ok=True)
     meta = {
         "about": variant.about,
@@ -131,5 +131,5 @@ def _bytes(text: str | None) -> bytes | None:
 
 
 def _text(raw: bytes | None) -> str | None:
-    # JSON's bytes are UTF-8; anything else must not be changed in silence.
+    # JSON is UTF-8; other bytes must raise here instead of being replaced.
     return None if raw is None else raw.decode("utf-8", "strict")

@@ -1,4 +1,4 @@
-"""Change events to feed the stages with: envelopes as Debezium writes them, and logs of them."""
+"""Builds change events for tests: envelopes as Debezium writes them, and Kafka logs in memory."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ PAIRS_TOPIC = "app.public.pairs"
 
 
 def contract(**sections: Any) -> Contract:
-    """Two tables, one with a composite key; any section can be given other values."""
+    """A contract of two tables, one with a composite key; each section can be overridden."""
     data: dict[str, Any] = {
         "kafka": {"bootstrap_servers": "127.0.0.1:1"},
         "milvus": {"uri": "memory"},
@@ -42,7 +42,7 @@ def contract(**sections: Any) -> Contract:
 
 
 def table(**changed: Any) -> TableSection:
-    """The first table of `contract`, with some keys changed."""
+    """The first table of `contract`, with some settings changed."""
     first = contract().tables[0].model_dump()
     return TableSection.model_validate({**first, **changed})
 
@@ -53,14 +53,14 @@ def key(**columns: Any) -> bytes:
 
 
 def source(lsn: int | None, ts_ms: int | None = None, **more: Any) -> dict[str, Any]:
-    """A PostgreSQL source block; every position has a moment of commit of its own."""
+    """A PostgreSQL source block; each LSN gets its own commit time."""
     if ts_ms is None:
         ts_ms = 1_700_000_000_000 + (lsn if isinstance(lsn, int) else 0)
     return {"connector": "postgresql", "lsn": lsn, "ts_ms": ts_ms, "snapshot": "false", **more}
 
 
 def envelope(op: str, lsn: int, after: dict[str, Any] | None, **more: Any) -> bytes:
-    """A change event without schema."""
+    """The value of a change event without schema."""
     before = None if op != "d" else {}
     return orjson.dumps({"before": before, "after": after, "source": source(lsn), "op": op, **more})
 
@@ -71,7 +71,7 @@ def doc(id_: int, text: str = "text", **columns: Any) -> dict[str, Any]:
 
 
 def put(id_: int, lsn: int, text: str = "text", op: str = "u") -> tuple[bytes, bytes | None]:
-    """Key and value of a row that is there."""
+    """Key and value of an insert or update."""
     return key(id=id_), envelope(op, lsn, doc(id_, text))
 
 
@@ -97,11 +97,11 @@ class Log:
     Records are (key, value) or (key, value, headers).
 
     Attributes:
-        written: How many of them are there by now; None for all.
-        per_read: How many a reader gets at once, as a broker answers; None for all it asks for.
-        first: The oldest that retention has left.
+        written: How many of the records are in the log so far; None for all.
+        per_read: Most records in one answer to a reader; None for all that it asks for.
+        first: The first offset that retention has left.
         compacted: Offsets of records that compaction has removed.
-        silent: It gives nothing, and never tells that it is at its end.
+        silent: A read returns nothing and never reports the end of the partition.
     """
 
     records: list[tuple[Any, ...]] = field(default_factory=list)
@@ -149,7 +149,7 @@ class LogReader:
 
 
 class LetterBox:
-    """A `DeadLetterSink` in a list."""
+    """A `DeadLetterSink` that keeps the letters in a list."""
 
     def __init__(self) -> None:
         self.letters: list[DeadLetter] = []

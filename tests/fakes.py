@@ -1,4 +1,4 @@
-"""Stand-ins for what is slow, remote or heavy. They keep the promises of the protocols."""
+"""Fakes of the model, the vector store and the ledger, which keep the promises of their protocols."""
 
 import ast
 import hashlib
@@ -38,13 +38,11 @@ from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
 
 
 class HashEmbedder:
-    """An `Embedder` whose vectors are unit vectors drawn from the SHA-256 of the text.
-
-    Its tokens are words.
+    """An `Embedder` that draws unit vectors from the SHA-256 of the text; its tokens are words.
 
     Attributes:
-        calls: The number of distinct texts of each call of `embed`, in order.
-        tokens_total: Words read so far; nothing is padded.
+        calls: The number of distinct texts in each call of `embed`, in order.
+        tokens_total: How many words it has read so far; nothing is padded.
     """
 
     model = "hash@1"
@@ -72,7 +70,7 @@ class HashEmbedder:
         return [(words[i], [*words, len(text)][min(i + max_tokens, len(words))]) for i in firsts]
 
     def _vector(self, text: str) -> npt.NDArray[np.float32]:
-        # A lone surrogate has no UTF-8 form, yet a property test may draw one.
+        # Property tests draw lone surrogates, which plain UTF-8 cannot encode.
         seed = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
         vector = np.random.default_rng(list(seed)).standard_normal(self.dim)
         return (vector / np.linalg.norm(vector)).astype(np.float32)
@@ -86,7 +84,7 @@ class _Collection:
 
 
 class Applied(NamedTuple):
-    """One entity written to, or removed from, a `MemoryStore`; a delete has no version."""
+    """One entity that was written to or removed from a `MemoryStore`; a delete has no version."""
 
     collection: str
     op: str
@@ -95,7 +93,7 @@ class Applied(NamedTuple):
 
 
 class MemoryStore:
-    """A `VectorStore` in a dict: the same checks and the same errors as `MilvusStore`.
+    """A `VectorStore` in a dict, with the checks and errors of `MilvusStore`.
 
     Attributes:
         history: Every entity that was upserted or deleted, in order.
@@ -122,9 +120,9 @@ class MemoryStore:
     def fail_next(
         self, error: Exception, operation: str | None = None, *, applied: bool = False
     ) -> None:
-        """Let the next call, or the next call of that method, raise; several queue up.
+        """Make the next call, or the next call of `operation`, raise; several failures queue up.
 
-        With `applied` it raises after it did its work, like a request whose answer got lost.
+        With `applied` it raises after the operation was applied, like a request whose answer was lost.
         """
         self._failures.append((error, operation, applied))
 
@@ -222,7 +220,7 @@ class MemoryStore:
             return self._get(collection).identity
 
     def drop(self, collection: str) -> None:
-        """What no `VectorStore` does: an operator removes a collection."""
+        """Remove a collection, as an operator would; the protocol `VectorStore` has no such method."""
         with self._lock:
             del self._collections[collection]
 
@@ -299,10 +297,10 @@ class MemoryStore:
 
 
 class MemoryLedger:
-    """A `LedgerStore` in a dict: the same checks and the same errors as `MilvusLedger`.
+    """A `LedgerStore` in a dict, with the checks and errors of `MilvusLedger`.
 
     Attributes:
-        entries: What it holds.
+        entries: Key → entry.
     """
 
     def __init__(self) -> None:
@@ -329,7 +327,7 @@ class MemoryLedger:
 def _failing(
     lock: threading.Lock, failures: list[tuple[Exception, str | None, bool]], operation: str
 ) -> Iterator[None]:
-    """Hold the lock, and raise the first failure that was planned for this operation."""
+    """Hold the lock, and raise the first failure queued for this operation."""
     with lock:
         planned = next((f for f in failures if f[1] in (None, operation)), None)
         if planned is not None:
@@ -364,7 +362,7 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
 
 
 def _compiled(text: str, shape: Shape) -> Callable[[dict[str, Any]], bool]:
-    """The part of Milvus' filter language that it shares with Python's expressions."""
+    """Compile a Milvus filter, limited to the syntax that Python's expressions share."""
 
     def value(node: ast.expr, row: dict[str, Any]) -> Any:
         match node:

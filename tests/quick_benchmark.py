@@ -1,4 +1,4 @@
-"""A benchmark as its user tries it: `--quick`, and the one line that it prints."""
+"""Runs a benchmark with `--quick`, and reads the one line that it prints."""
 
 import json
 import subprocess
@@ -9,7 +9,7 @@ from tests.zygote import ROOT
 
 
 def quick_result(name: str, *options: str, seconds: float = 120.0) -> Any:
-    """What `python -m benchmarks.NAME --quick` printed; it must go well, and print nothing else."""
+    """The result that `python -m benchmarks.NAME --quick` printed; it must exit with 0."""
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick", *options],
         cwd=ROOT,

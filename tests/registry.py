@@ -1,4 +1,4 @@
-"""A schema registry over HTTP: the few routes of Confluent's API that its clients use."""
+"""A stub of a schema registry: the few routes of Confluent's HTTP API that its clients use."""
 
 import contextlib
 import json
@@ -17,16 +17,16 @@ Answer = tuple[int, Any]
 
 
 class RegistryStub:
-    """Listens on 127.0.0.1 from `with` on. Schemas are registered by its own API, or by `add`.
+    """Listens on 127.0.0.1 inside a `with`. Register schemas over its API, or by `add`.
 
     Args:
-        login: The only user and password that it lets in.
+        login: The only user and password that it accepts.
         tls: Serve HTTPS with this context.
 
     Attributes:
         asked: Paths of the GET requests so far, with their queries.
-        failures: What the next requests are answered instead: a status, or a status and a body.
-        text_only: It has no serialised form of Protobuf schemas, as some registries do not.
+        failures: Answers to the next requests in place of the real ones: a status, or status and body.
+        text_only: It cannot return the serialised form of Protobuf schemas, like some registries.
         silent: It answers nothing until it closes.
     """
 
@@ -62,7 +62,7 @@ class RegistryStub:
         self._server.server_close()
 
     def add(self, subject: str, schema: str, kind: str = "AVRO", references: Any = ()) -> int:
-        """Registers a schema as one more version of a subject; the same schema has one id."""
+        """Register a schema as the next version of a subject; equal schemas share one id."""
         found = {"schema": schema, "schemaType": kind, "references": list(references)}
         with self._lock:
             if found not in self._schemas:
@@ -74,7 +74,7 @@ class RegistryStub:
         return number
 
     def answer(self, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Any:
-        """Status and body; the body as bytes, or as what is to be JSON."""
+        """Status and body; the body is bytes, or a value to be sent as JSON."""
         if method == "GET":
             self.asked.append(path)
         if self.silent:
@@ -114,7 +114,7 @@ class RegistryStub:
         ):
             found["schema"] = PROTO_TEXT
         if found["schemaType"] == "AVRO":
-            del found["schemaType"]  # As the registry does.
+            del found["schemaType"]  # The real registry leaves out the default type, too.
         return 200, found
 
     def _version(self, subject: str, version: int, query: dict[str, str]) -> Answer:
@@ -148,7 +148,7 @@ def _handler(stub: RegistryStub) -> type[BaseHTTPRequestHandler]:
                 self.end_headers()
                 self.wfile.write(sent)
             except OSError:
-                pass  # Whoever asked has not waited.
+                pass  # The client has hung up.
 
         do_POST = do_GET
 
