@@ -1,4 +1,4 @@
-"""The flow's own stages and lanes over captured messages, in one process, with time injected."""
+"""Runs captured messages through the flow's real stages and lanes, with a fake clock."""
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
@@ -37,15 +37,15 @@ _PATIENCE_S = 60.0
 
 
 class CapturedFlow:
-    """Everything between Kafka and Milvus, from empty collections on.
+    """Everything between Kafka and Milvus, starting with empty collections.
 
-    Messages of topics that the contract does not name are not read, as by the real source. Offsets are
-    its own: what is fed later lies later in its partition.
+    Like the real source, it skips messages of topics that the contract does not name. It assigns new
+    offsets in the order in which messages are fed.
 
     Args:
-        contract: Its tables are those that are kept.
-        messages: All that will be fed, for their partitions.
-        database: To be asked for what Debezium left out.
+        contract: The tables that are read.
+        messages: All messages that will be fed; only their partitions are used.
+        database: Asked for values that Debezium left out.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class CapturedFlow:
             telemetry,
         )
         self._lanes = Lanes(writer, LANES)
-        # A start from nothing: what there is to gather of each partition is gathered at once.
+        # A first start, with nothing to replay: each partition's first batch is empty.
         self._route(
             [SourceBatch(topic, number, True, (), None) for topic, number in sorted(partitions)]
         )
@@ -104,7 +104,7 @@ class CapturedFlow:
         return self._letters.letters
 
     def feed(self, messages: Iterable[Message]) -> None:
-        """Let the source emit these, each partition's in one batch, in the order of their first."""
+        """Let the source emit the messages, one batch per partition, in order of first appearance."""
         batches: defaultdict[tuple[str, int], list[Record]] = defaultdict(list)
         for message in messages:
             if message.topic in self._topics:
@@ -117,7 +117,7 @@ class CapturedFlow:
         )
 
     def close_windows(self) -> None:
-        """Let one window's time pass, and what is due reach the store."""
+        """Advance the clock by one window, and write the windows that are due."""
         self._now += timedelta(seconds=WINDOW_S)
         items: list[tuple[str, Window]] = []
         for shard, logic in self._shards.items():
@@ -133,14 +133,14 @@ class CapturedFlow:
             lane.wait(shard, number)
 
     def drain(self) -> None:
-        """Let time pass until nothing waits any more."""
+        """Advance the clock until no change is pending."""
         ends = self._now + timedelta(seconds=_PATIENCE_S)
         while any(logic.notify_at() is not None for logic in self._shards.values()):
             assert self._now < ends, "a window never closes"
             self.close_windows()
 
     def rows(self, collection: str) -> list[dict[str, Any]]:
-        """Text and mirrored fields of every row; no entity may be there twice, each has its vector."""
+        """Text and mirrored fields of every row; fails on a duplicate entity or a wrong vector."""
         entities = list(self._store.scan(collection))
         ids = [entity["id"] for entity in entities]
         assert len(set(ids)) == len(ids) == self._store.count(collection)
@@ -155,11 +155,11 @@ class CapturedFlow:
 
     @property
     def topics(self) -> Collection[str]:
-        """The topics that are read."""
+        """The topics of the contract."""
         return self._topics
 
     def rows_of(self, topic: str) -> list[dict[str, Any]]:
-        """The same by the topic of the rows."""
+        """Like `rows`, for the collection of a topic."""
         return self.rows(self._rules[topic].table.collection)
 
     def _route(self, batches: list[SourceBatch]) -> None:
@@ -176,7 +176,7 @@ class CapturedFlow:
 
 
 class _Fetched:
-    """A message as confluent-kafka hands it over."""
+    """A message with the methods of confluent-kafka's `Message`."""
 
     def __init__(self, message: Message, offset: int) -> None:
         self._message = message

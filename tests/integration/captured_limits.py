@@ -1,7 +1,7 @@
-"""What a configuration does not tell, so that a collection cannot be what SQL says.
+"""What Debezium's messages leave out in some configurations, so that a collection differs from SQL.
 
-Each limit says what is there instead; the README beside the corpus lists them for users. None of them
-is Rowvec's: the messages that another reader gets are the same.
+Each limit says what the collection holds instead; the README beside the corpus lists them for users.
+None is a limit of Rowvec: no other reader of these messages could do better.
 """
 
 import base64
@@ -16,16 +16,16 @@ Rows = Sequence[Stored]
 
 
 class Limit(NamedTuple):
-    """One thing that messages do not tell.
+    """One fact that the messages leave out.
 
     Attributes:
-        tables: Where it shows.
-        since: The first case in which it does, by the name of the database.
-        where: In which configurations.
-        there: From what SQL says, and what the initial snapshot said, to what the collection holds.
-        deliveries: In which ways of delivery; all of them if it is empty.
-        letters: Dead letters that tell of it, in the case in which it begins to show.
-        asked: It shows no more once the flow may ask the database, by `[source] dsn`.
+        tables: Affected tables.
+        since: The first affected case, by the name of the database.
+        where: Whether a configuration is affected.
+        there: Computes the collection's rows from SQL's rows and those of the initial snapshot.
+        deliveries: Affected ways of delivery; empty for all.
+        letters: How many dead letters it causes in the first affected case.
+        asked: The limit goes away when the flow may ask the database (`[source] dsn`).
     """
 
     name: str
@@ -39,11 +39,11 @@ class Limit(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What a collection holds.
+    """The expected contents of a collection.
 
     Attributes:
-        limits: The names of those that make it differ from SQL.
-        letters: Dead letters of this case.
+        limits: Names of the limits that make it differ from SQL.
+        letters: How many dead letters this case causes.
     """
 
     rows: list[Stored]
@@ -62,13 +62,13 @@ def as_told(
     delivery: str,
     asking: bool = False,
 ) -> Told:
-    """What the collection of a table holds after a case.
+    """The expected contents of a table's collection after a case.
 
     Args:
-        rows: What SQL says.
-        first: What SQL said at the initial snapshot.
+        rows: SQL's rows after the case.
+        first: SQL's rows at the initial snapshot.
         delivery: The name of the way of delivery.
-        asking: The flow may ask the database.
+        asking: Whether the flow may ask the database.
     """
     names = [each.name for each in variant.cases]
     told = Told(list(rows), [], 0)
@@ -98,15 +98,15 @@ def _with(rows: Rows, changed: Callable[[Stored], Stored]) -> list[Stored]:
     return [{**row, **changed(row)} for row in rows]
 
 
-# A unique index that is not the primary key as replica identity: Debezium's keys are wrong.
+# The replica identity is a unique index other than the primary key: Debezium's keys are wrong.
 
 
 def _broken_keys(_flavour: Flavour, _rows: Rows, _first: Rows) -> list[Stored]:
-    # The delete came for key 0, and so did the one of a key change that was none.
+    # The delete has key 0, and so has the delete of a supposed key change.
     return [{"text": "i2", "sql_id": id_, "sql_slug": "slug-2"} for id_ in (1, 2)]
 
 
-# ExtractNewRecordState drops TRUNCATE, so what it emptied stays until it is written again.
+# ExtractNewRecordState drops TRUNCATE, so truncated rows stay until they are written again.
 
 _ITEMS = [
     {
@@ -144,7 +144,7 @@ def _unwrapped(flavour: Flavour) -> bool:
     return flavour.unwrapped
 
 
-# DDL is no event: rows that nothing wrote since are as they were.
+# DDL sends no change event: rows that were not written since keep their old values.
 
 _WRITTEN_SINCE = {"pg": {1, 40, 50, 51, 60, 61}, "mysql": {1, 60, 70}}
 
@@ -163,14 +163,14 @@ def _empty_after_all(_flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored
     return _with(rows, lambda _row: {"text": ""})
 
 
-# A publication leaves out generated columns, unless it is told not to.
+# A publication leaves out generated columns, unless it is created with an option for them.
 
 
 def _no_total(_flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
     return _with(rows, lambda _row: {"sql_total": None})
 
 
-# Values that Connect's types cannot hold.
+# Values that do not fit into Connect's types.
 
 
 def _nan(flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
@@ -178,8 +178,8 @@ def _nan(flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
     return _with(rows, lambda row: {"sql_price": nan} if row["sql_price"] == "NaN" else {})
 
 
-# A large value that an update left alone, of a type for which Debezium has no placeholder: it sends
-# NULL, which is what a value that was set to NULL looks like.
+# A large value that an update did not change, of a type for which Debezium has no placeholder: it
+# sends NULL, as if the value had been set to NULL.
 
 
 def _null_for_toast(flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
@@ -188,8 +188,8 @@ def _null_for_toast(flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
     return _with(rows, lambda row: {name: None for name in row if name in lost})
 
 
-# A row that a soft delete took out leaves nothing behind, so that there is nothing to carry forward
-# when it comes back without its large value.
+# A soft-deleted row is removed from the collection, so its large value cannot be carried forward when
+# the row returns without it.
 
 
 def _without(id_: int) -> Callable[[Flavour, Rows, Rows], list[Stored]]:
@@ -199,15 +199,15 @@ def _without(id_: int) -> Callable[[Flavour, Rows, Rows], list[Stored]]:
     return without
 
 
-# The initial snapshot reads a partitioned table twice, by its root and by its partitions, and writes
-# to the topics of both; what comes later goes to one of them.
+# The initial snapshot reads a partitioned table twice, through its root and through its partitions,
+# and writes to the topics of both; later changes go to one of the two.
 
 
 def _as_at_first(_flavour: Flavour, _rows: Rows, first: Rows) -> list[Stored]:
     return list(first)
 
 
-# ISO text without a schema: Debezium writes a Z after times that have no zone, too.
+# ISO text without a schema: Debezium also writes a Z after times without a zone.
 
 
 def _with_zone(_flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
@@ -221,7 +221,7 @@ def _with_zone(_flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:
     )
 
 
-# Bytes in hex with a schema that calls them a string.
+# Bytes in hex, with a schema that declares a string.
 
 
 def _hex(_flavour: Flavour, rows: Rows, _first: Rows) -> list[Stored]:

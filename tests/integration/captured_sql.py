@@ -1,9 +1,9 @@
-"""What a collection must hold after each captured case: told by the database, not by the messages.
+"""The expected contents of a collection after each captured case, from the database, not the messages.
 
-For PostgreSQL the SQL is run again, and every table read after every case, as the text that the server
-sends. For MySQL, of which no server comes as a package, `mysql_expected.json` beside the corpus says by
-hand what its statements do. How a value is stored follows `operators.rendering.field_values`, and is worked out
-here from SQL's own text, with nothing of Rowvec's.
+For PostgreSQL, the SQL is run again and every table is read after every case, as the text that the
+server sends. No MySQL server comes as a package, so the effect of its statements is written by hand in
+`mysql_expected.json` beside the corpus. Values are stored by the rules of
+`operators.rendering.field_values`, computed here from SQL's text without any code of Rowvec.
 """
 
 import base64
@@ -33,7 +33,7 @@ from tests.integration.captured_tables import (
 
 
 class Value(NamedTuple):
-    """A value as the server writes it; None is NULL."""
+    """A value as the server prints it; None is NULL."""
 
     type: str
     text: str | None
@@ -45,18 +45,18 @@ State: TypeAlias = Mapping[str, Sequence[SqlRow]]
 """Table → its rows."""
 
 Stored: TypeAlias = dict[str, Any]
-"""What a collection must hold of one row: its text and its mirrored fields."""
+"""The expected text and mirrored fields of one row."""
 
 
-# What the databases hold
+# The contents of the databases
 
 
 class PostgresHistory:
-    """A variant's SQL in a new database, one case after another.
+    """Runs a variant's SQL in a new database, case by case.
 
     Args:
         variant: Its DDL is run at once.
-        server: May hold other histories.
+        server: May hold the databases of other histories.
     """
 
     def __init__(self, variant: Variant, server: Postgres) -> None:
@@ -71,10 +71,10 @@ class PostgresHistory:
             self._session.execute(statement.encode())
 
     def after(self, case: Case) -> State:
-        """Runs the next case and reads all tables.
+        """Run the next case and read all tables.
 
         Raises:
-            psycopg.Error: A statement of the corpus does not run.
+            psycopg.Error: A statement of the corpus failed.
         """
         _run(case, self._session, self.dsn)
         return _all_tables(self._session)
@@ -115,7 +115,7 @@ def _all_tables(session: psycopg.Connection) -> State:
 
 def _rows(session: psycopg.Connection, table: str, types: Mapping[int, str]) -> list[SqlRow]:
     cursor = session.execute(f'select * from "{table}"'.encode())
-    # The server's own text: psycopg's types do not hold infinite dates, nor years before 1.
+    # Text, because psycopg's types hold neither infinite dates nor years before 1.
     result, columns = cursor.pgresult, cursor.description
     assert result is not None
     assert columns is not None
@@ -159,7 +159,7 @@ def _change(
     columns: Mapping[str, str | None] | None,
     types: Mapping[str, str],
 ) -> None:
-    """A row's new values, or its end (None), or the same for all rows there are (`*`)."""
+    """Update a row, or delete it (`columns` is None); with the key `*`, all existing rows."""
     for each in [*rows] if key == "*" else [key]:
         if columns is None:
             del rows[each]
@@ -167,22 +167,22 @@ def _change(
             rows[each] = {**dict.fromkeys(types), **rows.get(each, {}), **columns}
 
 
-# How a collection holds it
+# The same as stored in a collection
 
 
 def stored(flavour: Flavour, name: str, rows: Sequence[SqlRow]) -> list[Stored]:
-    """What a table's collection must hold for these rows."""
+    """The expected contents of a table's collection for these rows."""
     table = TABLES[flavour.database][name]
     return [stored_row(flavour, table, row) for row in rows if not _is_deleted(table, row)]
 
 
 def stored_row(flavour: Flavour, table: Table, row: SqlRow) -> Stored:
-    """The same for one row."""
+    """The expected contents for one row."""
     text = "".join(
         literal + ("" if name is None or name not in row else _shown(row[name]))
         for literal, name in text_columns(table)
     )
-    absent = Value("text", None)  # a column that a later statement adds
+    absent = Value("text", None)  # A later statement adds this column.
     fields = {
         field_of(name): as_field(row.get(name, absent), column.field)
         for name, column in mirrored(flavour, table).items()
@@ -200,7 +200,7 @@ def _shown(value: Value) -> str:
 
 
 def as_text(value: Value) -> str:
-    """A value that is not NULL, in a template or a varchar field."""
+    """A value that is not NULL, as text for a template or a varchar field."""
     assert value.text is not None
     text = value.text
     match value.type:
@@ -220,7 +220,7 @@ def as_text(value: Value) -> str:
 
 @cache
 def as_field(value: Value, field: str) -> Any:
-    """A value in a mirrored field."""
+    """A value as stored in a mirrored field."""
     if value.text is None:
         return None
     match field:
@@ -232,7 +232,8 @@ def as_field(value: Value, field: str) -> Any:
             return value.text in ("t", "1")
         case "double":
             number = float(value.text)
-            return number if abs(number) < float("inf") else None  # Milvus filters by no NaN
+            # Milvus cannot filter by NaN.
+            return number if abs(number) < float("inf") else None
         case "json":
             return _as_json(value)
     raise AssertionError(field)
@@ -242,7 +243,7 @@ _YEAR = re.compile(r"(\d+)(.*?)( BC)?$")
 
 
 def _iso(kind: str, text: str) -> str:
-    """ISO 8601, zoned ones in UTC, without zeros at the end of the seconds; the session is in UTC."""
+    """ISO 8601 without trailing zeros of the seconds; the session's time zone is UTC."""
     if text in ("infinity", "-infinity"):
         return text
     if kind == "time":
@@ -269,7 +270,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def _count(value: Value) -> int:
-    """Days of a date, microseconds of another moment, else the number."""
+    """Days of a date, microseconds of a time or timestamp, else the number."""
     assert value.text is not None
     match value.type:
         case "date":

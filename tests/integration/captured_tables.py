@@ -1,4 +1,4 @@
-"""Contracts for the captured tables, one for each way that a connector was configured."""
+"""Contracts for the captured tables, one for each configuration of the connector."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,10 +11,10 @@ class Flavour(NamedTuple):
     """What a variant's configuration changes in its messages.
 
     Attributes:
-        schemas: Each message says what its columns' types are.
-        unwrapped: Rows without envelopes, by ExtractNewRecordState.
+        schemas: Messages carry schemas.
+        unwrapped: ExtractNewRecordState sends rows without envelopes.
         friendly: Decimals as strings, times as ISO text, bytes in hex.
-        by_root: A partitioned table streams to the topic of its root.
+        by_root: Changes of a partitioned table go to the topic of its root.
     """
 
     database: str
@@ -25,7 +25,7 @@ class Flavour(NamedTuple):
 
 
 def flavour_of(variant: Variant) -> Flavour:
-    """By the connector's settings."""
+    """The flavour that the connector's settings give."""
     settings = variant.connector
     return Flavour(
         database=variant.database,
@@ -41,10 +41,10 @@ class Column(NamedTuple):
 
     Attributes:
         field: Its type in the collection.
-        encoding: How a message without a schema writes it, by default.
-        untold: Nothing in the contract can say how such a message writes it, so it is only mirrored
-            where a schema does.
-        untold_decimal: The same, but a string says it as well.
+        encoding: The default encoding in a message without a schema.
+        untold: The contract cannot describe this encoding, so the column is mirrored only where
+            messages have schemas.
+        untold_decimal: Likewise, but the column is also mirrored where decimals are sent as strings.
     """
 
     field: str
@@ -54,11 +54,11 @@ class Column(NamedTuple):
 
 
 class Table(NamedTuple):
-    """A table as the contract names it.
+    """A table in the contract.
 
     Attributes:
-        text: The template, over all columns of text.
-        more: Further keys of the contract.
+        text: The template, which names all columns of text.
+        more: Further settings of the table in the contract.
     """
 
     key: tuple[str, ...]
@@ -73,7 +73,7 @@ _LONG = Column("int64")
 _JSON = Column("json")
 _BY_ROW = {"key_from": "row"}
 _MAY_MISS = {"drift": {"missing": "null"}}
-"""The table's columns change on the way, and one contract is to read all of it."""
+"""For tables whose columns change during the history, since one contract must read all of it."""
 
 _DOCS = Table(("id",), "{title}\n{body}", {"id": _LONG, "title": _TEXT})
 _PLAIN = Table(("id",), "{v}", {"id": _INT, "v": _TEXT})
@@ -97,7 +97,7 @@ POSTGRES: Mapping[str, Table] = {
             "updated_at": Column("varchar", "timestamp-us"),
             "day": Column("varchar", "date-days"),
             "tod": Column("varchar", "time-us"),
-            "meta": _TEXT,  # a JSON field of Milvus takes no JSON that is a mere string
+            "meta": _TEXT,  # A JSON field of Milvus refuses JSON that is a bare string.
             "uid": _TEXT,
             "raw": Column("varchar", "bytes-base64"),
             "ratio": Column("double"),
@@ -248,7 +248,7 @@ MYSQL: Mapping[str, Table] = {
             "d": Column("varchar", "date-days"),
             "t": Column("varchar", "time-us"),
             "y": _INT,
-            "j": _TEXT,  # a JSON field of Milvus takes no JSON that is a mere string
+            "j": _TEXT,  # A JSON field of Milvus refuses JSON that is a bare string.
             "e": _TEXT,
             "s": _TEXT,
             "bits": Column("int32", untold=True),
@@ -280,12 +280,12 @@ _FRIENDLY = {
 
 
 def topic_of(database: str, table: str) -> str:
-    """Debezium puts _ for what a topic's name may not have."""
+    """The topic of a table: Debezium replaces characters that a topic name cannot have by `_`."""
     return _PREFIX[database] + table.replace(" ", "_")
 
 
 def field_of(column: str) -> str:
-    """The field of a mirrored column: Milvus has no blanks in names, and `id` is Rowvec's own."""
+    """The field of a mirrored column: Milvus allows no blanks in names, and Rowvec reserves `id`."""
     return f"sql_{column.replace(' ', '_')}"
 
 
@@ -304,14 +304,14 @@ def mirrored(flavour: Flavour, table: Table) -> dict[str, Column]:
 
 
 def tables_of(variant: Variant) -> list[str]:
-    """Those of the tables whose topics the variant has messages on."""
+    """The tables on whose topics the variant has messages."""
     topics = {message.topic for case in variant.cases for message in case.messages}
     database = variant.database
     return [name for name in TABLES[database] if topic_of(database, name) in topics]
 
 
 def contract_of(variant: Variant) -> Contract:
-    """One table and one collection for each topic of rows."""
+    """A contract with one table and one collection for each topic of rows."""
     flavour = flavour_of(variant)
     return Contract.model_validate(
         {
@@ -326,7 +326,7 @@ def contract_of(variant: Variant) -> Contract:
 def _section(flavour: Flavour, name: str) -> dict[str, Any]:
     table = TABLES[flavour.database][name]
     columns = mirrored(flavour, table)
-    # Of a message with a schema the contract need not say anything.
+    # A message with a schema needs no encodings in the contract.
     encodings = {} if flavour.schemas else _encodings(flavour, columns)
     return {
         "topic": topic_of(flavour.database, name),

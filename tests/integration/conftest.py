@@ -1,4 +1,4 @@
-"""What most integration tests share: a broker, Milvus Lite behind a server, and a model of no size."""
+"""Fixtures of most integration tests: a broker, a Milvus Lite server, and a tiny model."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +13,17 @@ from tests.live.model import make_model
 
 @pytest.fixture(scope="package", autouse=True)
 def forks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """`rowvec` starts without its imports; what a test starts as a `Process` of its own does not."""
+    """Start `rowvec` by a fork of the zygote, which has done the imports.
+
+    A test that makes its own `Process` still starts a new program.
+    """
     with prestarted(tmp_path_factory.mktemp("zygote")):
         yield
 
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model of no size."""
+    """The directory of a tiny model."""
     return make_model(tmp_path_factory.mktemp("model") / "tiny")
 
 

@@ -1,4 +1,4 @@
-"""Rowvec as its user runs it: commands as child processes, and what they leave in Milvus and Kafka."""
+"""Runs Rowvec's commands as child processes, and reads what they write to Milvus and Kafka."""
 
 import json
 import os
@@ -38,11 +38,11 @@ ROWVEC = (sys.executable, "-m", "flows.cli")
 BYTEWAX = (sys.executable, "-m", "bytewax.run", "flows.runtime:flow_from_env()")
 
 Records = Iterable[tuple[int, bytes | None, bytes | None]]
-"""(partition, key, value), in the order of sending."""
+"""(partition, key, value) of each record, in the order of sending."""
 
 
 def write_contract(path: Path, **sections: Any) -> Path:
-    """A contract as TOML; a value is a section's dict, or the list of tables."""
+    """Write a contract as TOML; each value is the dict of a section, or the list of tables."""
     lines = (f"{name} = {_toml(value)}\n" for name, value in sections.items())
     path.write_text("".join(lines), "utf-8")
     return path
@@ -51,9 +51,9 @@ def write_contract(path: Path, **sections: Any) -> Path:
 def docs_contract(
     directory: Path, broker: Broker | DurableBroker, milvus: str, model: Path | str, **changed: Any
 ) -> Path:
-    """The contract of one table of `tests.changes.doc` rows; sections can be given other values.
+    """Write a contract with one table of `tests.changes.doc` rows; sections can be overridden.
 
-    The topic and the collection are called as the directory is.
+    The topic and the collection have the name of the directory.
     """
     name = re.sub(r"\W", "_", directory.name)
     sections: dict[str, Any] = {
@@ -62,7 +62,7 @@ def docs_contract(
             "dead_letter_topic": f"{name}.dead",
             "librdkafka": {"fetch.wait.max.ms": 10},
         },
-        # A shorter lease: a claim of the default one is left to stand for longer than such a flow starts.
+        # Shorter than the default, since a new process waits for a part of the lease before it writes.
         "milvus": {"uri": milvus, "request_timeout_s": 10, "lease_s": 30},
         "embedding": {"model": str(model), "device": "cpu"},
         "recovery": {"directory": str(directory / "recovery"), "epoch_interval_s": 0.5},
@@ -84,7 +84,7 @@ def docs_contract(
 
 
 class Child(Protocol):
-    """A process of ours."""
+    """A process that a test started."""
 
     @property
     def pid(self) -> int: ...
@@ -94,19 +94,19 @@ class Child(Protocol):
         """The exit code, or the negative number of the signal that ended it; None while it runs."""
 
     def wait(self, seconds: float) -> bool:
-        """Wait until it has ended; whether it has."""
+        """Wait up to `seconds` for its end; returns whether it has ended."""
 
     def send(self, number: signal.Signals) -> None: ...
 
 
 class Command:
-    """A `Child` that is started as a user starts a program.
+    """A `Child` that is started as a new program, as a user would.
 
     Args:
         directory: Its working directory and HOME.
         argv: The program and its arguments.
-        env: Besides what any program needs.
-        stdout, stderr: Where its output goes.
+        env: Environment variables, added to those that every program needs.
+        stdout, stderr: Files for its output.
     """
 
     def __init__(
@@ -117,7 +117,7 @@ class Command:
         stdout: Path,
         stderr: Path,
     ) -> None:
-        # Through the launcher: it dies with the test, however the test ends.
+        # The launcher makes the kernel kill the process when the test ends, however it ends.
         launch = (sys.executable, "-I", "-S", launcher.__file__, str(os.getpid()), "keep")
         with stdout.open("wb") as out, stderr.open("wb") as err:
             self._popen = subprocess.Popen(
@@ -153,13 +153,13 @@ class Command:
 
 
 class Process:
-    """A child process with its output in files; ended with SIGKILL, if need be, on exit.
+    """A child process with its output in files; the `with` kills it on exit if it still runs.
 
     Args:
-        directory: Its working directory and HOME; its output goes there too.
+        directory: Its working directory and HOME, also for the files of its output.
         argv: The program and its arguments; with a zygote, the arguments of `rowvec`.
-        env: Besides what any program needs.
-        zygote: Forks the process, which is several seconds sooner at work than a program is.
+        env: Environment variables, added to those that every program needs.
+        zygote: Forks the process, which saves the seconds that the imports take.
     """
 
     def __init__(
@@ -207,7 +207,7 @@ class Process:
         return self.code
 
     def wait_until(self, ready: Callable[[], bool], seconds: float = 90.0) -> None:
-        """Returns when `ready` says yes, while the process runs."""
+        """Wait until `ready` returns true; fail if the process ends before."""
         deadline = time.monotonic() + seconds
         while not ready():
             assert self.code is None, f"it ended with {self.code}:\n{self.stderr}"
@@ -215,22 +215,22 @@ class Process:
             time.sleep(0.02)
 
     def wait_running(self) -> None:
-        """Returns when `rowvec run` has passed its checks."""
+        """Wait until `rowvec run` has passed its checks at the start."""
         self.wait_until(lambda: " Running\n" in self.stderr)
 
     def send(self, number: signal.Signals) -> None:
         self._child.send(number)
 
     def kill(self) -> None:
-        """As a crash or the kernel's out-of-memory killer would."""
+        """Send SIGKILL, like the kernel's out-of-memory killer."""
         self._child.send(signal.SIGKILL)
         self.wait()
 
     def metrics(self) -> dict[str, float]:
-        """The totals that the console exporter told last; those of texts by what was done."""
+        """The totals of the console exporter's last output; `rowvec.texts` by what was done."""
         last: dict[str, Any] = {}
         decoder, text, at = json.JSONDecoder(), self.stdout, 0
-        with suppress(json.JSONDecodeError):  # the end of what a kill cut off
+        with suppress(json.JSONDecodeError):  # A kill may have cut the last object short.
             while (at := text.find("{", at)) >= 0:
                 last, at = decoder.raw_decode(text, at)
         totals: defaultdict[str, float] = defaultdict(float)
@@ -260,7 +260,10 @@ _zygotes: list[Zygote] = []
 
 @contextmanager
 def prestarted(directory: Path) -> Iterator[None]:
-    """`rowvec` is forked meanwhile; to be used by a thread that outlives all that it starts."""
+    """Inside this `with`, `rowvec` forks from a zygote.
+
+    Enter it in a thread that outlives the processes, since the kernel kills them when it ends.
+    """
     with Zygote(directory) as zygote:
         _zygotes.append(zygote)
         yield
@@ -273,7 +276,7 @@ METRICS = {"OTEL_METRICS_EXPORTER": "console", "OTEL_METRIC_EXPORT_INTERVAL": "2
 def rowvec(
     directory: Path, *arguments: str | Path, env: Mapping[str, str] | None = None
 ) -> Process:
-    """The command `rowvec`; what it measures is told on its standard output."""
+    """Start the command `rowvec`; it exports its metrics to its standard output."""
     env = {**METRICS, **(env or {})}
     if _zygotes:
         return Process(directory, arguments, env, _zygotes[-1])
@@ -281,7 +284,7 @@ def rowvec(
 
 
 def run_to_end(directory: Path, seconds: float = 90.0, options: Sequence[str] = ()) -> Process:
-    """`rowvec run --exit-at-end` with the contract of the directory, which must go well."""
+    """Run `rowvec run --exit-at-end` with the contract in `directory`; it must exit with 0."""
     contract = directory / "rowvec.toml"
     with rowvec(directory, "run", "-c", contract, "--exit-at-end", *options) as flow:
         assert flow.wait(seconds) == 0, flow.stderr
@@ -290,13 +293,13 @@ def run_to_end(directory: Path, seconds: float = 90.0, options: Sequence[str] = 
 
 
 def quiet(process: Process) -> None:
-    """Nothing that a user should never see."""
+    """Check that the output holds no traceback and no panic."""
     for sign in ("Traceback", "panicked"):
         assert sign not in process.stderr, process.stderr
 
 
 def told(process: Process, *parts: str) -> None:
-    """All parts are in the message, which is at the end of the output and of the length of one."""
+    """Check that the output ends with a message of at most four lines that has all `parts` in it."""
     lines = process.stderr[process.stderr.rindex("rowvec: ") :].splitlines()
     assert 1 <= len(lines) <= 4, process.stderr
     message = " ".join(lines).casefold()
@@ -305,7 +308,7 @@ def told(process: Process, *parts: str) -> None:
 
 
 def produce(servers: str, topic: str, records: Records) -> None:
-    """Sends the records and returns when all are stored, in this order per partition."""
+    """Send the records, and wait until the broker has all; each partition keeps their order."""
     failed: list[KafkaError] = []
 
     def delivered(error: KafkaError | None, _message: Message) -> None:
@@ -345,17 +348,17 @@ def consume(servers: str, topic: str, count: int, seconds: float = 20.0) -> list
 
 
 class History:
-    """A seeded history of a table over 3 partitions, and what it ends in.
+    """A seeded history of a table over 3 partitions, and the rows that it ends with.
 
-    Rows are made and changed at random, a few of them far more often than the others. Of the
-    updates, two of three leave the text alone; a delete is followed by its tombstone, and the row
-    may be made again.
+    Rows are inserted and updated at random, a few of them far more often than the others. Two of three
+    updates leave the text unchanged. A delete is followed by its tombstone, and the row may be inserted
+    again.
 
     Attributes:
-        records: As `produce` takes them.
-        final: Entity id → (source position, text, size) of the rows there are in the end.
+        records: The records, in the form that `produce` takes.
+        final: Entity id → (source position, text, size) of the rows that exist at the end.
         deletes: Entity id → source positions of its deletes, rising.
-        hot: The entities of the rows that are changed most.
+        hot: Entity ids of the rows that change most.
     """
 
     PARTITIONS = 3
@@ -392,7 +395,7 @@ class History:
 
 
 def open_store(uri: str) -> MilvusStore:
-    """A connection of the test's own; reads are Strong."""
+    """Open a connection for the test; its reads have Strong consistency."""
     return MilvusStore(MilvusSection(uri=uri))
 
 
@@ -402,7 +405,7 @@ def position_of(version: str) -> int:
 
 
 def collection(uri: str, name: str) -> dict[str, tuple[int, str, int]]:
-    """What a `docs` collection holds by full scan: as `History.final`. No entity may come twice."""
+    """A full scan of a `docs` collection, in the form of `History.final`; fails on a duplicate."""
     with closing(open_store(uri)) as store:
         rows = list(store.scan(name, ["rv_version", "text", "size"]))
         assert store.count(name) == len(rows) == len({row["id"] for row in rows})
@@ -416,17 +419,17 @@ def everything(uri: str, name: str) -> dict[str, dict[str, Any]]:
 
 
 class Reader:
-    """A reader with Strong consistency who looks on all the while, and notes what goes back.
+    """Reads a collection over and over, with Strong consistency, and notes rows that go back in time.
 
     Args:
-        uri: Where Milvus is.
-        name: The collection; it may not be there yet.
-        history: What is written to it.
-        hot: Look at the hot rows alone, but many times a second; else at all rows.
+        uri: Address of Milvus.
+        name: The collection, which may not exist yet.
+        history: The history that the flow writes.
+        hot: Read only the hot rows, many times a second; else all rows.
 
     Attributes:
-        seen: How many versions came into sight so far: how far the flow is.
-        looks: How many times it looked.
+        seen: How many versions it has seen so far, which shows the flow's progress.
+        looks: How many reads it made.
         faults: Versions that fell, and rows that came back after a delete.
     """
 
@@ -463,7 +466,7 @@ class Reader:
                 last: dict[str, str] = {}
                 absent: set[str] = set()
                 while True:
-                    ended = self._ended.is_set()  # one more look after the end
+                    ended = self._ended.is_set()  # Read once more after the end.
                     with suppress(RetriableError, FatalError) if not self.looks else ExitStack():
                         self._look(store, last, absent)
                     if ended:
@@ -485,7 +488,7 @@ class Reader:
             if version < before:
                 self.faults.append(f"{id_} fell from {before} to {version}")
             if id_ in absent:
-                # It was seen in a version, then not: a delete after that version had been applied.
+                # The row was visible, then absent: a delete after the visible version was applied.
                 deletes = self._deletes.get(id_, ())
                 floor = next((d for d in deletes if d > position_of(before)), None)
                 if floor is None or position_of(version) <= floor:
@@ -498,7 +501,7 @@ class Reader:
 
 
 class Children:
-    """All processes that come from one, with a handle on each that outlasts its number."""
+    """All descendants of a process, each by a pidfd, so that a reused pid does no harm."""
 
     def __init__(self, root: int) -> None:
         self._root = root
@@ -511,7 +514,7 @@ class Children:
         return len(self._handles)
 
     def left(self, seconds: float = 5.0) -> list[str]:
-        """Those that still run after `seconds`."""
+        """The processes that still run after `seconds`."""
         self._ended.set()
         self._thread.join()
         left = []

@@ -1,4 +1,4 @@
-"""What is wrong is told before a message is applied, or set aside as a dead letter; never silently."""
+"""Bad configuration is refused before any message is applied, and bad records become dead letters."""
 
 import json
 import os
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture
 def topic(broker: Broker, tmp_path: Path) -> str:
-    """A topic with three rows, of the name that `docs_contract` gives it."""
+    """A topic with three rows, with the name that `docs_contract` uses."""
     broker.create_topic(tmp_path.name, 1)
     produce(broker.bootstrap_servers, tmp_path.name, rows(1, 2, 3))
     return tmp_path.name
@@ -40,7 +40,7 @@ def topic(broker: Broker, tmp_path: Path) -> str:
 
 @pytest.fixture
 def nowhere() -> str:
-    """An address where nothing listens."""
+    """An address on which nothing listens."""
     return f"127.0.0.1:{free_ports(1)[0]}"
 
 
@@ -50,7 +50,7 @@ def rows(*ids: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
 
 
 def refused(directory: Path, code: int, *parts: str, command: str = "run") -> str:
-    """Runs the command, which must refuse with this exit code and a message with all parts."""
+    """Run the command, which must exit with `code` and a message that has all `parts` in it."""
     with rowvec(directory, command, "-c", directory / "rowvec.toml") as process:
         assert process.wait(30) == code, process.stderr
     quiet(process)
@@ -63,7 +63,7 @@ def refused(directory: Path, code: int, *parts: str, command: str = "run") -> st
 def filled(
     broker: Broker, milvus: str, tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Path:
-    """A directory whose contract's collection holds three rows."""
+    """A directory with a contract whose collection holds three rows."""
     directory = tmp_path_factory.mktemp("filled")
     broker.create_topic(directory.name, 1)
     produce(broker.bootstrap_servers, directory.name, rows(1, 2, 3))
@@ -73,7 +73,7 @@ def filled(
 
 
 def health(directory: Path, *arguments: str, env: dict[str, str]) -> tuple[int, str]:
-    """Exit code and message of a probe."""
+    """Exit code and message of a health probe."""
     with rowvec(directory, "health", *arguments, env=env) as process:
         return process.wait(10), process.stderr
 
@@ -269,7 +269,7 @@ class TestWhileRunning:
         assert "'size'" in why[5]["rowvec.subject"]
         assert "whole number" in why[5]["rowvec.cause"]
         assert "no key" in why[6]["rowvec.cause"]
-        # The rows keep what they had; those behind the bad records are there.
+        # Rows with a bad record keep their values; rows after the bad records are applied.
         assert {id_: lsn for id_, (lsn, _, _) in collection(milvus, topic).items()} == {
             f"docs:{id_}#0": id_ for id_ in (1, 2, 3, 4, 5)
         }
@@ -277,7 +277,7 @@ class TestWhileRunning:
 
         produce(broker.bootstrap_servers, topic, [(0, key(id=6), b"[]")])
         run_to_end(tmp_path)
-        # Once each: a restart sends no letter again.
+        # A restart sends no dead letter again.
         again = consume(broker.bootstrap_servers, f"{topic}.dead", 5)
         assert [json.loads(letter.key())[2] for letter in again][-1] == 9
 
@@ -289,7 +289,7 @@ class TestWhileRunning:
         env = {"ROWVEC_HEARTBEAT_FILE": str(beat)}
         with rowvec(tmp_path, "run", "-c", contract, env=env) as first:
             first.wait_until(lambda: first.metrics()["rowvec.rows.written"] == 3)
-            # The one that runs is well meanwhile.
+            # The running process is still healthy.
             assert health(tmp_path, "ready", env=env) == (0, "")
             assert health(tmp_path, "live", "--max-age", "10", env=env) == (0, "")
             refused(tmp_path, 1, f"recovery directory {tmp_path}", "on it already", "stop that one")

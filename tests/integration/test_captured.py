@@ -1,7 +1,7 @@
-"""Every captured case, in every configuration, gives the collections that its SQL gives.
+"""After every captured case, in every configuration, the collections equal the SQL tables.
 
-The messages of `tests/data/debezium` go through the flow's own stages, case after case; after each of
-them every collection is compared with what the database says of its table, in four ways of delivery.
+The messages of `tests/data/debezium` go through the flow's real stages, case by case, in several ways
+of delivery. After each case every collection is compared with its table in the database.
 """
 
 import json
@@ -51,10 +51,10 @@ CASES = [
 ]
 
 TOO_LONG = {"32_large_value": 1, "17_large_text": 2}
-"""Rows with a text that no collection holds: dead letters, unless a later change overtakes them."""
+"""Case → number of rows whose text is too long for Milvus: dead letters unless superseded."""
 
 
-# Ways of delivery: all that Kafka and Debezium leave open.
+# Ways of delivery: the orders and repetitions that Kafka and Debezium allow.
 
 
 def _in_order(flow: CapturedFlow, messages: Sequence[Message]) -> None:
@@ -62,28 +62,28 @@ def _in_order(flow: CapturedFlow, messages: Sequence[Message]) -> None:
 
 
 def _partitions_reversed(flow: CapturedFlow, messages: Sequence[Message]) -> None:
-    """The last partition is read first; within each the order stays."""
+    """The last partition is read first; each partition keeps its order."""
     for _, part in reversed([(p, list(part)) for p, part in groupby(messages, _partition)]):
         flow.feed(part)
         flow.close_windows()
 
 
 def _one_by_one(flow: CapturedFlow, messages: Sequence[Message]) -> None:
-    """As they were written, a window for each."""
+    """In the order of writing, with a window for each message."""
     for message in sorted(messages, key=lambda m: m.timestamp):
         flow.feed([message])
         flow.close_windows()
 
 
 def _sent_again(flow: CapturedFlow, messages: Sequence[Message]) -> None:
-    """After a crash, Debezium sends a range again."""
+    """Debezium sends everything again, as after a crash, when the first copy has been written."""
     flow.feed(messages)
     flow.drain()
     flow.feed(messages)
 
 
 def _sent_again_slowly(flow: CapturedFlow, messages: Sequence[Message]) -> None:
-    """The same, and nothing of it is seen: no older version, no row that was deleted."""
+    """The same with a window for each message: no older version and no deleted row becomes visible."""
     flow.feed(messages)
     flow.drain()
     before = {topic: flow.rows_of(topic) for topic in flow.topics}
@@ -95,7 +95,7 @@ def _sent_again_slowly(flow: CapturedFlow, messages: Sequence[Message]) -> None:
 
 
 def _deletes_compacted(flow: CapturedFlow, messages: Sequence[Message]) -> None:
-    """Log compaction has left the tombstones of deleted rows, and nothing else of them."""
+    """Log compaction has kept only the tombstones of deleted rows."""
     kept = [
         message
         for message, after in zip_longest(messages, messages[1:])
@@ -122,14 +122,14 @@ DELIVERIES: Mapping[str, Callable[[CapturedFlow, Sequence[Message]], None]] = {
 
 
 class After(NamedTuple):
-    """What was there after a case, by table, and the dead letters that came of it."""
+    """The contents of the collections after a case, by table, and the case's dead letters."""
 
     rows: Mapping[str, list[Stored]]
     letters: list[str]
 
 
 class Replay:
-    """A variant's history in one way of delivery, as far as it was asked for."""
+    """A variant's history in one way of delivery, run as far as was asked for."""
 
     def __init__(self, variant: Variant, delivery: str, database: Database | None = None) -> None:
         self._variant = variant
@@ -140,7 +140,7 @@ class Replay:
         self._after: dict[str, After] = {}
 
     def after(self, case: str) -> After:
-        """Goes on to the end of the case."""
+        """Run to the end of the case."""
         for each in self._variant.cases[len(self._after) :]:
             if case in self._after:
                 break
@@ -162,7 +162,7 @@ class Replay:
 
 @pytest.fixture(scope="module")
 def replay() -> Iterator[Callable[[str, str], Replay]]:
-    """Replays by variant and delivery; each is gone through once."""
+    """Replays by variant and delivery; each is run only once."""
     replays: dict[tuple[str, str], Replay] = {}
 
     def get(variant: str, delivery: str) -> Replay:
@@ -187,11 +187,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
 
 @pytest.fixture(scope="module")
 def states(server: Postgres) -> Callable[[Variant], Mapping[str, State]]:
-    """What the databases held after each case of a variant."""
+    """The contents of the databases after each case of a variant."""
     known: dict[str, Mapping[str, State]] = {}
 
     def get(variant: Variant) -> Mapping[str, State]:
-        # Most variants have the same SQL.
+        # Most variants have the same SQL, so its result is cached by the SQL.
         sql = json.dumps([variant.database, variant.ddl, [(c.name, c.sql) for c in variant.cases]])
         if sql not in known:
             mysql = variant.database == "mysql"
@@ -202,7 +202,7 @@ def states(server: Postgres) -> Callable[[Variant], Mapping[str, State]]:
 
 
 class Expected(NamedTuple):
-    """What collections must hold, by table, why that is not what SQL says, and the dead letters."""
+    """The expected contents by table, the limits that make them differ from SQL, the dead letters."""
 
     rows: Mapping[str, list[Stored]]
     limits: set[str]
@@ -227,7 +227,7 @@ def expected(
         for table in tables_of(variant)
     }
     letters = sum(each.letters for each in told.values())
-    letters *= 2 if delivery.startswith("sent again") else 1  # each time it comes
+    letters *= 2 if delivery.startswith("sent again") else 1  # One letter for each copy.
     if delivery == "one by one":
         letters += TOO_LONG.get(case, 0)
     return Expected(
@@ -260,7 +260,7 @@ def test_a_case_gives_what_its_sql_gives(
 
 @pytest.mark.parametrize("name", ["pg_connect_schemas_on", "pg_connect_unwrap"])
 def test_with_the_database_at_hand_nothing_is_left_out(name: str, server: Postgres) -> None:
-    """The flow asks the very database, as it is after each case."""
+    """The flow asks the database, which is in the state after each case."""
     variant = captured.load(name)
     with ExitStack() as stack:
         history = stack.enter_context(closing(PostgresHistory(variant, server)))
@@ -279,12 +279,12 @@ def test_with_the_database_at_hand_nothing_is_left_out(name: str, server: Postgr
 def test_a_limit_shows_somewhere(
     limit: Limit, states: Callable[[Variant], Mapping[str, State]]
 ) -> None:
-    """A limit that no variant shows any more is one that Debezium, or Rowvec, has overcome."""
+    """Each limit affects some variant; one that affects none is outdated and must be removed."""
     delivery = next(iter(limit.deliveries), "in order")
     for variant in map(captured.load, captured.variants()):
         known = states(variant)
         first = known[variant.cases[0].name]
-        # It shows in the last case, or in the one that it begins with.
+        # A limit shows in its first case or in the last one.
         for case in known.keys() & {variant.cases[-1].name, limit.since.get(variant.database)}:
             if limit.name in expected(variant, case, delivery, known[case], first).limits:
                 return
@@ -293,7 +293,7 @@ def test_a_limit_shows_somewhere(
 
 @pytest.mark.parametrize("name", captured.variants())
 def test_messages_about_no_row_change_nothing(name: str) -> None:
-    """Heartbeats, transactions' ends, logical messages and DDL, on the topic of a table."""
+    """Heartbeats, transaction metadata, logical messages and DDL, sent to the topic of a table."""
     variant = captured.load(name)
     topics = {table.topic for table in contract_of(variant).tables}
     topic = topic_of(variant.database, "inc")
@@ -326,7 +326,7 @@ def test_a_variant_is_the_same_once_saved(name: str, tmp_path: Path) -> None:
 
 
 def test_a_new_capture_says_what_the_corpus_says() -> None:
-    """The first cases, by the script that makes the corpus; all of them take a minute."""
+    """Captures only the first cases, because all of them take a minute."""
     name = "pg_connect_schemas_off"
     corpus = captured.load(name)
     fresh = capture(name, CAPTURED[:12])
@@ -334,7 +334,7 @@ def test_a_new_capture_says_what_the_corpus_says() -> None:
     assert fresh.connector == corpus.connector
     assert fresh.ddl == corpus.ddl
     assert differences(corpus, fresh) == []
-    # It can tell: the same cases as another configuration sends them.
+    # The comparison finds differences: another configuration sends other messages.
     assert differences(captured.load("pg_connect_unwrap"), fresh)
 
 

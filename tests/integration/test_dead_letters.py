@@ -1,4 +1,4 @@
-"""Dead letters listed and replayed: what was wrong is put right, and nothing goes back in time."""
+"""Dead letters are listed and replayed: a corrected row is written, and no row goes back in time."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from tests.integration.running import (
 pytestmark = pytest.mark.integration
 
 SECRET = "AMg="
-"""A decimal of scale 2, as Debezium writes it by default: 2.00. No whole number as it stands."""
+"""The decimal 2.00 as Debezium writes it by default; refused where the contract expects an integer."""
 
 NO_ENCODING: dict[str, Any] = {"table": {}}
 DECIMAL: dict[str, Any] = {"table": {"encodings": {"size": "decimal(2)"}}}
@@ -45,12 +45,12 @@ def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableBroker]
 
 
 def bad(id_: int, lsn: int, text: str = "text") -> tuple[int, bytes, bytes]:
-    """A row whose `size` is a decimal, which the contract does not say at first."""
+    """A row whose `size` is a decimal; the first contract expects an integer."""
     return 0, key(id=id_), envelope("u", lsn, doc(id_, text, size=SECRET))
 
 
 def good(id_: int, lsn: int, text: str = "text") -> tuple[int, bytes, bytes | None]:
-    """A row that fits either contract."""
+    """A row that fits both contracts."""
     return 0, *put(id_, lsn, text)
 
 
@@ -59,7 +59,7 @@ def deleted(id_: int, lsn: int) -> list[tuple[int, bytes, bytes | None]]:
 
 
 def letters(directory: Path, command: str, *arguments: str, code: int = 0) -> Process:
-    """`rowvec dead-letters …`, which must end with this code and show nothing of the data."""
+    """Run `rowvec dead-letters …`, which must exit with `code` and print no data of the records."""
     contract = str(directory / "rowvec.toml")
     with rowvec(directory, "dead-letters", command, "-c", contract, *arguments) as process:
         assert process.wait(60) == code, process.stdout + process.stderr
@@ -69,7 +69,7 @@ def letters(directory: Path, command: str, *arguments: str, code: int = 0) -> Pr
 
 
 def listed(directory: Path, *arguments: str) -> dict[str, str]:
-    """Position, from the partition on → status. None may come twice."""
+    """`partition/offset` of each letter → its status; fails on a duplicate."""
     found = json.loads(letters(directory, "list", "--json", *arguments).stdout)
     by_position = {_short(each["position"]): each["status"] for each in found}
     assert len(by_position) == len(found)
@@ -77,7 +77,7 @@ def listed(directory: Path, *arguments: str) -> dict[str, str]:
 
 
 def replayed(directory: Path, *arguments: str, code: int = 0) -> dict[str, str]:
-    """Position, from the partition on → what became of it."""
+    """`partition/offset` of each replayed letter → the outcome."""
     process = letters(directory, "replay", "--json", *arguments, code=code)
     return {_short(each["position"]): each["result"] for each in json.loads(process.stdout)}
 
@@ -92,7 +92,7 @@ def sizes(milvus: str, name: str) -> dict[str, tuple[int, int]]:
 
 
 CORRECTED = ("--accept-other-contract",)
-"""What the first start with another contract has to say."""
+"""Option of the first start with another contract."""
 
 
 class TestACorrectedContract:
@@ -105,16 +105,16 @@ class TestACorrectedContract:
         first = [
             good(1, 1),  # 0
             bad(2, 2, "a text of row 2"),  # 1
-            bad(3, 3),  # 2, and deleted later
-            bad(4, 4),  # 3, and changed later
+            bad(3, 3),  # 2, deleted later
+            bad(4, 4),  # 3, updated later
         ]
-        # Not at once: what a good record supersedes within a window is no letter at all.
+        # Sent in a second run: a bad record that a good one supersedes in its window is no dead letter.
         later = [
             good(4, 5),  # 4
-            bad(5, 6),  # 5, and bad once more
+            bad(5, 6),  # 5, bad again at offset 8
             *deleted(3, 7),  # 6, 7
             bad(5, 8),  # 8
-            good(2, 1),  # 9, an older one, sent again
+            good(2, 1),  # 9, an older change, sent again
         ]
         for records in (first, later):
             produce(broker.bootstrap_servers, name, records)
@@ -125,7 +125,7 @@ class TestACorrectedContract:
         assert before["docs:4#0"] == (5, 1)
         assert "docs:5#0" not in before
 
-        # Under the wrong contract nothing is sent but what is overtaken is seen to be.
+        # With the wrong contract nothing is sent, but superseded letters are recognised.
         assert replayed(tmp_path, "--dry-run", code=1) == {
             "0/1": "bad",
             "0/2": "overtaken",
@@ -165,7 +165,7 @@ class TestACorrectedContract:
         again = letters(tmp_path, "replay").stdout
         assert f"✓ {name}/0/1 docs replayed already" in again
         assert f"✓ {name}/0/2 docs overtaken already" in again
-        # Nothing was sent by that: the next record comes right behind the two copies.
+        # The second replay sent nothing: the next record follows the two copies.
         produce(broker.bootstrap_servers, name, [good(1, 9)])
         assert consume(broker.bootstrap_servers, name, 13)[12].value() == good(1, 9)[2]
 
@@ -179,7 +179,7 @@ class TestACorrectedContract:
             produce(broker.bootstrap_servers, name, records)
             run_to_end(tmp_path)
         docs_contract(tmp_path, broker, milvus, tiny_model, **DECIMAL)
-        # Not even by force, which does not overrule what is known.
+        # `--force` does not send a letter that is known to be superseded.
         assert replayed(tmp_path, "--force") == {"0/1": "overtaken"}
         produce(broker.bootstrap_servers, name, [good(1, 4)])
         # No copy was sent.
@@ -190,7 +190,7 @@ class TestACorrectedContract:
     def test_keys_that_could_not_be_read(
         self, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
     ) -> None:
-        """A delete and its tombstone are two letters then, and neither overtakes the other."""
+        """A delete and its tombstone are two dead letters then, and neither supersedes the other."""
         name = tmp_path.name
         broker.create_topic(name, 1)
         docs_contract(tmp_path, broker, milvus, tiny_model, table={"key": ["id", "part"]})
@@ -280,7 +280,7 @@ class TestWhatIsNotSent:
         assert listed(tmp_path) == {"0/1": "open"}
         assert replayed(tmp_path, "--force") == {"0/1": "replayed"}
         run_to_end(tmp_path)
-        # The flow refuses the copy as well, and that is another letter.
+        # The flow refuses the copy, too, which makes another dead letter.
         assert listed(tmp_path) == {"0/1": "replayed", "0/2": "open"}
 
     def test_what_is_gone(
@@ -298,7 +298,7 @@ class TestWhatIsNotSent:
         lines = {line.split()[1]: line for line in process.stdout.splitlines()}
         assert "gone: the original record is gone from the topic" in lines[f"{name}/0/1"]
         assert "replayed: as " in lines[f"{name}/0/2"]
-        # Not even by force: there is nothing to send.
+        # `--force` cannot send a record that is gone.
         assert replayed(tmp_path, "--force", code=1) == {"0/1": "gone", "0/2": "replayed already"}
         run_to_end(tmp_path, options=CORRECTED)
         assert sizes(milvus, name) == {"docs:1#0": (4, 1), "docs:3#0": (3, 2)}
@@ -318,7 +318,7 @@ class TestWhatIsNotSent:
         produce(durable.bootstrap_servers, name, elsewhere)
         docs_contract(tmp_path, durable, milvus, tiny_model, **DECIMAL)
         assert replayed(tmp_path, "--dry-run") == {"0/1": "overtaken", "0/2": "would replay"}
-        # Once the beginning of the other partition is gone, a delete may have gone with it.
+        # The records removed from the other partition may have held a delete of this row.
         remove_records(durable, TopicPartition(name, 1, 3))
         process = letters(tmp_path, "replay", code=1)
         assert process.stdout.count("unproven: partition 1 of the topic has lost records") == 2
@@ -327,7 +327,7 @@ class TestWhatIsNotSent:
     def test_what_only_its_offset_orders(
         self, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
     ) -> None:
-        """Sent again it would be the newest, whatever comes in meanwhile."""
+        """A copy of a record without a position would win over every change that comes meanwhile."""
         name = tmp_path.name
         broker.create_topic(name, 1)
         docs_contract(tmp_path, broker, milvus, tiny_model, table={"key": ["id", "part"]})
@@ -342,14 +342,14 @@ class TestWhatIsNotSent:
 
 
 def remove_records(broker: DurableBroker, before: TopicPartition) -> None:
-    """As retention does."""
+    """Remove old records, as retention does."""
     admin = AdminClient({"bootstrap.servers": broker.bootstrap_servers})
     for future in admin.delete_records([before]).values():
         future.result(10)
 
 
 def send_again(broker: Broker, topic: str, *messages: Any) -> None:
-    """As after a crash between sending and committing."""
+    """Send messages again, as after a crash between sending and committing."""
     producer = Producer({"bootstrap.servers": broker.bootstrap_servers})
     for message in messages:
         producer.produce(

@@ -1,4 +1,4 @@
-"""What the demo and the other integration tests rely on: real events, and nothing left behind."""
+"""The embedded stack: it sends real change events, and leaves no processes or files behind."""
 
 import json
 import os
@@ -45,7 +45,7 @@ class Record(NamedTuple):
 def read(
     servers: str, topic: str, enough: Callable[[list[Record]], bool], seconds: float = 20
 ) -> list[Record]:
-    """All records of the topic in order of arrival, as soon as there are enough."""
+    """Read the topic until `enough` returns true; returns all records in order of arrival."""
     records: list[Record] = []
     settings = {"bootstrap.servers": servers, "group.id": "test", "fetch.wait.max.ms": 20}
     settings |= {"fetch.message.max.bytes": 32_000_000, "receive.message.max.bytes": 100_000_000}
@@ -84,7 +84,7 @@ def descendants(root: int) -> list[int]:
 
 
 def listeners(pid: int) -> list[str]:
-    """What the process and its descendants listen on, as the kernel writes it: ADDRESS:PORT."""
+    """The addresses on which the process and its descendants listen, as the kernel prints them."""
     sockets = set()
     for process in (pid, *descendants(pid)):
         for descriptor in Path(f"/proc/{process}/fd").iterdir():
@@ -106,7 +106,7 @@ class TestEvents:
             sql.execute("insert into users values ('snap@x', 'S', 1.50)")
             worker = stack.start_connect(["public.users"], topic_prefix="kinds", partitions=3)
             servers, topic = stack.broker.bootstrap_servers, "kinds.public.users"
-            read(servers, topic, lambda got: len(got) == 1)  # the initial snapshot is taken
+            read(servers, topic, lambda got: len(got) == 1)  # Wait for the initial snapshot.
             sql.execute("insert into users values ('a@x', 'A', 12.30)")
             sql.execute("update users set name = 'AA' where email = 'a@x'")
             sql.execute("update users set email = 'b@x' where email = 'a@x'")
@@ -115,7 +115,7 @@ class TestEvents:
             records = read(servers, topic, lambda got: len(got) >= 9)
         found = listeners(os.getpid())
         worker.stop()
-        assert len(found) >= 2  # the broker's, and Postgres'
+        assert len(found) >= 2  # At least the broker's and PostgreSQL's.
         assert {address.split(":")[0] for address in found} <= LOOPBACK
 
         def of(email: str) -> list[str | None]:
@@ -166,7 +166,7 @@ class TestEvents:
             worker.stop()
             sql.execute("insert into again select generate_series(1001, 1100)")
             worker = stack.start_connect(["public.again"], topic_prefix="again")
-            assert sorted(ids(1100)) == list(range(1, 1101))  # none missing, none twice
+            assert sorted(ids(1100)) == list(range(1, 1101))
             sql.execute("insert into again select generate_series(1101, 2000)")
             worker.kill()
             sql.execute("insert into again select generate_series(2001, 2100)")
@@ -278,7 +278,7 @@ class TestNothingIsLeftBehind:
             assert parent.stdout is not None
             assert parent.stdout.readline() == "up\n"
             children = {pid: os.pidfd_open(pid) for pid in descendants(parent.pid)}
-            assert len(children) > 5  # Postgres alone is as many
+            assert len(children) > 5  # PostgreSQL alone has as many.
             poller = select.poll()
             for descriptor in children.values():
                 cleanup.callback(os.close, descriptor)

@@ -1,4 +1,4 @@
-"""State that does not belong to what it finds: refused before anything is read, and how to go on."""
+"""State that does not match topic, contract or collection is refused, with a hint how to go on."""
 
 import shutil
 from collections.abc import Iterator
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableBroker]:
-    """One that can delete topics and records."""
+    """A broker that can delete topics and records."""
     broker = DurableBroker(tmp_path_factory.mktemp("broker"))
     try:
         broker.start()
@@ -63,7 +63,7 @@ class Flow:
         produce(self.broker.bootstrap_servers, self.name, records)
 
     def run(self, *accepted: Accept) -> str:
-        """It must go well; what it said."""
+        """Run the flow, which must exit with 0; returns its messages."""
         options = [f"--accept-{each}" for each in accepted]
         contract = self.directory / "rowvec.toml"
         with rowvec(self.directory, "run", "-c", contract, "--exit-at-end", *options) as flow:
@@ -72,7 +72,7 @@ class Flow:
         return flow.stderr
 
     def refused(self, accept: Accept, *parts: str) -> None:
-        """It must not start, say why and how to go on, and leave everything as it is."""
+        """Check that the flow refuses to start, says why and what to do, and changes nothing."""
         before = everything(self.milvus, self.name)
         contract = self.directory / "rowvec.toml"
         with rowvec(self.directory, "run", "-c", contract, "--exit-at-end") as flow:
@@ -117,7 +117,7 @@ def test_an_older_recovery_directory(flow: Flow) -> None:
     flow.put_back(old)
     assert "Accepted" in flow.run(Accept.OLDER_STATE)
     assert flow.rows() == {1: "new", 3: "text", 4: "text"}
-    # Once is enough.
+    # Later runs need no option.
     flow.change(5)
     flow.run()
     assert flow.rows() == {1: "new", 3: "text", 4: "text", 5: "text"}
@@ -158,7 +158,7 @@ def test_a_collection_that_was_dropped(flow: Flow) -> None:
         assert run.wait(90) == 1, run.stderr
     quiet(run)
     told(run, f"collection '{flow.name}'", "made anew", "--accept-other-collection")
-    # It made the empty collection that it missed; a second try is no way round it all the same.
+    # The refused run has created the missing collection; a second run is refused all the same.
     flow.refused(Accept.OTHER_COLLECTION, "made anew")
     assert flow.rows() == {}
     shutil.rmtree(flow.recovery)

@@ -1,7 +1,7 @@
-"""Ends at any moment, wanted or not: nothing lost, nothing twice, nothing back in time.
+"""The flow is killed or stopped at any moment: nothing is lost or duplicated or goes back in time.
 
-The model has next to no weights, so that a run takes seconds. With a real one the same takes
-minutes; by hand: `ROWVEC_TEST_MODEL=sentence-transformers/all-MiniLM-L6-v2 pytest <this file>`.
+The model is tiny, so that a run takes seconds. With a real model, which takes minutes:
+`ROWVEC_TEST_MODEL=sentence-transformers/all-MiniLM-L6-v2 pytest <this file>`.
 """
 
 import os
@@ -36,7 +36,7 @@ REAL_MODEL = os.environ.get("ROWVEC_TEST_MODEL")
 KILLS = 3
 CHANGES = 50_000 if REAL_MODEL else 20_000
 CAP = 4_000
-"""Records that an epoch of one partition may hold: so many may be read again after a kill."""
+"""Records that an epoch of one partition may hold, and so the most that a kill makes it read again."""
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
 ) -> None:
     name = tmp_path.name
     history, draw = History(rows=CHANGES // 5, changes=CHANGES, seed=seed), random.Random(seed)
-    # Many small windows: what goes back for a moment is there long enough to be seen.
+    # Small windows: an old version that is visible for a moment stays long enough to be read.
     contract = docs_contract(
         tmp_path,
         broker,
@@ -79,13 +79,13 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
             quiet(flow)
             consumed += flow.metrics()["rowvec.records.consumed"]
             written += flow.metrics()["rowvec.rows.written"]
-        assert collection(milvus, name) != history.final  # they struck in the middle
+        assert collection(milvus, name) != history.final  # The kills came before the end.
         flow = run_to_end(tmp_path, seconds(120))
     assert collection(milvus, name) == history.final
     assert reader.faults == []
     assert hot.faults == []
     assert reader.looks > 2 * KILLS
-    # What a killed process read and wrote in its last 0.2 s is not in its figures.
+    # The metrics of a killed process lack what it read and wrote in its last 0.2 s.
     again = consumed + flow.metrics()["rowvec.records.consumed"] - len(history.records)
     written += flow.metrics()["rowvec.rows.written"]
     print(
@@ -115,7 +115,7 @@ def test_after_sigterm_nothing_is_read_or_written_again(
     }
     consumed: list[float] = []
     with Reader(milvus, name, history) as reader:
-        # By Bytewax's own command, then by Rowvec's: they share their recovery files.
+        # First with Bytewax's command, then with Rowvec's, on the same recovery files.
         for command in (BYTEWAX, (*ROWVEC, "run")):
             with Process(tmp_path, command, {**METRICS, **env}) as flow:
                 target = reader.seen + 300
@@ -126,9 +126,9 @@ def test_after_sigterm_nothing_is_read_or_written_again(
             consumed.append(flow.metrics()["rowvec.records.consumed"])
         assert "Stopped cleanly" in flow.stderr
         assert all(consumed)
-        assert sum(consumed) < len(history.records)  # they were in the middle
+        assert sum(consumed) < len(history.records)  # Both stopped before the end.
         last = run_to_end(tmp_path, seconds(90))
-    # To the record: none is read twice.
+    # No record is read twice.
     assert sum(consumed) + last.metrics()["rowvec.records.consumed"] == len(history.records)
     assert collection(milvus, name) == history.final
     assert reader.faults == []

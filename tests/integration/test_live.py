@@ -1,6 +1,6 @@
-"""The live run of `tests.live`, small: changes of all kinds with everything killed meanwhile.
+"""A short live run: changes of all kinds while Debezium and the flow are killed.
 
-The long one is run by hand; README.md of tests/ has its command and figures.
+The long run is started by hand; README.md of tests/ has its command and figures.
 """
 
 from pathlib import Path

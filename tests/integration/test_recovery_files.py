@@ -1,4 +1,4 @@
-"""Recovery files that are damaged, or cannot be written: the flow stops with a message, and loses nothing."""
+"""Damaged or unwritable recovery files: the flow stops with a message, and nothing is lost."""
 
 import resource
 import shutil
@@ -36,7 +36,7 @@ for capability in (1, 2):  # to override modes, to read whatever there is
     libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP
 os.execv(sys.argv[1], sys.argv[1:])
 """
-"""Runs a program for which the modes of files hold, even if this user is root."""
+"""Runs a program without root's right to ignore file modes."""
 
 ANEW = "an empty directory and start with `--accept-lost-state`"
 
@@ -47,12 +47,12 @@ def write_rows(broker: Broker, topic: str, *ids: int) -> None:
 
 
 def rows(milvus: str, name: str) -> set[int]:
-    """The positions of the rows that are there."""
+    """The source positions of the rows in the collection."""
     return {position for position, _, _ in collection(milvus, name).values()}
 
 
 def epoch(recovery: Path) -> int:
-    """The last that all parts have committed."""
+    """The last epoch that all parts of the recovery directory have committed."""
     epochs = []
     for path in recovery.glob("*.sqlite3"):
         with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
@@ -62,7 +62,7 @@ def epoch(recovery: Path) -> int:
 
 @pytest.fixture
 def flow_directory(broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path) -> Path:
-    """The contract of a table with a few rows, with short epochs."""
+    """A directory with the contract of a table of a few rows, with short epochs."""
     docs_contract(
         tmp_path,
         broker,
@@ -141,7 +141,7 @@ def test_damaged_files_are_refused_and_once_mended_the_flow_goes_on(
 
 
 def fill_the_disk(flow: Process, _recovery: Path) -> None:
-    """Longer files than this cannot be written any more; its output is shorter."""
+    """Limit the size of files that the flow may write; its own output stays below the limit."""
     resource.prlimit(flow.pid, resource.RLIMIT_FSIZE, (32_768, resource.RLIM_INFINITY))
 
 

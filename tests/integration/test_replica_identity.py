@@ -1,4 +1,4 @@
-"""What a real PostgreSQL says of how its tables name their rows, and whether the fix is one."""
+"""Checks of the replica identity against a real PostgreSQL, and that the suggested fix works."""
 
 import re
 from collections.abc import Iterator
@@ -118,7 +118,7 @@ def test_every_partition_counts(reselector: Reselector, admin: psycopg.Connectio
     assert found is not None
     assert found.startswith("public.pt_2_a has REPLICA IDENTITY USING INDEX")
     assert reselector.identity_problem(table(), ("public", "pt_1")) is None
-    # FULL on the parent alone says nothing of its partitions.
+    # FULL on the parent does not apply to its partitions.
     admin.execute("alter table pt_2_a replica identity default")
     admin.execute("alter table pt replica identity full")
     found = reselector.identity_problem(table(key_from="row"), ("public", "pt"))

@@ -30,7 +30,7 @@ from operators.postgres.reselect import Reselector
 pytestmark = pytest.mark.integration
 
 DAY = Moment("date", 19_782)
-BODY = "¶'\"\\ %s ünïcødé 🐘\n" * 1_000  # stored out of line
+BODY = "¶'\"\\ %s ünïcødé 🐘\n" * 1_000  # Stored out of line (TOAST).
 HOSTILE = [
     "plain",
     "",
@@ -121,7 +121,7 @@ class TestKeys:
             sql.SQL("insert into {} values (-9223372036854775808, {}, 'x')").format(name, uuid)
         )
         origin = ("Sch%ema", 'Ta "ble')
-        # The order of the parts is the contract's, whatever the table's.
+        # The key's parts are in the order of the contract, which differs from the table's.
         found = reselector.select(
             table("Naïve", "I'd %s"), origin, row_key(uuid, "-9223372036854775808"), ["body"]
         )
@@ -169,7 +169,7 @@ class TestKeys:
         admin.execute(sql.SQL("insert into typed values ({})").format(stored))
         origin = ("public", "typed")
         fresh = table(generation=1)
-        reselector.close()  # the table was another a moment ago
+        reselector.close()  # Drop the session, which has cached the previous table.
         assert reselector.select(fresh, origin, row_key(part), ["body"]) == {"body": "here"}
 
     @pytest.mark.parametrize(
@@ -179,8 +179,8 @@ class TestKeys:
             ("int", "99999999999"),
             ("uuid", "42"),
             ("date", "2024-02-30"),
-            ("date", "19782"),  # days: no date for PostgreSQL
-            ("time", "120000"),  # microseconds, which PostgreSQL would take for noon
+            ("date", "19782"),  # Days, which PostgreSQL refuses.
+            ("time", "120000"),  # Microseconds, which PostgreSQL would read as noon.
             ("timestamp", "1709208000000000"),
             ("bytea", "no base64!"),
             ("bit(4)", "10"),
@@ -210,7 +210,7 @@ class TestKeys:
         admin.execute("select pg_stat_reset()")
         found = reselector.select(table(), ("public", "many"), row_key("777"), ["body"])
         assert found == {"body": "x"}
-        reselector.close()  # a session that ends has told its statistics
+        reselector.close()  # A session reports its statistics when it ends.
         scans = "select seq_scan, idx_scan from pg_stat_user_tables where relname = 'many'"
         pause = threading.Event()
         for _ in range(100):
@@ -299,7 +299,7 @@ class TestValues:
         assert found == {"v": value}
         assert found is not None
         assert type(found["v"]) is type(value)
-        assert as_text(found["v"]) == as_text(value)  # 1.5 is not 1.50
+        assert as_text(found["v"]) == as_text(value)  # == does not see 1.5 and 1.50 as different.
 
     def test_do_not_depend_on_the_roles_settings(
         self, postgres: Postgres, admin: psycopg.Connection
@@ -370,7 +370,7 @@ class TestTables:
 
 
 class TestRowsThatAreNotThereYet:
-    """A commit can be in the log, and with Debezium, before anyone can see what it wrote."""
+    """Debezium can read a commit from the log before other sessions can see its rows."""
 
     ROW = (row_key("1"), ["body"])
 
@@ -461,7 +461,7 @@ class TestConnection:
         (first,) = set(admin.execute(asked).fetchall()) - before
         reselector.select(*self.ASK)
         assert set(admin.execute(asked).fetchall()) - before == {first}
-        assert first[1] == "idle"  # no transaction is left open
+        assert first[1] == "idle"  # No transaction was left open.
         settings = {
             name: reselector._connection.execute(f"show {name}").fetchone()[0]  # type: ignore[union-attr,index,arg-type]
             for name in ("transaction_read_only", "statement_timeout")

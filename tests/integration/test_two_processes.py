@@ -63,7 +63,7 @@ def test_two_processes_keep_one_collection_through_the_death_of_one(
             survivor, victim = start_both(stack, tmp_path)
             survivor.wait_until(lambda: reader.seen > 500)
             victim.kill()
-            # It ends by itself, for whatever restarts it to restart both.
+            # The survivor ends by itself, so that a supervisor restarts both.
             assert survivor.wait(30) == 1, survivor.stderr
             quiet(survivor)
             told(survivor, "another process of the flow", "start all of them again")

@@ -1,6 +1,6 @@
-"""From a commit in PostgreSQL, by Debezium and Kafka, to Milvus: SQL and Milvus are equal.
+"""From a commit in PostgreSQL through Debezium and Kafka to Milvus: SQL and Milvus are equal.
 
-With more rows to hold against sentence-transformers, which takes minutes:
+To compare more rows with sentence-transformers, which takes minutes:
 `ROWVEC_TEST_COSINE_ROWS=4000 pytest <this file>`.
 """
 
@@ -62,7 +62,7 @@ HOSTILE = [
 
 @dataclass(frozen=True)
 class Way:
-    """All that runs, and the contract that it runs by."""
+    """The running servers, and the contract of the flow."""
 
     stack: Stack
     contract: Contract
@@ -72,7 +72,7 @@ class Way:
     sql: psycopg.Connection
 
     def start_debezium(self) -> ConnectWorker:
-        """Starts Debezium where it stopped."""
+        """Start Debezium; it resumes where it stopped."""
         return self.stack.start_connect(TABLES, topic_prefix="way")
 
     def table(self, name: str) -> TableSection:
@@ -82,7 +82,7 @@ class Way:
         return compare(self.sql, self.table(name), self.store, self.embedder, vectors=vectors)
 
     def wait_equal(self, flow: Process, *names: str, seconds: float = 60) -> None:
-        """Returns when SQL and Milvus are equal by full scan, with the vectors of a sample."""
+        """Wait until SQL and Milvus are equal by full scan, including the vectors of a sample."""
 
         def equal() -> bool:
             return all(self.compare(name).equal for name in names)
@@ -123,7 +123,7 @@ def way(milvus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
                 {
                     "topic": "way.public.pages",
                     "collection": "pages",
-                    "key": ["lang", "number"],  # not in the table's order
+                    "key": ["lang", "number"],  # Not the order in the table.
                     "text": "{body}",
                 },
             ],
@@ -138,7 +138,7 @@ def way(milvus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Way]:
 
 
 def fill(sql: psycopg.Connection) -> None:
-    """The rows that Debezium finds when it starts: its initial snapshot."""
+    """Insert the rows of the initial snapshot."""
     docs = sample(stdlib()[0], COSINE_ROWS)
     rows = [(number, doc.name, doc.doc) for number, doc in enumerate(docs)]
     with sql.cursor() as cursor:
@@ -162,7 +162,7 @@ def test_every_kind_of_change_and_every_kind_of_key(way: Way) -> None:
     with rowvec(way.directory, "run", "-c", way.directory / "rowvec.toml") as flow:
         worker = way.start_debezium()
         flow.wait_running()
-        way.wait_equal(flow, "docs", "notes", "pages", seconds=SLOW)  # the initial snapshot
+        way.wait_equal(flow, "docs", "notes", "pages", seconds=SLOW)
 
         for owner in HOSTILE:
             way.sql.execute("update notes set body = 'changed' where owner = %s", (owner,))
@@ -185,7 +185,7 @@ def test_every_kind_of_change_and_every_kind_of_key(way: Way) -> None:
             way.sql.execute("delete from pages")
         way.wait_equal(flow, "pages")
 
-        # Two transactions whose changes lie among each other; the first to start commits last.
+        # Two interleaved transactions; the first to start commits last.
         with way.stack.postgres.connect() as other, way.sql.transaction():
             way.sql.execute("update docs set doc = 'first' where id < 10")
             with other.transaction():
@@ -202,7 +202,7 @@ def test_every_kind_of_change_and_every_kind_of_key(way: Way) -> None:
 
 
 def test_debezium_and_the_flow_killed_under_changes(way: Way) -> None:
-    """Runs after the first, and goes on from its checkpoint and connector."""
+    """Runs after the first test, from that test's checkpoint and connector offsets."""
     contract = way.directory / "rowvec.toml"
     worker = way.start_debezium()
     with rowvec(way.directory, "run", "-c", contract) as flow:
@@ -230,7 +230,7 @@ def test_vectors_are_those_of_sentence_transformers(way: Way) -> None:
 
     rows = way.sql.execute("select id, name, coalesce(doc, '') from docs").fetchall()
     texts = {f"docs:{id_}#0": f"{name}\n{doc}" for id_, name, doc in rows}
-    assert len(texts) == COSINE_ROWS - 1  # one was deleted
+    assert len(texts) == COSINE_ROWS - 1  # One row was deleted.
     stored = way.store.vectors("docs", list(texts))
     theirs = SentenceTransformer(str(resolve_model(MINILM)), device="cpu").encode(
         list(texts.values()), normalize_embeddings=True, show_progress_bar=False
