@@ -1,4 +1,4 @@
-"""The real dataflow on real Bytewax, over logs and a store in memory."""
+"""Runs the real dataflow on Bytewax, with logs and store in memory."""
 
 import threading
 import time
@@ -25,7 +25,7 @@ EPOCH_S = 0.05
 
 
 class Crashed(Exception):
-    """What a flow ended with."""
+    """An error that a test makes a flow end with."""
 
 
 def run_flow(
@@ -43,7 +43,7 @@ def run_flow(
     """Run the flow to the end of the logs, or until `stop`.
 
     Raises:
-        Exception: Whatever stopped it; nothing after the last checkpoint is committed.
+        Exception: The error that stopped the flow; nothing after the last checkpoint is committed.
     """
     telemetry = telemetry or Telemetry()
     embedder = embedder or HashEmbedder()
@@ -94,7 +94,7 @@ def run_flow(
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """What Bytewax wrapped."""
+    """The error that Bytewax wrapped."""
     while error.__cause__ is not None and not isinstance(error, RowvecError):
         error = error.__cause__
     return error
@@ -106,7 +106,7 @@ def texts(store: VectorStore, collection: str) -> dict[str, str]:
 
 
 def total(receipts: Sequence[Receipt]) -> Receipt:
-    """All receipts as one."""
+    """The sum of all receipts."""
     return Receipt(
         sum(r.rows for r in receipts),
         sum(r.deletes for r in receipts),

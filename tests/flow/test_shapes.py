@@ -1,4 +1,4 @@
-"""Every shape of change event through the whole flow on Bytewax, by one worker and by two."""
+"""Every kind of change event through the whole flow on Bytewax, with one worker and with two."""
 
 import random
 from pathlib import Path
@@ -35,7 +35,7 @@ WORKERS = pytest.mark.parametrize("workers", [1, 2])
 
 
 def one_table(**changed: Any) -> Contract:
-    """A contract with the first table alone, some of its keys changed."""
+    """A contract with only the first table, with some of its settings changed."""
     sections = {name: changed.pop(name) for name in ("masking",) if name in changed}
     return contract(**sections).model_copy(update={"tables": (table(**changed),)})
 
@@ -53,7 +53,7 @@ def gone(row: int, lsn: int) -> list[Record]:
 
 
 def moved(logs: list[Log], old: int, new: int, lsn: int) -> None:
-    """A change of the key that leaves the text alone, on the partitions of both keys."""
+    """Append a key change that leaves the text unchanged, to the partitions of both keys."""
     headers = [("__debezium.newkey", key(id=new))], [("__debezium.oldkey", key(id=old))]
     before, after = (logs[each % len(logs)].records for each in (old, new))
     before += [(key(id=old), envelope("d", lsn, None), headers[0]), tombstone(old)]
@@ -95,7 +95,7 @@ def test_a_truncate_that_a_crash_has_torn(workers: int, applied: bool, tmp_path:
     assert texts(store, "docs") == {"docs:1#0": "doc 1\nafter"}
 
 
-# What Debezium left out.
+# Values that Debezium left out.
 
 
 @WORKERS
@@ -106,7 +106,7 @@ def test_left_out_texts_are_carried_forward(workers: int, tmp_path: Path) -> Non
     store, letters, embedder = MemoryStore(), LetterBox(), HashEmbedder()
     run_flow(one_table(), topic(*logs), store, tmp_path / "r", workers=workers, letters=letters)
     for row in range(100):
-        # Once with the next change in the same window, and once alone.
+        # Every third row changes twice in a window, the others once.
         logs[row % 2].records.append(change(row, 1_000 + row, UNAVAILABLE, kind="leaf"))
         if row % 3 == 0:
             logs[row % 2].records.append(change(row, 2_000 + row, UNAVAILABLE, size=7))
@@ -149,7 +149,7 @@ def test_rows_that_change_places_over_clean_stops(workers: int, seed: int, tmp_p
     for row, text in final.items():
         logs[row % 2].records.append(change(row, row + 1, text, op="c"))
     lsn = 1_000
-    # A stop that comes between the two halves of a change would forget what the row held.
+    # Stop only between changes: a stop between the two records of a key change loses the old values.
     stops = [[len(log.records) for log in logs]]
     for _ in range(60):
         one, two = draw.sample(sorted(final), 2)
@@ -355,7 +355,7 @@ def test_a_masked_value_is_nowhere(workers: int, tmp_path: Path) -> None:
             (key(id=row), envelope("u", lsn + 1, {**doc(row), **secret, "doc": UNAVAILABLE})),
         ]
         if row % 5 == 0:
-            # Refused in every way there is, with all that is to be hidden in them.
+            # Records that become dead letters for different reasons, each with the secret values.
             log.records += [
                 (key(id=row), envelope("u", lsn + 2, {**doc(row), **secret, "size": "?"})),
                 (key(id=row), envelope("x", lsn + 3, {**doc(row), **secret})),
@@ -395,6 +395,6 @@ def test_a_masked_value_is_nowhere(workers: int, tmp_path: Path) -> None:
     seen += [span.to_json().encode() for span in spans.get_finished_spans()]
     for value in SECRETS:
         assert not any(value.encode() in each for each in seen), value
-    # Equal values stay equal, and the rest of a text is there.
+    # Equal values have equal masks, and the unmasked part of a text is kept.
     assert len({each["number"] for each in stored}) == 1
     assert all("\na █ b\n" in each["text"] for each in stored)

@@ -1,4 +1,4 @@
-"""The whole flow on Bytewax, with one and two workers: the final collection, and what a restart does."""
+"""The whole flow on Bytewax, with one and two workers: the final collection, and restarts."""
 
 import random
 import threading
@@ -28,7 +28,7 @@ from tests.flow.running import root_cause, run_flow, texts, total
 def history(
     rows: int, changes: int, partitions: int, seed: int = 1
 ) -> tuple[list[Log], dict[str, str]]:
-    """A random history over `partitions` logs, and the collection it ends in."""
+    """A random history over `partitions` logs, and the collection's contents at its end."""
     draw = random.Random(seed)
     logs = [Log() for _ in range(partitions)]
     final: dict[int, str] = {}
@@ -88,7 +88,7 @@ def test_unchanged_text_is_not_embedded_again(tmp_path: Path) -> None:
     store, embedder = MemoryStore(), HashEmbedder()
     run_flow(contract(), as_topic([log]), store, tmp_path / "r", embedder=embedder)
     before = sum(embedder.calls)
-    # The size changes, the text does not; and one row's text does.
+    # Only the size changes, except in one row, whose text changes, too.
     for i in range(20):
         after = {"id": i, "name": f"doc {i}", "doc": "text", "kind": "page", "size": 2}
         log.records.append((key(id=i), envelope("u", 100 + i, after)))
@@ -198,7 +198,7 @@ def test_a_bad_change_leaves_its_row_as_it_was(tmp_path: Path) -> None:
         after = {"id": id_, "name": "n", "doc": "d", "kind": "k", "size": "?"}
         return key(id=id_), envelope("u", lsn, after)
 
-    # All of them meet in the first window.
+    # All records are in the first window.
     log = Log(
         [
             *(put(1, 1, "good"), bad(1, 2)),
@@ -215,7 +215,7 @@ def test_a_bad_change_leaves_its_row_as_it_was(tmp_path: Path) -> None:
         "docs:2#0": "doc 2\nnew",
         "docs:5#0": "doc 5\none",
     }
-    # The one that a good change superseded did no harm.
+    # The bad record that a good change superseded is no dead letter.
     assert sorted(letter.position.offset for letter in letters.letters) == [1, 5, 8, 10, 11]
 
 
@@ -264,7 +264,7 @@ def test_a_model_that_fails_stops_the_flow_and_loses_nothing(tmp_path: Path) -> 
     with pytest.raises(Exception, match=r"rowvec\.upsert") as caught:
         run_flow(contract(), logs, store, tmp_path / "r", embedder=Failing())
     assert str(root_cause(caught.value)) == "model: is beyond use."
-    assert where == {"rowvec-embed"}  # no lane has tried it again
+    assert where == {"rowvec-embed"}  # No lane has called the model.
     run_flow(contract(), logs, store, tmp_path / "r")
     assert set(texts(store, "docs")) == {f"docs:{row}#0" for row in range(50)}
 
@@ -287,7 +287,7 @@ def test_there_are_no_more_lanes_than_the_store_bears_writers(
 
 
 class Picky(MemoryStore):
-    """Refuses one entity, and every call that has it."""
+    """Refuses each call with a certain entity in it."""
 
     def __init__(self, refused: str) -> None:
         super().__init__()

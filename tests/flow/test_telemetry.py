@@ -1,4 +1,4 @@
-"""What a running flow tells: spans along the whole way, links to where rows came from, metrics."""
+"""Telemetry of a running flow: spans of all steps, links to the spans that sent the rows, metrics."""
 
 import http.server
 import threading
@@ -75,7 +75,7 @@ def traceparent(number: int) -> bytes:
 
 
 class Told:
-    """Providers that keep what they are told."""
+    """OpenTelemetry providers that keep spans and metrics in memory."""
 
     def __init__(self) -> None:
         self.exporter = InMemorySpanExporter()
@@ -88,7 +88,7 @@ class Told:
         return [s for s in self.exporter.get_finished_spans() if s.name.startswith(prefix)]
 
     def metric(self, name: str, label: str | None = None) -> dict[str, float]:
-        """Sum, or number of recordings, by the value of one label."""
+        """Sum of a counter, or number of recordings of a histogram, by the values of `label`."""
         found: dict[str, float] = {}
         data = self._reader.get_metrics_data()
         for resource in data.resource_metrics if data else ():
@@ -115,7 +115,7 @@ def run(
 ) -> MemoryStore:
     store = store or MemoryStore()
     logs = {(TOPIC, 0): log, (PAIRS_TOPIC, 0): Log()}
-    # Windows that only the end of the logs closes: all rows are in one.
+    # The window is so long that only the end of the logs closes it: all rows are in one window.
     whole = contract(flow={"window_ms": 60_000})
     tmp_path.mkdir(exist_ok=True)
     run_flow(whole, logs, store, tmp_path / "r", telemetry=told.telemetry, **more)
@@ -163,7 +163,7 @@ def test_the_way_of_a_row(told, tmp_path):
 
     assert (resolved.kind, resolved.parent) == (SpanKind.INTERNAL, None)
     assert dict(resolved.attributes or {}) == {"rowvec.window.rows": 3, "rowvec.lookups": 0}
-    # From the polls that had its rows; those that had none are no part of it.
+    # The span links to the polls that had rows of the window, and to no others.
     assert links([resolved]) == {
         ids(span)
         for span in told.spans("poll")
@@ -194,12 +194,12 @@ def test_the_way_of_a_row(told, tmp_path):
             "db.operation.name": operation,
         }
 
-    # One trace from the window to the store.
+    # All spans from the window to the store are one trace.
     for span in [embedded, *written]:
         assert span.parent is not None
         assert (span.parent.trace_id, span.parent.span_id) == ids(resolved)
         assert ids(span)[0] == ids(resolved)[0]
-        # What a span is a child of, it does not link to as well.
+        # A span does not link to its parent.
         assert span.links == ()
 
 
@@ -215,7 +215,7 @@ def test_windows_that_are_written_together_are_linked(told):
 
 
 def test_a_poll_links_to_the_transactions_of_its_records(told, tmp_path):
-    # One transaction wrote the first three rows, another the fourth; two headers are of no use.
+    # One transaction wrote the first three rows, another the fourth; two headers are invalid.
     parents = {0: traceparent(0), 1: traceparent(0), 2: traceparent(0), 3: traceparent(1)}
     parents |= {4: b"00-broken", 5: b"\xff"}
     run(told, tmp_path, TracedLog([put(i, i + 1) for i in range(7)], traceparents=parents))
@@ -244,7 +244,7 @@ def test_links_are_capped_and_the_rest_is_counted(count, told, tmp_path):
 
 
 def everything(span: ReadableSpan) -> str:
-    """All that a span would send."""
+    """A span with all its attributes, events and links, as text."""
     return "\n".join(
         [
             span.to_json(),
@@ -257,7 +257,7 @@ def everything(span: ReadableSpan) -> str:
 
 
 def secret_log() -> Log:
-    """Every place that could leak has the secret."""
+    """A log with the secret in every place from which telemetry could leak it."""
     return Log(
         [
             (key(id=SECRET), envelope("c", 1, doc(1, f"text {SECRET}", kind=SECRET, more=SECRET))),
@@ -344,7 +344,7 @@ def test_what_was_read_and_written(told, tmp_path):
     assert len(letters.letters) == 2
     assert told.metric("rowvec.freshness") == {"": 6}
     assert told.metric("rowvec.texts", "rowvec.text") == {"embedded": 5}
-    # The names and the texts: "doc 1\ntext".
+    # Three words in each text, "doc 1\ntext".
     assert told.metric("rowvec.embed.tokens") == {"": 15}
     assert told.metric("rowvec.embed.padding") == {"": 0}
     assert told.metric("db.client.operation.duration", "db.operation.name") == {
@@ -386,7 +386,7 @@ def test_a_row_that_the_store_refuses(told, tmp_path):
 
 
 def test_freshness_is_from_the_commit_on(told, tmp_path):
-    # Committed in the year 2100: clocks differ, and no time is below zero.
+    # A commit in the year 2100, as if clocks differed: freshness must not be negative.
     ahead = orjson.dumps(
         {"after": doc(1), "op": "c", "source": {"lsn": 1, "ts_ms": 4_102_444_800_000}}
     )
@@ -450,7 +450,7 @@ def test_spans_and_metrics_arrive_at_a_collector(collector, tmp_path, monkeypatc
     assert observability.traced
     logs = {(TOPIC, 0): Log([put(1, 1), gone(2, 2)]), (PAIRS_TOPIC, 0): Log()}
     run_flow(contract(), logs, MemoryStore(), tmp_path / "r", telemetry=observability.telemetry)
-    # Nothing waits for the export's interval.
+    # The shutdown exports at once, without waiting for the export interval.
     observability.shutdown()
 
     traced = [resource for request in collector.traces for resource in request.resource_spans]
