@@ -1,8 +1,7 @@
-"""The manifests as a cluster would get them: each kustomization rendered, validated, and held to
-what Bytewax and restricted Pod Security demand.
+"""Renders and validates each kustomization, and checks what Bytewax and restricted Pod Security need.
 
-`kubectl kustomize` renders where it is on the PATH; elsewhere a subset of Kustomize does, which
-refuses what it does not know and is compared with `kubectl` wherever both are there.
+`kubectl kustomize` renders if it is on the PATH. Otherwise this file's subset of Kustomize does, which
+refuses features that it does not know, and is compared with `kubectl` where that is installed.
 """
 
 import copy
@@ -34,7 +33,7 @@ KUBERNETES = ("1.31", kubernetes_validate.latest_version())
 PEERS = 9999
 UID = 10001
 PLAIN_NAMES = {"ROWVEC_CONTRACT", "ROWVEC_SECRETS_DIR", "ROWVEC_HEARTBEAT_FILE"}
-"""Settings of the process itself; every other `ROWVEC_…` overrides a key of the contract."""
+"""Settings of the process itself; every other `ROWVEC_…` variable overrides a key of the contract."""
 
 Manifest = dict[str, Any]
 Rendered = dict[tuple[str, str], Manifest]
@@ -61,7 +60,7 @@ def _json6902(manifest: Manifest, operations: list[dict[str, Any]]) -> None:
             case "add":
                 parent[key] = operation["value"]
             case "replace":
-                del parent[key]  # what is not there cannot be replaced
+                del parent[key]  # Fails if the key is missing, as JSON Patch demands.
                 if isinstance(parent, list):
                     parent.insert(key, operation["value"])
                 else:
@@ -200,7 +199,7 @@ def opens(rule: dict[str, Any], port: int, protocol: str = "TCP") -> bool:
 
 
 def contract(target: str) -> Contract:
-    """The contract as the process would read it: the mounted file under the pod's environment."""
+    """The contract as the process reads it: the mounted file, overridden by the pod's environment."""
     data = tomllib.loads(rendered(target)["ConfigMap", "rowvec-contract"]["data"]["contract.toml"])
     for name, value in environment(target).items():
         if name.startswith("ROWVEC_") and name not in PLAIN_NAMES:
@@ -210,7 +209,7 @@ def contract(target: str) -> Contract:
 
 
 def fields_of(section: str) -> dict[str, FieldInfo]:
-    """The keys of a section of the contract; of `tables`, which is a list, none."""
+    """The keys of a section of the contract; none for `tables`, which is a list."""
     match Contract.model_fields.get(section):
         case FieldInfo(annotation=type() as model) if issubclass(model, BaseModel):
             return model.model_fields
@@ -365,7 +364,7 @@ def test_startup_covers_the_loading_of_the_model(target: str) -> None:
 @each_target
 def test_the_grace_period_covers_the_drain(target: str) -> None:
     read = contract(target)
-    # The open window, the open epoch, and in each lane one request that is tried once more.
+    # A stop waits for the open window, the open epoch, and one request per lane with one retry.
     drain = read.flow.window_ms / 1_000 + read.recovery.epoch_interval_s
     drain += 2 * read.milvus.request_timeout_s
     assert pod_spec(target)["terminationGracePeriodSeconds"] >= 2 * drain
@@ -437,7 +436,7 @@ def test_each_part_of_the_recovery_store_exists_once(target: str) -> None:
     assert templates == [], "a claim per worker splits the store"
     (volume,) = (v for v in pod_spec(target)["volumes"] if v["name"] == "recovery")
     assert "persistentVolumeClaim" in volume
-    # SQLite's WAL mode is for one host: a shared store, whatever its access mode, wants one node.
+    # SQLite's WAL mode works on one host only, so all pods that share the volume must be on one node.
     terms = pod_spec(target)["affinity"]["podAffinity"][
         "requiredDuringSchedulingIgnoredDuringExecution"
     ]
@@ -457,7 +456,7 @@ def test_the_recovery_directory_is_made_private(target: str, tmp_path: Path) -> 
     python, *rest = init["command"]
     assert python == "python"
     directory = tmp_path / "recovery"
-    for _ in range(2):  # the second time as fsGroup leaves it
+    for _ in range(2):  # The second run finds the directory with the mode that fsGroup has set.
         subprocess.run([sys.executable, *rest, str(directory)], check=True, timeout=60)
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         directory.chmod(0o2770)
