@@ -1,4 +1,4 @@
-"""That the benchmarks run and tell what they should; never how fast."""
+"""The benchmarks run and print the expected figures; their values are not checked."""
 
 import json
 from collections import Counter
@@ -215,7 +215,7 @@ def test_loss_is_of_the_vectors_and_of_the_neighbours() -> None:
     exact /= np.linalg.norm(exact, axis=1, keepdims=True)
     same = {"lowest_cosine": 1.0, "mean_cosine": 1.0, "recall_at_10": 1.0}
     assert embedding.loss(exact, exact) == pytest.approx(same, abs=1e-5)
-    # Each text has the vector of its neighbour: 12 texts, so that one of 11 is not found.
+    # Each text gets the vector of its neighbour, so its own vector is not found.
     lost = embedding.loss(exact, np.roll(exact, 1, axis=0))
     assert lost["lowest_cosine"] <= lost["mean_cosine"] < 1
     assert 0.8 < lost["recall_at_10"] < 1

@@ -1,4 +1,4 @@
-"""That the benchmarks of several processes run, and judge what was done; never how fast."""
+"""The benchmarks of several processes run and check their results; speeds are not checked."""
 
 import json
 from dataclasses import asdict
@@ -32,8 +32,8 @@ def test_a_newer_version_of_the_row_acknowledges_the_older_ones(tmp_path: Path) 
     follower = Follower(path, rows=3)
     calls = [
         Call("write", 0.0, 1.0, 2, [0, 1]),
-        Call("write", 1.0, 2.0, 1, [6]),  # row 0 again: 3 was never written
-        Call("write", 2.0, 3.0, 1, [3]),  # nor does an older one come later than it did
+        Call("write", 1.0, 2.0, 1, [6]),  # Row 0 again, so its change 3 was superseded.
+        Call("write", 2.0, 3.0, 1, [3]),  # Written after 6 although older: does not count.
     ]
     lines = [json.dumps(asdict(call)) for call in calls]
     path.write_text("\n".join(lines) + "\n" + lines[0][:5])

@@ -1,4 +1,4 @@
-"""That the benchmark of the state measures a flow that knows its rows; never how much it takes."""
+"""The benchmark of the state measures a flow whose version map knows the rows; no figure is checked."""
 
 import pytest
 from bytewax.recovery import init_db_dir

@@ -1,4 +1,4 @@
-"""The proxy of the chaos tests does to a connection what it says, and only while it says so."""
+"""The proxy of the chaos tests applies each fault, and only while the fault is set."""
 
 import socket
 import threading
@@ -12,11 +12,11 @@ from tests.chaos.proxy import Fault, Proxy, Way
 
 PATIENCE_S = 20.0
 MOMENT_S = 0.2
-"""For what must not come: it would have come long before."""
+"""How long to wait for data that must not come; without the fault it would come much sooner."""
 
 
 class Echo:
-    """A server that sends back what it gets, and knows it."""
+    """A server that sends back what it receives, and keeps it in `got`."""
 
     def __init__(self) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -1,4 +1,4 @@
-"""The judge of the live run finds what it is there to find."""
+"""The check of the live run finds each kind of fault."""
 
 import pytest
 
@@ -23,7 +23,7 @@ def seen(rev: int, text: str) -> Seen:
     return Seen(f"{rev:04x}", rev, text_hash(text))
 
 
-# Made, changed, hidden with another text, shown again, deleted, made again.
+# Insert, update, hidden with another text, shown again, delete, insert again.
 STATES = [
     state(row(1, "a", "one")),
     state(row(2, "b", "one")),
@@ -65,7 +65,8 @@ def test_what_was_committed_in_its_order_is_right(looks):
         ((TWO, ONE), "older than what was seen"),
         ((TWO, None, TWO), "older than what was seen"),
         ((SIX, FOUR), "older than what was seen"),
-        # The first absence was the hidden row, or else the delete: the second must be the delete.
+        # The first absence matches the hidden state. The second can only match the delete, after
+        # which FOUR is too old.
         ((TWO, None, FOUR, None, FOUR), "older than what was seen"),
         ((SIX, None), "nothing removed it"),
         ((seen(3, "b (two)"),), "never committed"),
@@ -82,7 +83,7 @@ def test_a_value_that_the_database_gave_may_be_of_a_later_change():
     ahead = seen(1, "a (two)")
     assert "not that of change 1" in faults(ahead)
     assert faults(ahead, reselects=True) == ""
-    # But never of an earlier one.
+    # A large value of an earlier change is a fault.
     assert "not that of change 6" in faults(seen(6, "c (two)"), reselects=True)
 
 

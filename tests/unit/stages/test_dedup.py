@@ -1,4 +1,4 @@
-"""Windows over the changes of one shard: when they close, who wins, and what outlives a crash."""
+"""Windows of one shard: when they close, which change wins, and what a checkpoint keeps."""
 
 import json
 import pickle
@@ -31,7 +31,7 @@ Pair = tuple[bytes | None, bytes | None]
 
 
 class Shard:
-    """A `DedupLogic` whose clock stands still until it is told."""
+    """A `DedupLogic` with a clock that only the test moves."""
 
     def __init__(
         self,
@@ -78,7 +78,7 @@ class Shard:
         self.time[0] += timedelta(seconds=seconds)
 
     def close(self) -> Window | None:
-        """What bytewax does once the notification is due."""
+        """Notify the logic if it is due, as Bytewax does."""
         due = self.logic.notify_at()
         if due is None:
             return None
@@ -94,7 +94,7 @@ class Shard:
         return window
 
     def restart(self) -> None:
-        """Come back from what a checkpoint holds now."""
+        """Restart from a checkpoint taken now."""
         state = pickle.loads(pickle.dumps(self.logic.snapshot()))
         self.shared.clock.waiting_rows = 0
         self.logic = DedupLogic(self.shared, state)
@@ -199,7 +199,7 @@ def test_rows_that_wait_are_counted_over_all_shards():
 def test_rows_that_left_are_not_counted():
     shard = Shard(max_rows=3)
     for lsn in range(1, 10):
-        # One of them cannot be rendered, one is replaced.
+        # The third change cannot be rendered, and the second supersedes the first.
         shard.wait(0.05)
         shard.take(put(1, lsn), put(1, lsn), (key(id=2), envelope("u", lsn, {"id": 2})))
         assert shard.logic.notify_at() > shard.time[0]  # type: ignore[operator]
@@ -231,7 +231,7 @@ def test_a_clean_stop_flushes_at_once():
     assert shard.logic.notify_at() is None
 
 
-# Who wins.
+# Which change wins.
 
 
 def test_the_last_version_wins():
@@ -266,7 +266,7 @@ def test_a_stale_change_is_dropped_after_its_window_as_well():
 
 
 def test_a_record_that_comes_again_is_written_again():
-    # What was written before a crash is in no map; the same version must go through.
+    # The version map has lost what was written before a crash, so the same version must pass again.
     shard = Shard()
     shard.take(put(1, 5))
     shard.closed()
@@ -339,7 +339,7 @@ def test_a_tombstone_alone_deletes_what_was_written():
     delete = shard.closed().deletes[ONE]
     assert delete.version > written
     assert not delete.lone
-    # Anything newer than the row is newer than its tombstone.
+    # A change that is newer than the row is newer than the row's tombstone.
     shard.take(put(1, 6))
     assert set(shard.closed().rows) == {ONE}
 
@@ -358,7 +358,7 @@ def test_the_tombstone_of_a_stale_delete_deletes_nothing():
     shard.closed()
     shard.take(gone(1, 5), tombstone(1))
     assert shard.close() is None
-    # And the next one stands for itself again.
+    # A second tombstone does not belong to the stale delete, so it deletes the row.
     shard.take(tombstone(1))
     assert set(shard.closed().deletes) == {ONE}
 
@@ -412,12 +412,12 @@ def test_a_change_without_a_position_takes_the_place_of_what_is_known_of_its_row
     version = shard.closed().rows[ONE].version
     assert same_position(before, version)
     assert before < version
-    # What is sent again from before it is the past.
+    # An older change that is sent again is stale.
     shard.take(put(1, 4, "sent again"))
     assert shard.close() is None
 
 
-# What the window tells the steps after it.
+# What a window passes on to the next steps.
 
 
 def test_a_text_that_was_written_is_marked_as_unchanged():
@@ -551,7 +551,7 @@ def test_a_truncate_takes_every_older_row_and_no_newer_one():
         THREE: "doc 3\ntext",
     }
     assert window.deletes == {}
-    # What was known before is gone as well, and stays so over a crash.
+    # Older changes of the table are stale, also after a restart.
     shard.restart()
     shard.take(put(4, 8), put(2, 8), resumed=True, partition=1)
     assert shard.close() is None
@@ -570,7 +570,7 @@ def test_a_pending_truncate_outlives_a_crash():
 
 @pytest.mark.parametrize("size", [MAX_DEAD_LETTER_BYTES, MAX_DEAD_LETTER_BYTES + 1])
 def test_a_large_value_or_key_is_left_out_of_its_letter(size):
-    # A letter that Kafka refuses for its size would stop the flow.
+    # The flow would stop if Kafka refused a dead letter for its size.
     large = b"x" * size
     shard = Shard()
     shard.take((key(id=9), large), (large, b"{}"))
@@ -597,11 +597,11 @@ def test_dead_letters_outlive_a_checkpoint():
     assert shard.close() is None
 
 
-# Over a crash.
+# Restarts after a crash.
 
 
 def test_rows_are_held_until_every_partition_of_their_topic_was_gathered():
-    # A TRUNCATE on one of them concerns the rows of all.
+    # A TRUNCATE on one partition applies to the rows of all partitions.
     shard = Shard(partitions={(TOPIC, 0), (TOPIC, 1), ("other", 0)})
     shard.take(put(1, 2, "mine"), partition=0, resumed=True)
     assert shard.logic.notify_at() is None
@@ -667,7 +667,7 @@ def test_the_first_windows_of_a_shard_are_held_by_nothing():
 
 
 def test_a_checkpoint_holds_what_the_store_may_hold_and_no_more():
-    # `secret` is in no template and no column: it must not get to disk.
+    # `secret` is in no template and no mirrored column, so it must not be written to disk.
     shard = Shard()
     shard.take((key(id=1), envelope("u", 1, doc(1, "text", secret="s3cret"))))
     assert b"s3cret" not in pickle.dumps(shard.logic.snapshot())
@@ -693,7 +693,7 @@ def test_a_checkpoint_changes_nothing():
     assert set(window.deletes) == {TWO}
 
 
-# The router before it.
+# With the router in front.
 
 
 def batch(*records: tuple[bytes | None, bytes | None], resumed: bool = False) -> SourceBatch:

@@ -1,4 +1,4 @@
-"""The embed step beside the worker: windows go on at once, lanes wait, and nothing piles up."""
+"""The embed step: it passes windows on at once, embeds on its own thread, and its queue is bounded."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -24,14 +24,14 @@ from operators.telemetry import Telemetry
 from tests.changes import TOPIC
 from tests.fakes import HashEmbedder
 
-# Long enough for a slow machine, never waited out by a test that passes.
+# Timeout of waits: long enough for a slow machine; a passing test never waits for all of it.
 SOON = 20.0
 
 pytestmark = pytest.mark.timeout(60)
 
 
 class Held(HashEmbedder):
-    """A model that works when it is let; a text that says so breaks it."""
+    """A model that embeds once `let` is released, and fails on the text "broken"."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -124,7 +124,7 @@ def test_texts_of_small_windows_go_together_and_many_go_in_groups(model):
     step = step_of(model, None, lambda: None)
     step([("000", window(f"{number}")) for number in range(40)])
     assert model.calls == [40]
-    # By its length, each of these fills a batch.
+    # Each of these texts is long enough to fill a batch.
     filling = "x" * (model.max_batch_tokens * CHARACTERS_PER_TOKEN)
     step([("000", window(f"{number}{filling}")) for number in range(2 * GROUP_BATCHES + 1)])
     assert model.calls == [40, GROUP_BATCHES, GROUP_BATCHES, 1]

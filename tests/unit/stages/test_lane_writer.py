@@ -1,4 +1,4 @@
-"""What one lane makes of the windows it takes: chunks, TRUNCATEs, rows that lack something."""
+"""How a lane writes its windows: chunks, TRUNCATEs, partial rows, key changes."""
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -36,7 +36,7 @@ from tests.fakes import HashEmbedder, MemoryStore
 
 CUT: dict[str, Any] = {"chunks": {"max_tokens": 8, "overlap_tokens": 2}}
 SOON = 20.0
-"""Long enough for a slow machine, never waited out by a test that passes."""
+"""Timeout of waits: long enough for a slow machine; a passing test never waits for all of it."""
 
 
 def words(count: int, word: str = "w") -> str:
@@ -64,7 +64,7 @@ def truncate(lsn: int) -> Truncate:
 
 
 class Refusing(MemoryStore):
-    """Refuses texts with a word, and remembers what it was asked to empty."""
+    """Refuses texts with a certain word, and records the TRUNCATE calls."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,7 @@ class Refusing(MemoryStore):
 
 
 class Bench:
-    """A writer over a store in memory, for the first table with some keys changed."""
+    """A writer over a store in memory, for the first table with some settings changed."""
 
     def __init__(self, store: MemoryStore | None = None, **changed: Any) -> None:
         self.store = store or Refusing()
@@ -154,7 +154,7 @@ class Bench:
         moves: Sequence[Move] = (),
         shard: str = "000",
     ) -> Window:
-        """A window as it comes from the embed step."""
+        """A window as the embed step passes it on."""
         window = Window(
             {each.row_key: each for each in winners if not isinstance(each, Delete)},
             {each.row_key: each for each in winners if isinstance(each, Delete)},
@@ -239,7 +239,7 @@ def test_a_left_out_text_of_many_chunks_is_put_together_again() -> None:
     bench = Bench(**CUT)
     bench.write(bench.row(1, 1, words(30)))
     before, whole = sum(bench.embedder.calls), bench.texts()
-    # The text is the same, so not even the model is asked.
+    # The text is unchanged, so the model is not called.
     bench.write(bench.partial(1, 2, after=1, kind="leaf"))
     assert (bench.texts(), sum(bench.embedder.calls)) == (whole, before)
     assert {each["kind"] for each in bench.store.scan("docs")} == {"leaf"}
@@ -280,7 +280,7 @@ def test_each_shard_is_emptied_as_far_as_it_has_come() -> None:
             bench.window(truncates=[truncate(2)], shard=one),
         ]
     )
-    # The first shard has a row that is newer than the TRUNCATE that it has come to.
+    # The row of the first shard is newer than the TRUNCATE, so it stays.
     assert set(bench.texts()) == {"docs:1#0"}
 
 
@@ -324,7 +324,7 @@ def test_a_truncate_that_all_shards_have_come_to_is_counted_once() -> None:
     assert bench.counted("rowvec.rows.written") == {"t": 1}
 
 
-# Rows that lack something.
+# Partial rows.
 
 
 def test_a_row_takes_what_it_lacks_from_the_one_before_in_the_same_queue() -> None:
@@ -377,7 +377,7 @@ def test_a_refused_row_leaves_what_it_has_taken_the_place_of(together: bool) -> 
 
 
 def test_what_a_refused_row_has_taken_the_place_of_does_not_undo_what_is_newer() -> None:
-    # After a crash the store may be ahead of what is read again.
+    # After a crash the store may hold newer versions than the records that are replayed.
     bench = Bench()
     bench.write(bench.row(1, 3, "newer"))
     bench.writer.write(
@@ -469,7 +469,7 @@ def test_a_row_whose_parts_are_too_long_together_is_refused_and_nothing_else() -
 
 
 def moving(bench: Bench, old: int, lsn: int, after: int | None = None) -> Window:
-    """The window with the delete of an old key."""
+    """A window with the delete of a key that was changed."""
     gone = delete(old, lsn, moved=True)
     bench.moves.send(gone.row_key, gone.version)
     follows = None if after is None else version(after)

@@ -1,4 +1,4 @@
-"""Records find the shards of their rows, whatever is in them."""
+"""The router sends each record to the shard of its row, even if its value is bad."""
 
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_a_message_about_no_row_goes_to_one_shard(settings):
 def test_a_record_that_tells_no_row_goes_somewhere_with_all_it_has(record):
     ((_, found),) = changes(batch(record)).items()
     assert found == ((0, "", *record, None),)
-    # What is wrong with it is found again there.
+    # The shard decodes the record again and finds the same error.
     with pytest.raises(RecordError):
         DECODERS[TOPIC].row_keys(*record)
 
@@ -139,6 +139,6 @@ def test_a_key_change_without_a_primary_key_goes_to_both_rows():
 
 
 def test_a_bad_value_does_not_move_its_row():
-    """It must meet the row's other versions, of which it is one."""
+    """A bad value has to reach the shard of its row, where it is ordered among the row's versions."""
     for value in (b"\xff", b"[]", envelope("x", 1, doc(1)), envelope("u", 1, None)):
         assert set(changes(batch((key(id=1), value)))) == {shard_of(ONE)}

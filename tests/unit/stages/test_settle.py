@@ -1,4 +1,4 @@
-"""What a row's changes in one window leave of it, when some of them kept it out of the collection."""
+"""Several changes of a row in one window, of which some hide it from the collection or lack values."""
 
 from dataclasses import replace
 
@@ -16,7 +16,7 @@ from tests.unit.stages.test_dedup import ONE, TWO, Pair, Shard
 
 
 def filtering() -> Shard:
-    """A shard of a table that shows its pages and hides its drafts."""
+    """A shard of a table whose filter hides drafts."""
     shard = Shard()
     filters = [{"column": "kind", "equals": "page"}]
     tables = (table(filter=filters), contract().tables[1])
@@ -62,7 +62,7 @@ def test_a_text_that_changed_before_its_row_was_hidden():
 
 
 def test_what_a_row_held_whose_key_changed_is_told_by_its_window_alone():
-    """Under a key that is used again at once, the store still holds what was before the window."""
+    """The store must not be asked: under the reused key it still holds the row from before."""
     shard = Shard()
     shard.take(change(1, "page", "old"))
     shard.closed()
@@ -76,7 +76,7 @@ def test_what_a_row_held_whose_key_changed_is_told_by_its_window_alone():
     records = tuple((offset, ONE, *rest) for offset, *rest in changes)
     shard.logic.on_batch([ShardRecords(TOPIC, 0, False, records, None)])
     moves = shard.shared.moves
-    moves.send(TWO, make_version(0, position_of(source(4)) or "", 3))  # its lane is about to tell
+    moves.send(TWO, make_version(0, position_of(source(4)) or "", 3))  # The lane will deliver it.
     assert shard.logic.notify_at() is not None
     windows, _ = shard.logic.on_notify()
     assert [window.moves for window in windows] == [[]] * len(windows)

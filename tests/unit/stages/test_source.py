@@ -1,4 +1,4 @@
-"""One partition: what an epoch may hold, and what a start gathers before it sends anything."""
+"""The source of one partition: the cap of an epoch, and the range that a start gathers first."""
 
 import pickle
 from collections import deque
@@ -25,7 +25,7 @@ MIB = 2**20
 
 
 class Partition:
-    """A `PartitionLogic` over a log, with a clock that stands still."""
+    """A `PartitionLogic` over a log, with a clock that only the test moves."""
 
     def __init__(self, log: Log, state: SourceState | None = None, **settings: Any) -> None:
         self.now = 1_000.0
@@ -62,18 +62,18 @@ class Partition:
         self.epochs += 1
 
     def polls(self, count: int) -> list[SourceBatch]:
-        """What `count` polls give."""
+        """The batches of `count` polls."""
         return [batch for _ in range(count) for batch in self.logic.next_batch()]
 
     def epoch(self, seconds: float = 1.0) -> SourceState:
-        """A checkpoint, as it would be read back."""
+        """End the epoch: the checkpoint as a resume would read it."""
         self.now += seconds
         state: SourceState = pickle.loads(pickle.dumps(self.logic.snapshot()))
         return state
 
 
 class Reader(LogReader):
-    """Counts what is asked of it."""
+    """A `LogReader` that counts its calls."""
 
     def __init__(self, log: Log, offset: int) -> None:
         super().__init__(log, 0 if offset == BEGINNING else offset)
@@ -94,7 +94,7 @@ def log(count: int, size: int = 10) -> Log:
 
 
 def at(offset: int, records: int, size: int, digest: int | None = None) -> SourceState:
-    """A recovery state that remembers no ledger."""
+    """A recovery state without a position in the ledger."""
     return (STATE_FORMAT, offset, records, size, digest, "", 0)
 
 
@@ -102,7 +102,7 @@ def offsets(batches: list[SourceBatch]) -> list[int]:
     return [record[0] for batch in batches for record in batch.records]
 
 
-# The first batch: all that may have been written before.
+# The first batch: the range that may have been written before the restart.
 
 
 def test_a_start_gathers_to_the_end_of_a_short_partition():
@@ -121,7 +121,7 @@ def test_a_first_start_gathers_the_first_cap_and_no_more():
 
 
 def test_nothing_is_sent_before_the_whole_range_is_there():
-    # The log answers in pieces, as Kafka does.
+    # The log returns the range in pieces, as Kafka does.
     source = log(300)
     source.written = 100
     partition = Partition(source, at(0, 250, MIB))
@@ -148,7 +148,7 @@ def test_after_the_first_batch_come_small_ones():
 
 
 def test_an_empty_partition_sends_an_empty_first_batch():
-    # The shards wait for it.
+    # The shards hold their rows until the first batch of each partition is there.
     partition = Partition(log(0))
     (batch,) = partition.polls(1)
     assert batch.resumed
@@ -181,7 +181,7 @@ def test_a_checkpoint_while_gathering_changes_nothing():
     assert partition.epoch(100.0) == state
     source.written = 100
     assert offsets(partition.polls(1)) == list(range(3, 83))
-    # Now it counts.
+    # Now that the range was sent, the offset is committed.
     assert partition.epoch()[1] == 83
 
 
@@ -195,7 +195,7 @@ def test_smaller_settings_still_gather_the_old_range():
     after = Partition(before.log, state, max_epoch_records=500, max_epoch_bytes=MIB)
     (batch,) = after.polls(1)
     assert len(batch.records) == min(state[2], 3_000 - state[1])
-    # And from the next epoch on they hold.
+    # The new settings apply from the next epoch on.
     assert after.epoch()[2:4] == (500, MIB)
 
 
@@ -219,7 +219,7 @@ def test_replay_gathers_exactly_what_an_epoch_took(caps):
 
 
 def test_a_first_epoch_that_crashed_is_gathered_whole_whatever_the_settings_are():
-    # It left no state behind that could tell how much it took.
+    # The crashed epoch left no state that says how much it held.
     source = log(40, size=100_000)
     before = Partition(source, max_epoch_bytes=64 * MIB)
     taken = offsets(before.polls(10))
@@ -234,7 +234,7 @@ def test_nothing_beyond_the_cap_before_the_next_checkpoint():
     partition = Partition(log(5_000), at(0, 20, MIB), max_epoch_records=30)
     assert len(offsets(partition.polls(100))) == 20
     partition.epoch()
-    # The largest that may be is smaller than the smallest of all; it wins.
+    # The configured maximum is below the source's smallest cap; the maximum wins.
     assert offsets(partition.polls(100)) == list(range(20, 50))
     assert partition.logic.next_awake() is not None
     partition.epoch()
@@ -243,13 +243,13 @@ def test_nothing_beyond_the_cap_before_the_next_checkpoint():
 
 def test_the_cap_in_bytes_is_an_exact_prefix():
     partition = Partition(log(1_000, size=10), at(0, 500, 95), max_epoch_bytes=95)
-    # A record counts as long as less than the cap went before it: 10 records of 10 bytes.
+    # A record is taken while the bytes before it are below the cap: 10 records of 10 bytes.
     assert offsets(partition.polls(100)) == list(range(10))
     partition.epoch()
     assert offsets(partition.polls(100)) == list(range(10, 20))
     state = partition.epoch()
     assert state[1] == 20
-    # What was fetched beyond it is not lost.
+    # Records that were fetched beyond the cap are not lost.
     assert offsets(Partition(partition.log, state, max_epoch_bytes=95).polls(100)) == list(
         range(20, 30)
     )
@@ -378,7 +378,7 @@ def test_the_key_counts_as_well():
     assert fetched == deque([(1, None, None, None)])
 
 
-# What the ledger is told.
+# What is written to the ledger.
 
 
 def ledger_of(store: MemoryLedger) -> Ledger:
@@ -427,7 +427,7 @@ def test_a_state_is_held_against_what_the_collection_has_seen():
     assert offsets(Partition(source, latest, ledger=ledger_of(store)).polls(1))[0] == 40
 
 
-# The same log.
+# Whether the log is still the same.
 
 
 def taken(count: int) -> tuple[Log, SourceState]:
@@ -539,7 +539,7 @@ def test_what_was_fetched_and_does_not_fit_is_not_the_end():
     partition = Partition(log(25), at(0, 500, 95), max_epoch_bytes=95, exit_at_end=True)
     sent = []
     for _ in range(3):
-        # All of it was fetched by the first poll: the log is at its end, the flow is not.
+        # The first poll has fetched everything, so the log is at its end while records are unsent.
         sent += offsets(partition.polls(1))
         if len(sent) < 25:
             assert partition.logic.next_batch() == []

@@ -1,4 +1,4 @@
-"""Lanes and the writer behind them: order, back-pressure, the barrier, and what reaches the store."""
+"""Lanes and their writer: order, back-pressure, the barrier, and what is written to the store."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +33,7 @@ from operators.toast.key_changes import Moves
 from tests.changes import PAIRS_TOPIC, TOPIC, LetterBox, contract
 from tests.fakes import Applied, HashEmbedder, MemoryStore
 
-# Long enough for a slow machine, never waited out by a test that passes.
+# Timeout of waits: long enough for a slow machine; a passing test never waits for all of it.
 SOON = 20.0
 
 
@@ -222,7 +222,7 @@ def test_requests_are_no_larger_than_the_contract_says():
 def test_an_unchanged_text_keeps_its_vector_and_gets_the_new_columns():
     bench = Bench()
     bench.write(window(row(1, 1, "same")))
-    # A vector that no model would make: what is there afterwards was read back.
+    # A vector that the model never returns, so that a vector read back from the store is recognised.
     (entity,) = bench.store._collections["docs"].rows.values()
     entity["vector"] = np.eye(8, dtype=np.float32)[0]
     bench.write(window(row(1, 5, "same"), unchanged=True))
@@ -263,7 +263,7 @@ def test_nothing_is_read_back_without_need():
 
 
 class Picky(MemoryStore):
-    """Refuses some entities, and every call that has one of them."""
+    """Refuses each call with certain entities in it."""
 
     def __init__(self, *refused: int) -> None:
         super().__init__()
@@ -329,7 +329,7 @@ def test_what_is_not_a_matter_of_rows_is_not_bisected():
     assert bench.letters.letters == []
 
 
-# A store that is away.
+# A store that is down.
 
 DOWN = RetriableError(subject="milvus", cause="is down", hint="Bring it up")
 
@@ -357,7 +357,7 @@ def test_a_store_that_stays_away(operation):
 
 
 class Gate:
-    """A write function that waits until it is let through, and remembers what it was given."""
+    """A write function that blocks until the test lets it go on, and keeps its arguments."""
 
     def __init__(self) -> None:
         self.calls: list[list[Window]] = []
@@ -390,7 +390,7 @@ def lane_of(write: Callable[[Sequence[Window]], Receipt]) -> Iterator[Lane]:
 
 
 def started(function: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
-    """Run a call on a thread of its own; its result, or what it raised, comes in the list."""
+    """Run a call on a thread; its result, or the error it raised, is appended to the list."""
     results: list[Any] = []
 
     def run() -> None:
@@ -491,7 +491,7 @@ def test_a_full_lane_lets_the_worker_wait(monkeypatch):
     with lane_of(gate) as lane:
         lane.submit(window(row(1, 1), row(2, 1)))
         gate.wait_entered()
-        # What is being written still counts.
+        # Rows that are being written still count.
         lane.submit(window(row(3, 1), delete(4, 1), dead=[letter(1)]))
         submitting, results = started(lambda: lane.submit(window(row(5, 1))))
         submitting.join(0.05)
@@ -500,7 +500,7 @@ def test_a_full_lane_lets_the_worker_wait(monkeypatch):
         gate.let()
         gate.wait_entered()
         submitting.join(0.05)
-        # Three of the second window are under way: still full.
+        # Three rows of the second window are being written, so the lane is still full.
         assert submitting.is_alive()
         gate.let()
         joined(submitting)
@@ -575,11 +575,11 @@ def test_closing_an_idle_lane():
     assert not lane._thread.is_alive()
 
 
-# The step: tickets of a shard, and its barrier.
+# The upsert step: the tickets of a shard, and the barrier.
 
 
 class Recording:
-    """A `Writer` that remembers which thread wrote what."""
+    """A `Writer` that records which thread wrote what."""
 
     def __init__(self) -> None:
         self.gate: Gate | None = None
