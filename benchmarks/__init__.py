@@ -1,1 +1,1 @@
-"""One file per cost. See README.md for the method and the results."""
+"""Benchmarks, one file per cost. README.md has the method and the results."""

@@ -1,12 +1,12 @@
-"""All benchmarks, one after the other, each in a process of its own; then the table and the plots.
+"""Runs all benchmarks, each in its own process, and then writes the table and the plots.
 
-    python -m benchmarks                    # all, kept in results/, README.md written
-    python -m benchmarks path state         # these, and README.md of all that is in results/
-    python -m benchmarks --quick            # see that they run: nothing is kept, nothing written
+    python -m benchmarks                    # all: writes results/ and README.md
+    python -m benchmarks path state         # these two; README.md uses everything in results/
+    python -m benchmarks --quick            # only checks that they run; writes nothing
 
-`make bench` does the first, with Quix Streams in a folder beside. Where there is no GPU, `gpu` is left
-out. A benchmark that fails leaves its last result as it was; the others still run, and the exit code
-is 1. Leave the machine alone meanwhile.
+`make bench` runs the first, with Quix Streams installed in a separate folder. `gpu` is skipped where
+there is no GPU. If a benchmark fails, its previous result is kept, the others still run, and the exit
+code is 1. Run nothing else on the machine meanwhile.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.measuring import progress
 
 
 def run_one(name: str, options: Sequence[str]) -> bytes | None:
-    """The line of one benchmark; None if it failed, or told something else than its line."""
+    """The result line of one benchmark; None if it failed or printed anything else."""
     command = [sys.executable, "-m", f"benchmarks.{name}", *options]
     done = subprocess.run(command, stdout=subprocess.PIPE, check=False)
     lines = done.stdout.splitlines()
@@ -34,10 +34,10 @@ def run_one(name: str, options: Sequence[str]) -> bytes | None:
 
 
 def keep(name: str, line: bytes, folder: Path) -> None:
-    """Put a line in the place of the last one, whole or not at all.
+    """Replace the stored result by a new line, atomically.
 
     Raises:
-        SystemExit: It is of another benchmark, or of a quick run.
+        SystemExit: The line is of another benchmark, or of a quick run.
     """
     result = orjson.loads(line)
     if result["benchmark"] != name or result["quick"]:
@@ -49,14 +49,14 @@ def keep(name: str, line: bytes, folder: Path) -> None:
 
 
 def has_gpu() -> bool:
-    """Whether `gpu` has something to measure here."""
+    """Whether this machine has a GPU for `gpu` to measure."""
     import torch
 
     return torch.cuda.is_available()
 
 
 def main() -> None:
-    """Run them."""
+    """Run the benchmarks named on the command line."""
     options = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,

@@ -1,4 +1,4 @@
-"""The table that the benchmarks keep, and the contracts by which: settings are at their defaults."""
+"""The table and the contracts of the benchmarks; all settings but one have their defaults."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ TOPIC = topic_of(TABLE)
 
 
 def idle_contract(bootstrap_servers: str = "127.0.0.1:1") -> Contract:
-    """For a flow whose model and store do nothing."""
+    """The contract of a flow whose model and store do nothing."""
     return Contract.model_validate(
         {
             "kafka": {"bootstrap_servers": bootstrap_servers},
@@ -26,15 +26,15 @@ def idle_contract(bootstrap_servers: str = "127.0.0.1:1") -> Contract:
 def real_contract(
     bootstrap_servers: str, milvus: str, recovery: Path, fetch_wait_ms: int, device: str = "cpu"
 ) -> Contract:
-    """For a flow that embeds and writes to Milvus.
+    """The contract of a flow that embeds and writes to Milvus.
 
     Args:
-        bootstrap_servers: Of the broker.
-        milvus: Its address, or the path of a Milvus Lite.
+        bootstrap_servers: Addresses of the broker.
+        milvus: Address of Milvus, or the path of a Milvus Lite.
         recovery: The recovery directory.
-        fetch_wait_ms: How long the embedded broker holds a fetch, as it does not answer when something
-            comes: the one setting that is not the default.
-        device: Where the model is.
+        fetch_wait_ms: The one setting that is not the default. The embedded broker holds every fetch
+            for this long, because it does not answer early when records arrive.
+        device: Device of the model.
     """
     return Contract.model_validate(
         {

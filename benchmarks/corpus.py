@@ -1,4 +1,4 @@
-"""Real texts: the docstrings of Python's standard library, short ones and long ones."""
+"""Real texts, short and long: the docstrings of Python's standard library."""
 
 import random
 
@@ -10,7 +10,7 @@ ROW_CHARACTERS = 120
 
 
 def docstrings() -> list[str]:
-    """Every distinct docstring, in an order that is random and always the same."""
+    """Every distinct docstring, shuffled with a fixed seed."""
     texts = sorted({docstring.doc for docstring in stdlib()[0]})
     random.Random(1).shuffle(texts)
     return texts
@@ -27,5 +27,5 @@ def long(texts: list[str], count: int) -> list[str]:
 
 
 def of_rows() -> list[str]:
-    """All that the rows of a table carry where real texts flow: up to 120 characters."""
+    """The texts for rows of a table: all docstrings of up to 120 characters."""
     return [text for text in docstrings() if len(text) <= ROW_CHARACTERS]

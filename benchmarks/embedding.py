@@ -1,19 +1,19 @@
-"""The model alone: how much of the machine's arithmetic becomes vectors.
+"""The model alone: the embedder's speed as a share of what the machine can multiply.
 
     python -m benchmarks.embedding
 
-`TransformerEmbedder` on all-MiniLM-L6-v2 and real docstrings, short ones and long ones by
-themselves, tokenizing included; the model is loaded and warm. It leaves out the stream and the store.
+It measures `TransformerEmbedder` with all-MiniLM-L6-v2 on real docstrings, separately for short and
+long ones. Tokenizing is included; loading and warming up the model, the stream and the store are not.
 
-By turns, in the same process, against
+In the same process, taking turns, it is compared with
 
-- `limit`: what the machine multiplies in the model's own matrix shapes and dtype, as tokens, by the
-  faster of PyTorch's two libraries. The products of the model's layers and its attention are counted,
-  so that nothing can be faster;
-- `matmul`: the same by `torch.matmul`, which is all that a user of PyTorch gets unasked;
-- `sentence_transformers`: its `encode` with batches of 8, 32 and 128, of which the best counts;
-- the embedder itself in less than float32: `bfloat16` and `int8`. What they lose is told beside it
-  (`loss`): how close the vectors stay, and which share of a text's ten nearest neighbours they find.
+- `limit`: the tokens per second that the machine could multiply in the matrix shapes and dtype of the
+  model, with the faster of PyTorch's two libraries. It counts only the matrix products of the model's
+  layers and attention, so it is an upper bound;
+- `matmul`: the same with `torch.matmul`, which PyTorch uses by default;
+- `sentence_transformers`: its `encode` with batches of 8, 32 and 128; the fastest counts;
+- the embedder itself in `bfloat16` and `int8`. The result also has their `loss` against float32: the
+  cosine of the vectors, and the share of a text's ten nearest neighbours that they still find.
 """
 
 import time
@@ -43,10 +43,10 @@ _LIMIT_SECONDS = 0.5
 
 
 def flops(config: Any, lengths: list[int]) -> float:
-    """Floating-point operations of the products that a BERT-like encoder cannot do without.
+    """Floating-point operations of the matrix products that a BERT-like encoder needs at least.
 
     Args:
-        config: Of the model.
+        config: Configuration of the model.
         lengths: Tokens of each text, without padding.
     """
     hidden, inner = config.hidden_size, config.intermediate_size
@@ -56,7 +56,7 @@ def flops(config: Any, lengths: list[int]) -> float:
 
 
 def flops_per_second(config: Any, rows: int, *, onednn: bool) -> Callable[[], Rate]:
-    """What a library multiplies, in the shapes of the model's largest layer, there and back."""
+    """A contestant: operations per second of a library in the shapes of the model's largest layer."""
     hidden, inner = config.hidden_size, config.intermediate_size
     states, wide = torch.randn(rows, hidden), torch.empty(rows, inner)
     up, down = torch.nn.Linear(hidden, inner), torch.nn.Linear(inner, hidden)
@@ -85,14 +85,14 @@ def measure(
     rounds: int,
     config: Any,
 ) -> tuple[Rounds, dict[str, float | int]]:
-    """Rates in tokens per second, and what the set was.
+    """Rates in tokens per second, and figures about the texts.
 
     Args:
-        texts: The set.
-        embedders: `rowvec` in float32, the others by their dtype.
-        reference: Of sentence-transformers.
-        rounds: How often each runs.
-        config: Of the model.
+        texts: The texts to embed.
+        embedders: `rowvec` in float32, the others by the name of their dtype.
+        reference: The model in sentence-transformers.
+        rounds: How many times each contestant runs.
+        config: Configuration of the model.
     """
     embedder = embedders["rowvec"]
     lengths = [min(n, embedder.max_length) for n in embedder.count_tokens(texts)]
@@ -116,7 +116,7 @@ def measure(
         return Rate.of(tokens, started, clocks())
 
     def encode(batch_size: int) -> Rate:
-        torch.set_num_threads(CORES)  # the embedder's threads have said that there is but one
+        torch.set_num_threads(CORES)  # The embedder's threads have set it to 1.
         started = clocks()
         made["reference"] = reference.encode(
             texts, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
@@ -153,7 +153,7 @@ def measure(
 
 
 def _best(turns: Rounds, names: list[str]) -> list[Rate]:
-    """The fastest of several contestants, round by round."""
+    """The rate of the fastest contestant in each round."""
     return [
         max(rates, key=lambda rate: rate.wall)
         for rates in zip(*(turns.rates[name] for name in names), strict=True)
@@ -161,7 +161,7 @@ def _best(turns: Rounds, names: list[str]) -> list[Rate]:
 
 
 def loss(exact: npt.NDArray[np.float32], other: npt.NDArray[np.float32]) -> dict[str, float]:
-    """What unit vectors lose against exact ones of the same texts.
+    """How far unit vectors differ from the exact ones of the same texts.
 
     Returns:
         The lowest and the mean cosine of a text's two vectors, and `recall_at_10`: the share of its

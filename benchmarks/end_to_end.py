@@ -1,32 +1,31 @@
-"""The whole thing: change events in a broker, real vectors in Milvus Lite, events per second.
+"""End to end: from change events in a broker to real vectors in Milvus Lite, in events per second.
 
     python -m benchmarks.end_to_end
 
-One topic holds the inserts of real docstrings, then four updates for each row that favour some rows by
-Zipf's law, and half of which leave the text alone. Rowvec runs as it does in production, checkpoints
-and all, and is timed from its first record to its last checkpoint; its peers from their first record to
-the answer to their last write. It leaves out PostgreSQL, Debezium, the start, a Milvus server, and what
-Milvus Lite does when it is closed. Every collection is read back afterwards: a figure for rows that are
-wrong would be worth nothing.
+One topic holds inserts with real docstrings, then four updates per row: rows are drawn by Zipf's law,
+and half of the updates leave the text unchanged. Rowvec runs as in production, with checkpoints, and is
+timed from its first record to its last checkpoint; the peers are timed from their first record to the
+answer to their last write. PostgreSQL, Debezium, the start, a Milvus server, and the closing of Milvus
+Lite are left out. Every collection is read back and checked: there is no figure for wrong rows.
 
-By turns, in the same run, against
+In the same run, taking turns, Rowvec is compared with
 
-- `embedder`: the embedder alone on exactly the texts that the flow put through the model in that
-  round, in as few calls as can be: in texts per second, what stream, store and small windows cost;
-- `…_one_core`: the same two with the model on one core, so that the others are left for all else, as
-  they are where a GPU calculates. With the model on all of them, whatever else is calculated is taken
-  from the model, and 1 is out of reach;
-- `embedder_final`: the embedder alone on the rows' last texts, each once, in one call. It adds to
-  that what texts cost that were soon replaced;
-- `loop`: what everybody writes: poll, `encode`, upsert, again (`benchmarks.peers.loop`);
+- `embedder`: the embedder alone on exactly the texts that the flow embedded in that round, in as few
+  calls as possible. In texts per second, the difference is the cost of stream, store and small windows;
+- `…_one_core`: the same two with the model on one core, which leaves the other cores to everything
+  else, as with a GPU. With the model on all cores, all other work takes time from the model, so the
+  ratio cannot reach 1;
+- `embedder_final`: the embedder alone on the last text of each row, in one call. The ratio also counts
+  the cost of embedding texts that were soon replaced;
+- `loop`: the usual loop of poll, `encode`, upsert (`benchmarks.peers.loop`);
 - `per_event`: one embedding and one request per event, as Debezium Server's sink does;
-- `bytewax`: the flow that Bytewax's own operators invite to;
-- `quix`: Quix Streams, where `--quix` names a folder that has it (`benchmarks.peers.quix` says why).
+- `bytewax`: a flow of Bytewax's own operators;
+- `quix`: Quix Streams, if `--quix` names a folder that has it (`benchmarks.peers.quix` says why).
 
-Each peer's module says what it is and does not promise. The events of the history per second are
-counted for each, so the ratios are those of the times; `per_event`, which would take minutes, gets a
-history of a quarter of the rows and of the updates. All begin with the whole history in the topic: it
-tells how fast each catches up, which favours large batches, not how fresh it keeps.
+The module of each peer says what it does and what it does not promise. Every rate is the events of the
+history per second, so the ratios are ratios of times. `per_event` would take minutes, so its history
+has a quarter of the rows and updates. The whole history is in the topic from the start: this measures
+how fast each catches up, which favours large batches, and not freshness.
 """
 
 import random
@@ -83,11 +82,11 @@ SHORT_TOPIC = f"{TOPIC}_short"
 
 @dataclass(frozen=True, slots=True)
 class History:
-    """What happened to the table.
+    """The changes of the table.
 
     Attributes:
-        final: Primary key → text, as the collection must hold it in the end.
-        texts: Distinct texts that any event carries.
+        final: Primary key → text that the collection must hold at the end.
+        texts: How many distinct texts the events have.
     """
 
     changes: list[Change]
@@ -117,12 +116,12 @@ def build_history(texts: Sequence[str], rows: int, updates: int) -> History:
 
 @dataclass(slots=True)
 class Embedded:
-    """What went through the model in the rounds of Rowvec.
+    """The texts that Rowvec embedded.
 
     Attributes:
-        texts: Those of the last round; one that was embedded twice is there twice.
-        counts: How many, per round.
-        rates: Texts per second end to end, per round.
+        texts: The texts of the last round; a text that was embedded twice is in it twice.
+        counts: How many texts in each round.
+        rates: Texts per second end to end in each round.
     """
 
     texts: list[str] = field(default_factory=list)
@@ -137,14 +136,14 @@ def run_rowvec(
     device: str = "cpu",
     at_ready: Callable[[], None] = lambda: None,
 ) -> Rate:
-    """From the first record to the last commit, on an empty collection; notes what was embedded.
+    """Run Rowvec on an empty collection, timed from its first record to its last commit.
 
     Args:
-        bootstrap_servers: Of the broker that has the history.
-        history: What to catch up with.
-        embedded: What is noted.
-        device: Where the model is.
-        at_ready: Called when it is ready, before its first record.
+        bootstrap_servers: Addresses of the broker that has the history.
+        history: The history in the topic.
+        embedded: Gets the texts that were embedded.
+        device: Device of the model.
+        at_ready: Called when the flow is ready, before its first record.
     """
     metrics = InMemoryMetricReader()
     with tempfile.TemporaryDirectory() as name:
@@ -157,7 +156,7 @@ def run_rowvec(
         with _noting_texts() as texts, _noting_times(watch):
 
             def on_ready() -> None:
-                texts.clear()  # what was embedded before is no part of the flow
+                texts.clear()  # Texts embedded before, for warming up, do not count.
                 at_ready()
 
             run(
@@ -185,7 +184,7 @@ def run_rowvec(
 
 @contextmanager
 def _noting_texts() -> Iterator[list[str]]:
-    """The texts that any embedder of this process is given meanwhile, each call's once."""
+    """Inside the `with`, note the texts given to every embedder, without repetitions in a call."""
     texts: list[str] = []
     embed = TransformerEmbedder.embed
 
@@ -199,7 +198,7 @@ def _noting_texts() -> Iterator[list[str]]:
 
 @contextmanager
 def _noting_times(watch: Stopwatch) -> Iterator[None]:
-    """When any reader gets its first record, and when a flow has come to its end."""
+    """Inside the `with`, note when a reader gets its first record and when the flow ends."""
     read, ended = KafkaReader.read, Session.ended
 
     def noting_read(self: KafkaReader, most: int) -> tuple[Sequence[Any], Sequence[Any]]:
@@ -221,14 +220,14 @@ def _noting_times(watch: Stopwatch) -> Iterator[None]:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """Any embedder that is made meanwhile calculates on one core."""
+    """Inside the `with`, every new embedder uses one core."""
     with patch.object(transformer, "CORES", 1):
         take_one_core()
         yield
 
 
 def in_fewest_calls(texts: Sequence[str]) -> list[list[str]]:
-    """`texts` as calls of distinct ones, or the embedder would embed those that repeat just once."""
+    """Split `texts` into calls without repetitions, since a call embeds a repeated text only once."""
     left, calls = Counter(texts), []
     while left:
         calls.append(list(left))
@@ -255,10 +254,11 @@ def _embedded(metrics: InMemoryMetricReader) -> int:
 
 
 def _in_thread(contestant: Callable[[], Rate], cores: int = CORES) -> Callable[[], Rate]:
-    """Off the main thread, where Bytewax runs Rowvec as well, with all cores or so many.
+    """Run a contestant on another thread than the main one, as Bytewax runs Rowvec, with `cores` cores.
 
-    A machine that is busy makes it matter: OpenMP's threads wait spinning for the main thread, and
-    asleep for others, as it then counts more threads than cores. It made the embedder half as fast.
+    On a busy machine this matters. OpenMP's threads spin while they wait for the main thread, but sleep
+    while they wait for another one, because OpenMP then counts more threads than cores. That made the
+    embedder half as fast.
     """
 
     def run_it() -> Rate:
@@ -275,7 +275,7 @@ def _peers(
     installed: Path | None,
     embedded: dict[str, list[int]],
 ) -> dict[str, Callable[[], Rate]]:
-    """The peers by name; how many texts each embeds is noted."""
+    """The peers by name; `embedded` gets how many texts each of them embeds."""
     groups = count(1)
     runs: dict[str, Callable[[], Outcome]] = {
         "loop": lambda: run_loop(job, model),
@@ -335,7 +335,7 @@ def main() -> None:
         broker = Broker(Path(folder))
         broker.start()
         try:
-            # Quix Streams asks a topic for both, and this broker knows but what it was told.
+            # Quix Streams reads both settings of a topic, and this broker returns only what was set.
             broker.create_topic(TOPIC, 1, {"cleanup.policy": "delete", "retention.ms": "604800000"})
             servers = broker.bootstrap_servers
             fill(servers, history.changes)

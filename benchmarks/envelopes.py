@@ -1,4 +1,4 @@
-"""Change events shaped as Debezium 3 writes them for PostgreSQL, without schemas."""
+"""Change events in the format of Debezium 3 for PostgreSQL, without schemas."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ Change = tuple[bytes, bytes]
 """Kafka key and value."""
 
 DOC = "Return the sum of all items, or the given default value where there is nothing to add up."
-"""What the texts of rows begin with where it matters only how long they are."""
+"""The beginning of each row's text where only the length of texts matters."""
 
 _START_MS = 1_700_000_000_000
 
@@ -19,7 +19,7 @@ def topic_of(table: str) -> str:
 
 
 def change(table: str, op: str, lsn: int, row: dict[str, Any]) -> Change:
-    """One record; `row` has its primary key in the column `id`."""
+    """One record; the primary key of `row` is the column `id`."""
     ts_ms = _START_MS + lsn
     envelope = {
         "before": None,
@@ -44,6 +44,6 @@ def change(table: str, op: str, lsn: int, row: dict[str, Any]) -> Change:
 
 
 def update(table: str, id_: int, lsn: int) -> Change:
-    """An update of a row of the idle contract's table; no other one has its text."""
+    """An update of a row in the idle contract's table, with a text that no other update has."""
     row = {"id": id_, "name": f"row {id_}", "doc": f"{DOC} ({lsn})", "kind": "function"}
     return change(table, "u", lsn, {**row, "size": lsn % 1_000})

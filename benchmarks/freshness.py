@@ -1,35 +1,35 @@
-"""How long after its commit a change is in Milvus, and can be read there, at half of capacity.
+"""Freshness: how long after its commit a change is written to and readable in Milvus, at half load.
 
     python -m benchmarks.freshness
 
-The flow of Rowvec runs as in production, as a process of its own: a real broker, real vectors,
-windows, checkpoints, ledger and lease; Milvus Lite behind its server, so that others can read what
-it writes. First it drains a backlog; the rows that it writes per second are its capacity. Then events
-come at half of that, **open-loop**: each at a moment that a schedule has fixed before, whether or not
-those before it are through. A latency counts from that moment, the commit, and not from when the event
-was sent: what is late makes everything behind it late, and nothing is left out because the system was
-busy (no coordinated omission). It ends
+The flow runs as in production, in its own process: a real broker, real vectors, windows, checkpoints,
+ledger and lease, and a Milvus Lite server, so that another process can read what it writes. First the
+flow drains a backlog; the rows that it writes per second are its capacity. Then events come at half of
+that rate, **open-loop**: a schedule fixes the moment of each event in advance, whether or not the
+events before it are done. Latency counts from that moment, the commit, and not from the sending. So a
+late event delays all that follow, and no latency is left out because the system was busy (no
+coordinated omission). The latency ends
 
-- `acknowledged`, when the request that wrote this version of the row, or a newer one, has returned;
-- `visible`, when a Strong read of another process has shown it. That one asks for all rows that are
-  due and not seen yet, all the time, with a short pause; `poll_s` is how far apart its answers are,
-  and so how much too late it may see a row.
+- `acknowledged`: when the request that wrote this version of the row, or a newer one, has returned;
+- `visible`: when a Strong read by another process has returned it. The reader asks over and over, with
+  a short pause, for all rows that are due and not seen yet; `poll_s` is the time between its answers,
+  and so the most by which it sees a row too late.
 
-Every event has a text that nobody has seen, and a row comes again only after all others, so each event
-costs an embedding: no cache and no unchanged text saves any, and the window only where the flow is
-behind by as much as all rows. Backlog and schedule have the same texts but for a number. A backlog is
-embedded in larger batches than what comes in one window, which are cheaper: so half of this capacity
+Every event has a new text, and a row comes again only after all others, so each event costs an
+embedding: no cache and no unchanged text saves any, and a window merges two changes only if the flow is
+behind by as many events as there are rows. The texts of backlog and schedule differ only in a number. A
+backlog is embedded in larger, cheaper batches than the events of one window, so half of this capacity
 is more than half of what the flow can do in small windows.
 
-The ratios are the 99th percentiles ÷ (window + one batch). One batch is what the flow itself took, on
-the schedule, to embed what came together and to write it: the median of all calls of the embedder
-plus the median of all upserts, by the clock around them. Where the machine is so slow that batches
-grow, it grows with them; `texts_per_embed_p50` tells.
+The ratios are the 99th percentiles ÷ (window + one batch). One batch is the time that the flow took
+during the schedule to embed and write one group of events: the median of all calls of the embedder plus
+the median of all upserts. On a slow machine batches grow, and this time grows with them;
+`texts_per_embed_p50` shows it.
 
-It leaves out PostgreSQL and Debezium, bursts (the schedule is even), a Milvus server and a network.
-All processes share the cores of one machine: `cores` says what each took while the schedule ran. The
-reader is a load on Milvus that the backlog did not have. The broker holds each fetch for 10 ms, as it
-does not answer when something comes. In the end the collection must hold the last text of each row.
+PostgreSQL, Debezium, bursts (the schedule is even), a Milvus server and a network are left out. All
+processes share the cores of one machine: `cores` says how much each used during the schedule. The
+reader loads Milvus, which the backlog did not. The broker holds each fetch for 10 ms, because it does
+not answer early when records arrive. At the end the collection must hold the last text of each row.
 """
 
 import argparse
@@ -67,21 +67,21 @@ from operators.milvus.store import MilvusStore
 from operators.store.protocol import Entity, entity_id
 
 SHARE = 0.5
-"""Of the capacity, how much comes on the schedule."""
+"""The rate of the schedule as a share of the capacity."""
 
 _LOOK_S = 0.05
 _SOON_S = 1.0
-"""How long before its first event a schedule is told."""
+"""How long before its first event a schedule is published to the other processes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What the processes of one round work on.
+    """The work of the processes of one round.
 
     Attributes:
-        folder: What they share: the recovery directory, and files that tell how far each is.
-        rows: Event n is about row n modulo this; n is its Kafka offset.
-        pause_s: Of the reader, after each answer.
+        folder: Shared folder with the recovery directory and the files by which processes signal.
+        rows: Event n changes row n modulo this number; n is its Kafka offset.
+        pause_s: Pause of the reader after each answer.
     """
 
     servers: str
@@ -92,40 +92,40 @@ class Job:
 
     @property
     def calls(self) -> Path:
-        """Where the flow notes its calls, one JSON line for each."""
+        """The file in which the flow notes its calls, one JSON line each."""
         return Path(self.folder, "calls.jsonl")
 
     @property
     def schedule(self) -> Path:
-        """Is there once the schedule is known."""
+        """The file with the schedule; exists once the schedule is fixed."""
         return Path(self.folder, "schedule.json")
 
     @property
     def ready(self) -> Path:
-        """Is there once the reader waits for the schedule."""
+        """A file that exists once the reader waits for the schedule."""
         return Path(self.folder, "ready")
 
     @property
     def reads(self) -> Path:
-        """What the reader tells in the end."""
+        """The file with the reader's results."""
         return Path(self.folder, "reads.json")
 
     def contract(self) -> Contract:
-        """The flow's."""
+        """The contract of the flow."""
         return real_contract(self.servers, self.milvus, Path(self.folder, "recovery"), 10)
 
     def ids(self) -> list[str]:
-        """The entity of each row."""
+        """The entity id of each row."""
         key = KeyMaker(self.contract().tables[0])
         return [entity_id(key({"id": row})) for row in range(self.rows)]
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When which event is due; moments are of the machine's monotonic clock.
+    """When each event is due, by the machine's monotonic clock.
 
     Attributes:
-        first: The first event on it.
+        first: The first event of the schedule.
     """
 
     start: float
@@ -134,22 +134,22 @@ class Schedule:
     count: int
 
     def due(self, event: int) -> float:
-        """The moment of commit of an event."""
+        """The moment at which an event is committed."""
         return self.start + (event - self.first) / self.per_s
 
     def events(self) -> range:
-        """All of them."""
+        """All events of the schedule."""
         return range(self.first, self.first + self.count)
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call of the flow's to the model or to Milvus.
+    """One call of the flow to the model or to Milvus.
 
     Attributes:
         what: "embed" or "write".
-        texts: How many it was about.
-        events: Of a write: the versions it wrote, by Kafka offset.
+        texts: How many texts it embedded or wrote.
+        events: For a write, the Kafka offsets of the versions that it wrote.
     """
 
     what: str
@@ -161,10 +161,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Reads:
-    """What the reader tells.
+    """The results of the reader.
 
     Attributes:
-        visible: When each event of the schedule was seen, in their order.
+        visible: When each event of the schedule was seen, in the order of events.
         answers: When each answer came.
     """
 
@@ -175,14 +175,14 @@ class Reads:
 
 
 def text_of(texts: Sequence[str], event: int) -> str:
-    """The text of an event: no other event has it."""
+    """The text of an event, which no other event has."""
     return f"{texts[event % len(texts)]} ({event})"
 
 
 def changes_of(
     job: Job, texts: Sequence[str], events: range, committed_s: Callable[[int], float]
 ) -> list[Change]:
-    """Events as Debezium would send them, with their moments of commit (seconds since 1970)."""
+    """Events as Debezium would send them; `committed_s` gives the commit time, as Unix time."""
     made = []
     for event in events:
         row = {"id": event % job.rows, "name": "", "doc": text_of(texts, event), "size": event}
@@ -198,7 +198,7 @@ def changes_of(
 
 
 class _Notes:
-    """Appends what the flow does to a file, so that another process can follow it."""
+    """Appends the flow's calls to a file, so that another process can follow them."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("ab", buffering=0)
@@ -206,13 +206,13 @@ class _Notes:
     def note(
         self, what: str, began: float, ended: float, texts: int, events: Sequence[int]
     ) -> None:
-        """One line, in one write: lanes and worker do not get into one another's."""
+        """Write one line in one `write`, so that the lines of different threads do not mix."""
         line = orjson.dumps(Call(what, began, ended, texts, list(events)))
         self._file.write(line + b"\n")
 
 
 class _NotingStore(MilvusStore):
-    """Milvus, with a note of each upsert that has returned."""
+    """A Milvus store that notes each upsert that has returned."""
 
     def __init__(self, section: MilvusSection, *, notes: _Notes) -> None:
         super().__init__(section)
@@ -228,8 +228,8 @@ class _NotingStore(MilvusStore):
 
 
 def run_flow(job: Job) -> None:
-    """The flow until SIGTERM, as `rowvec run` runs it."""
-    # Only here: they import torch, which the other processes do without.
+    """Run the flow until SIGTERM, as `rowvec run` does."""
+    # Imported here, because they import torch, which the other processes do not need.
     from flows.process import preflight
     from flows.runtime import Cluster, run
     from operators.model.transformer import TransformerEmbedder
@@ -243,7 +243,7 @@ def run_flow(job: Job) -> None:
             notes.note("embed", began, time.monotonic(), len(texts), ())
             return vectors
 
-    # The flow opens both itself, and offers no place to put others there.
+    # The flow opens model and store itself and has no parameter for them, so they are patched.
     with (
         mock.patch.object(preflight, "MilvusStore", partial(_NotingStore, notes=notes)),
         mock.patch.object(preflight, "load_embedder", lambda c: NotingEmbedder(c.embedding)),
@@ -255,7 +255,7 @@ def run_flow(job: Job) -> None:
 
 
 def run_reader(job: Job) -> None:
-    """Read what is due and not seen yet, over and over, until all of the schedule was seen."""
+    """Read the rows that are due and not seen yet, over and over, until all events were seen."""
     ids = job.ids()
     with closing(MilvusStore(job.contract().milvus)) as store:
         job.ready.touch()
@@ -299,15 +299,15 @@ def run_reader(job: Job) -> None:
     tell(job.reads, told)
 
 
-# --- The process that plans, sends and judges ---
+# --- The main process: plans, sends and checks ---
 
 
 class Follower:
     """Reads the flow's notes while it writes them.
 
     Attributes:
-        calls: In the order of their ends.
-        acknowledged: When each event was, or a newer one of its row; by event.
+        calls: The calls in the order of their ends.
+        acknowledged: Event → when its write, or that of a newer event of the same row, returned.
     """
 
     def __init__(self, path: Path, rows: int) -> None:
@@ -319,7 +319,7 @@ class Follower:
         self.acknowledged: dict[int, float] = {}
 
     def look(self) -> None:
-        """Take in what is new."""
+        """Read the new notes."""
         if not self._path.exists():
             return
         with self._path.open("rb") as file:
@@ -334,7 +334,7 @@ class Follower:
                     self._acknowledge(event, call.ended)
 
     def of(self, what: str, since: float = 0.0) -> list[Call]:
-        """Calls of one kind that began then or later."""
+        """Calls of one kind that began at `since` or later."""
         return [call for call in self.calls if call.what == what and call.began >= since]
 
     def _acknowledge(self, event: int, at: float) -> None:
@@ -346,12 +346,12 @@ class Follower:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """What a round is made of.
+    """The size of a round.
 
     Attributes:
-        backlog: Updates; the inserts of all rows come before them.
-        live_s: How long the schedule is.
-        pause_s: Of the reader.
+        backlog: Number of updates in the backlog; the inserts of all rows come before them.
+        live_s: Duration of the schedule.
+        pause_s: Pause of the reader.
     """
 
     rows: int
@@ -363,7 +363,7 @@ class Round:
 
 @dataclass(slots=True)
 class Figures:
-    """What the rounds found: one value of each for every round."""
+    """The figures: one value of each per round."""
 
     ratios: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     rates: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
@@ -371,7 +371,7 @@ class Figures:
 
 
 def run_round(asked: Round, figures: Figures) -> None:
-    """Broker, Milvus and flow from nothing; a backlog, a schedule, and what came of it."""
+    """Start broker, Milvus and flow afresh, send a backlog and a schedule, and note the figures."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         broker, milvus = Broker(folder / "broker"), MilvusLiteServer(folder / "milvus")
@@ -421,9 +421,9 @@ def _child(name: str, job: Job, stack: ExitStack) -> Child:
 
 
 def _drain(follower: Follower, flow: Child, rows: int, events: int) -> float:
-    """Rows written per second once each is there, to the last acknowledgement of the backlog.
+    """Rows written per second, from when every row exists to the last acknowledgement of the backlog.
 
-    Rows, not events: of those that wait, one may take another's place, and cost nothing.
+    Rows are counted, not events: an event that is superseded in its window costs nothing.
     """
     deadline = time.monotonic() + LIMIT_S
     while len(follower.acknowledged) < events:
@@ -439,19 +439,19 @@ def _drain(follower: Follower, flow: Child, rows: int, events: int) -> float:
 
 
 def _send(job: Job, texts: Sequence[str], schedule: Schedule) -> list[float]:
-    """Send each event when it is due, and tell how late each was handed to the client."""
+    """Send each event when it is due; returns how late each was handed to the client."""
     since_1970 = time.time() - time.monotonic()
     changes = changes_of(job, texts, schedule.events(), lambda n: since_1970 + schedule.due(n))
     tell(job.schedule, schedule)
-    # Debezium sends what it has read in batches. With a request for each event, the embedded broker
-    # would take more of the machine than the flow. An event counts from its commit, wait and all.
+    # Debezium sends in batches, too. With one request per event, the embedded broker would use more
+    # CPU than the flow. Latency counts from the commit, so it includes the time spent in `linger.ms`.
     producer = Producer({"bootstrap.servers": job.servers, "linger.ms": 10})
-    producer.list_topics(TOPIC, timeout=10)  # connecting is not what is measured
+    producer.list_topics(TOPIC, timeout=10)  # Connect first: connecting is not measured.
     late: list[float] = []
     for event, (key, value) in zip(schedule.events(), changes, strict=True):
         due = schedule.due(event)
         producer.poll(max(0.0, due - time.monotonic()))
-        # `poll` comes back early when it has something to tell.
+        # `poll` returns early when it has delivery reports.
         time.sleep(max(0.0, due - time.monotonic()))
         producer.produce(TOPIC, value, key, partition=0)
         late.append(time.monotonic() - due)
@@ -460,12 +460,12 @@ def _send(job: Job, texts: Sequence[str], schedule: Schedule) -> list[float]:
 
 
 def _usage(pids: Mapping[str, int]) -> dict[str, float]:
-    """CPU seconds so far, by process."""
+    """CPU seconds of each process so far."""
     return {name: cpu_s(pid) for name, pid in pids.items()} | {"producer": time.process_time()}
 
 
 def _check(job: Job, texts: Sequence[str], events: int) -> None:
-    """Refuse figures of a collection that does not hold the last text of each row."""
+    """Fail if the collection does not hold the last text of each row."""
     last = range(events - job.rows, events)
     ids = job.ids()
     expected = {ids[event % job.rows]: text_of(texts, event) for event in last}
@@ -479,7 +479,7 @@ def _check(job: Job, texts: Sequence[str], events: int) -> None:
 def _judge(
     window_s: float, schedule: Schedule, follower: Follower, reads: Reads, figures: Figures
 ) -> None:
-    """What one round tells."""
+    """Add the figures of one round."""
     embeds, writes = (follower.of(what, schedule.start) for what in ("embed", "write"))
     written = sum(call.texts for call in follower.of("write"))
     embedded = sum(call.texts for call in follower.of("embed"))
@@ -512,7 +512,7 @@ def _took(calls: Sequence[Call]) -> list[float]:
 
 
 def rank(values: Sequence[float], share: float) -> float:
-    """The value that this share of all does not exceed: one of them, nothing in between."""
+    """The percentile of `values` at `share`; always one of the values, without interpolation."""
     return round(sorted(values)[max(0, math.ceil(share * len(values)) - 1)], 4)
 
 

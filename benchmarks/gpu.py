@@ -1,18 +1,19 @@
-"""What a GPU is worth: the embedder beside sentence-transformers, and how busy the whole keeps it.
+"""On a GPU: the embedder against sentence-transformers, and how busy a whole run keeps the GPU.
 
     python -m benchmarks.gpu
 
-It needs a CUDA device, and says so where there is none; `--device cpu --quick` shows that it runs.
+It needs a CUDA device and ends with a message if there is none; `--device cpu --quick` only checks
+that it runs.
 
 - `short_…` and `long_over_sentence_transformers_bf16`: `TransformerEmbedder` against `encode` in
-  bfloat16 at its best batch size of 32 … 1,024, on the same texts, tokenizing included. Of the two,
-  the lower one is `gpu_over_sentence_transformers_bf16`;
-- `minilm_rows_per_s` and `base_rows_per_s`: texts of a table's rows through all-MiniLM-L6-v2, and
-  through an encoder of 110 million parameters. That one is BERT's base configuration with random
-  weights: its vectors mean nothing, and take as long as those that do;
-- `gpu_busy_share`: the share of the time of a whole run, first record to last commit, in which the
-  device had a kernel or a copy under way, by PyTorch's profiler. The run is that of `end_to_end`, with
-  Milvus Lite, and checked like it. On a CPU it counts PyTorch's own operations instead.
+  bfloat16 with its best batch size of 32 … 1,024, on the same texts, tokenizing included. The lower of
+  the two is `gpu_over_sentence_transformers_bf16`;
+- `minilm_rows_per_s` and `base_rows_per_s`: texts per second of a table's rows through
+  all-MiniLM-L6-v2, and through an encoder of 110 million parameters, which is BERT's base configuration
+  with random weights: its vectors are meaningless, but take as long to compute;
+- `gpu_busy_share`: the share of a whole run, from first record to last commit, in which the device ran
+  a kernel or a copy, by PyTorch's profiler. The run and its check are those of `end_to_end`, with
+  Milvus Lite. On a CPU, PyTorch's operations are counted instead.
 """
 
 import tempfile
@@ -40,7 +41,7 @@ from operators.model.transformer import TransformerEmbedder
 
 BATCH_SIZES = (32, 64, 128, 256, 512, 1_024)
 CLOSE = 0.99
-"""Lowest cosine between the two in bfloat16; a different model would be far below."""
+"""Lowest allowed cosine between the two in bfloat16; a different model would be far below."""
 
 
 def against_sentence_transformers(
@@ -67,7 +68,7 @@ def against_sentence_transformers(
 
     peers = {f"encode_{size}": partial(encode, size) for size in batch_sizes}
     contestants: dict[str, Callable[[], Rate]] = {"rowvec": rowvec, **peers}
-    take_turns(1, contestants)  # warm: kernels are loaded, and memory is held
+    take_turns(1, contestants)  # Warm up: load kernels, allocate memory.
     turns = take_turns(rounds, contestants)
     alike = (made["rowvec"] * made["reference"].astype(np.float32)).sum(1).min()
     assert alike > CLOSE, f"the vectors have a cosine of {alike}: they cannot be compared"
@@ -88,7 +89,7 @@ def base_encoder(folder: Path, layers: int) -> Path:
 
 
 def rows_per_second(model: str, texts: Sequence[str], device: str, rounds: int) -> list[Rate]:
-    """Of the embedder alone, warm."""
+    """Texts per second of the embedder alone, after a warm-up."""
     embedder = TransformerEmbedder(EmbeddingSection(model=model, device=device))
 
     def run() -> Rate:
@@ -101,12 +102,12 @@ def rows_per_second(model: str, texts: Sequence[str], device: str, rounds: int) 
 
 
 def busy_share(device: str, rows: int, updates: int) -> tuple[float, Rate]:
-    """Of a whole run, and the events per second of that run."""
+    """The share of a whole run in which the device is busy, and the run's events per second."""
     on_gpu = device.startswith("cuda")
     history = build_history(corpus.of_rows(), rows, updates)
     profiler = profile(
         activities=[ProfilerActivity.CUDA if on_gpu else ProfilerActivity.CPU],
-        # Of a CPU it would else see this thread alone, and the model has one of its own.
+        # On a CPU it would otherwise profile this thread only, and the model runs on another one.
         experimental_config=_ExperimentalConfig(profile_all_threads=not on_gpu),
     )
     with tempfile.TemporaryDirectory() as folder:
@@ -129,7 +130,7 @@ def busy_share(device: str, rows: int, updates: int) -> tuple[float, Rate]:
 
 
 def covered(spans: Iterable[tuple[float, float]]) -> float:
-    """What spans cover together, each moment counted once."""
+    """The total length of the union of time spans."""
     total, until = 0.0, float("-inf")
     for start, end in sorted(spans):
         total += max(0.0, end - max(start, until))

@@ -1,7 +1,8 @@
-"""The same job by Bytewax's own operators, as its documentation teaches them.
+"""The job of `benchmarks.path` with Bytewax's own operators, used as its documentation teaches.
 
-One item is one message, one state is one row, `collect` makes the batches. It does less than Rowvec:
-it renders no text, hashes none, fences nothing against the store, and reads the envelope's LSN alone.
+Each item is one message, each row has its own state, and `collect` makes the batches. It does less
+than Rowvec: it renders and hashes no text, drops no events that the store has overtaken, and reads
+only the envelope's LSN.
 """
 
 import time
@@ -24,11 +25,11 @@ from operators.contract.sections import Contract
 
 Message = KafkaSourceMessage[bytes, bytes]
 _BATCH = 1_000
-"""As Bytewax's own Kafka source takes at once."""
+"""The batch size of Bytewax's Kafka source."""
 
 
 def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> Rate:
-    """Records per second once warm, to the end of the log."""
+    """Records per second from the end of the warm-up to the end of the log."""
     timing = Timing(warm_up)
     contract = idle_contract()
     flow = Dataflow("idiomatic")
@@ -43,7 +44,7 @@ def run_idiomatic(changes: Sequence[Change], warm_up: int, epoch_s: float) -> Ra
 
 
 def newest_in_batches(envelopes: Stream[Any], contract: Contract) -> Stream[list[Any]]:
-    """Envelopes that are not older than what was seen of their row, by window or by 500."""
+    """Envelopes that are not older than the last one of their row, in batches by window or of 500."""
     rows = op.key_on("row", envelopes, lambda envelope: str(envelope["after"]["id"]))
     newest = op.stateful_map("newest", rows, _newest)
     changed = op.filter_map("changed", op.key_rm("rows", newest), lambda envelope: envelope)
@@ -57,7 +58,7 @@ def newest_in_batches(envelopes: Stream[Any], contract: Contract) -> Stream[list
 
 
 def last_of_each(envelopes: list[Any]) -> list[Any]:
-    """The rows that a batch leaves: of each the last version."""
+    """The last version of each row in a batch."""
     return list({envelope["after"]["id"]: envelope["after"] for envelope in envelopes}.values())
 
 
@@ -87,7 +88,7 @@ class _Partition(StatefulSourcePartition[Message, int]):
         self._timing = timing
 
     def next_batch(self) -> list[Message]:
-        # It has no epochs that grow, so it is warm when it says so.
+        # Its epochs do not grow, so the warm-up needs no checkpoint to end.
         self._timing.checkpoint = True
         self._timing.before_read()
         first = self._next

@@ -1,7 +1,7 @@
-"""Shards that know a given number of rows, recovery files that hold them, and the flow resumed there.
+"""Fills shards and recovery files with a given number of known rows, and resumes the flow from them.
 
-Each function here is the work of one process: what a process holds in memory tells nothing once it
-has done something else before. The figures are of Linux, from `/proc`.
+Run each function in a new process: memory figures are meaningless in a process that has done other
+work before. They come from Linux's `/proc`.
 """
 
 import gc
@@ -37,21 +37,21 @@ from operators.store.protocol import Entity, Stored
 from operators.telemetry import Telemetry
 
 Maps = dict[str, VersionMap]
-"""By shard."""
+"""Shard → its version map."""
 
 HORIZON_S = 3_600.0
 _MIN_SKIPPED, _MAX_SKIPPED_S = 2, 12.0
-"""Epochs, and seconds, after the first write that are not counted."""
+"""After the first write, at least this many epochs and at most this many seconds are not counted."""
 
 _CAUGHT_UP_S = 0.25
-"""Of the load: a flow that lags no more has caught up."""
+"""A flow that lags behind the load by no more than this many seconds has caught up."""
 
 _SPREAD = 2_654_435_761
-"""Of Knuth's multiplicative hashing: neighbours in the log are rows far from one another."""
+"""Multiplier of Knuth's multiplicative hashing: consecutive records change rows far apart."""
 
 
 def resident_bytes() -> int:
-    """What this process holds in memory now."""
+    """The resident memory of this process."""
     return _status("VmRSS")
 
 
@@ -62,15 +62,15 @@ def _status(name: str) -> int:
 
 
 def empty_maps() -> Maps:
-    """A map for each shard, as of a table whose load was long ago."""
+    """A version map for each shard, in the state long after the initial load of the table."""
     return {name: VersionMap(whole=False, horizon_s=HORIZON_S, now=0.0) for name in ALL_SHARDS}
 
 
 def enter(maps: Maps, numbers: range) -> None:
-    """Enter one insert of each row, as `dedup` does, and the store's answer that it is new there.
+    """Enter one insert of each row, as `dedup` does, and the store's answer that the row is new.
 
-    With a checkpoint whenever an epoch has all the records that it takes; the last rows are still on
-    their way.
+    Takes a checkpoint whenever an epoch has its full number of records; the writes of the last rows are
+    still in flight at the end.
     """
     prefix = key_prefix(TABLE)
     per_epoch = idle_contract().flow.max_epoch_records
@@ -88,7 +88,7 @@ def enter(maps: Maps, numbers: range) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What shards and recovery files take that know so many rows."""
+    """The size of the version maps and recovery files of a given number of rows."""
 
     resident_bytes: int
     recovery_bytes: int
@@ -96,11 +96,11 @@ class Filled:
 
 
 def fill(rows: int, recovery: Path) -> Filled:
-    """Fill all shards, and have Bytewax write them into recovery files where the flow finds them.
+    """Fill all shards, and let Bytewax write recovery files from which the flow can resume.
 
     Args:
-        rows: Numbered from 0; none of them is pending.
-        recovery: A directory that is empty.
+        rows: Number of rows, which are numbered from 0; none is pending.
+        recovery: An empty directory.
     """
     maps = empty_maps()
     gc.collect()
@@ -128,7 +128,7 @@ def fill(rows: int, recovery: Path) -> Filled:
 
 
 class _Known(StatefulBatchLogic[VersionMap, None, DedupState]):
-    """Keeps under a shard's key what `dedup` would keep there."""
+    """Has the state of a shard that `dedup` would have."""
 
     def __init__(self, shared: DedupContext) -> None:
         self._shared = shared
@@ -139,26 +139,26 @@ class _Known(StatefulBatchLogic[VersionMap, None, DedupState]):
         return [], False
 
     def snapshot(self) -> DedupState:
-        self._versions.pack(ending=False)  # a checkpoint: none of the rows is on its way any more
+        self._versions.pack(ending=False)  # A checkpoint: after it no write is in flight.
         state: DedupState = (STATE_FORMAT, self._versions.pack(ending=True), (), (), ())
         logic = DedupLogic(self._shared, state)
-        # As after a clean stop: only then are all rows written that are known.
+        # As at a clean stop: only then does the checkpoint hold all known rows.
         logic.on_eof()
         return logic.snapshot()
 
 
 @operator
 def _known(step_id: str, up: KeyedStream[VersionMap], shared: DedupContext) -> KeyedStream[None]:
-    """The step whose name in the recovery files is the one of `dedup`."""
+    """A step that has the name of `dedup` in the recovery files."""
     return op.stateful_batch("logic", up, lambda _state: _Known(shared))
 
 
 def rotate_through(rows: int, horizons: int) -> list[int]:
-    """What the maps hold in memory at the end of each horizon, if no row ever changes twice.
+    """Resident memory of the maps at the end of each horizon, if no row ever changes twice.
 
     Args:
         rows: Inserts within a horizon.
-        horizons: How many of them.
+        horizons: Number of horizons.
     """
     maps = empty_maps()
     gc.collect()
@@ -176,12 +176,12 @@ def rotate_through(rows: int, horizons: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """Updates of rows drawn evenly, by the clock and not by what the flow takes.
+    """Updates of uniformly drawn rows at a fixed rate, however fast the flow reads.
 
     Attributes:
-        rows: That the flow knows.
-        per_s: Updates that fall due in a second.
-        epochs, seconds: What is measured at the least, once the flow has resumed.
+        rows: Number of rows that the flow knows.
+        per_s: Updates that become due per second.
+        epochs, seconds: At least so much is measured after the resume.
     """
 
     rows: int
@@ -192,13 +192,13 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """One epoch, from the source's snapshot before it to its own.
+    """One epoch, from the snapshot of the source before it to its own.
 
     Attributes:
-        lost_s: From its beginning to when the source could read on: what the one before it took to
-            be drained, snapshot, pickled, written and committed.
-        lost_cpu_s: The CPU time of this process in that.
-        records: Taken from the log.
+        lost_s: Time from its beginning until the source could read again, in which the epoch before was
+            drained, snapshot, pickled, written and committed.
+        lost_cpu_s: The CPU time of this process within `lost_s`.
+        records: How many records were read from the log.
     """
 
     took_s: float
@@ -209,13 +209,13 @@ class Epoch:
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """What a resumed flow did.
+    """The figures of a resumed flow.
 
     Attributes:
-        resume_s: From before the flow was built to the first row that the store was handed.
-        resident_bytes: What the process held in memory then, more than before.
-        peak_bytes: The most it ever held, more than before.
-        due: Updates that fell due within `epochs`.
+        resume_s: From before the flow was built to the first row passed to the store.
+        resident_bytes: Growth of the resident memory from before the build to that moment.
+        peak_bytes: Growth of the resident memory from before the build to its peak.
+        due: Updates that became due within `epochs`.
     """
 
     resume_s: float
@@ -228,7 +228,7 @@ class Resumed:
 def resume(recovery: Path, load: Load, epoch_s: float) -> Resumed:
     """Resume the whole flow, with a model and a store that do nothing, and keep it under load.
 
-    Refuses a figure for a flow that did not know its rows: none may be looked up in the store.
+    Fails if the flow looks up a row in the store, since then it did not know its rows.
     """
     gc.collect()
     before, began = resident_bytes(), time.perf_counter()
@@ -262,10 +262,11 @@ def resume(recovery: Path, load: Load, epoch_s: float) -> Resumed:
 
 @dataclass(slots=True)
 class _Watch:
-    """Notes when the flow stands still, and ends it when enough was seen.
+    """Notes when the source waits for a checkpoint, and ends the flow when enough was measured.
 
-    After the resume every shard is touched once, the source's cap starts small, and what fell due
-    meanwhile has to be made up for: nothing counts before that is over, or will not be.
+    After the resume every shard is touched once, the source's cap starts small, and the updates that
+    became due meanwhile have to be caught up with. Measuring starts when that is done, or when it is
+    clear that the flow cannot catch up.
     """
 
     load: Load
@@ -282,13 +283,13 @@ class _Watch:
     _records: int = 0
 
     def wrote(self) -> None:
-        """The store was handed rows."""
+        """The store has received rows."""
         if self.first is None:
             self.first = time.perf_counter()
             self.resident_bytes = resident_bytes()
 
     def on_epoch(self) -> None:
-        """The source was asked for its snapshot: nothing is taken in before it is committed."""
+        """The source was asked for its snapshot: it reads no record before that is committed."""
         now, records = clocks(), self.timing.records
         if self._closed is not None and self._lost is not None and self.first is not None:
             took = now[0] - self._closed[0]
@@ -304,32 +305,32 @@ class _Watch:
         return self._skipped >= _MIN_SKIPPED and (caught_up or since_first_s > _MAX_SKIPPED_S)
 
     def before_read(self) -> None:
-        """The source asks for records again."""
+        """The source reads records again."""
         if self._closed is not None and self._lost is None:
             now = clocks()
             self._lost = (now[0] - self._closed[0], now[1] - self._closed[1])
 
     def is_over(self) -> bool:
-        """Whether enough was seen."""
+        """Whether enough was measured."""
         seen_s = sum(epoch.took_s for epoch in self.epochs)
         return len(self.epochs) >= self.load.epochs and seen_s >= self.load.seconds
 
 
 class _Due:
-    """A `LogReader` over updates that fall due one after another."""
+    """A `LogReader` over updates that become due one after another."""
 
     def __init__(self, load: Load, offset: int, watch: _Watch) -> None:
         self._load = load
         self._watch = watch
         self._next = 0 if offset == BEGINNING else offset
         self._resumed_at = self._next
-        # The source reads the last record that it took once more, and looks at it, but no further.
+        # The source first reads its last record again, to compare its digest with the stored one.
         self._new_from = self._next + (offset != BEGINNING)
         self._began = time.perf_counter()
         watch.lag = self.lag
 
     def _due(self) -> int:
-        """Up to which offset; one record is there at once, behind the one that is read again."""
+        """The offset up to which records are due; one new record is due at once."""
         passed_s = time.perf_counter() - self._began
         return self._resumed_at + 2 + int(passed_s * self._load.per_s)
 
@@ -347,7 +348,7 @@ class _Due:
         return offset * _SPREAD % self._load.rows
 
     def _record(self, offset: int) -> Record:
-        # After every position that `enter` has given.
+        # An LSN above all those that `enter` has used.
         lsn = self._load.rows + offset + 1
         return offset, *update(TABLE, self._number(offset), lsn), None
 
@@ -362,7 +363,7 @@ class _Due:
 
 
 class _Store(NoStore):
-    """Notes what is written first, and what is asked for."""
+    """A store that notes the first write, and the rows that are looked up."""
 
     def __init__(self, timing: Timing, wrote: Callable[[], None]) -> None:
         super().__init__(timing)

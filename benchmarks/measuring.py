@@ -1,12 +1,12 @@
-"""Contestants that take turns, ratios inside one run, and one line of JSON.
+"""Runs contestants in turns, takes ratios inside a run, and prints one line of JSON.
 
-A machine that others use as well gives no figure twice, but what slows one contestant slows the one
-beside it: so each round runs every contestant once, a ratio is taken inside each round, and the
-median over the rounds is what counts. The range over the rounds is told with it: it is the noise.
+On a shared machine no figure can be repeated, but what slows one contestant also slows the others of
+its round. So each round runs every contestant once, ratios are taken inside a round, and the result is
+their median. Their range is printed with it and shows the noise.
 
-Besides the clock on the wall, every contestant is measured by the CPU time of its process. A figure
-by the wall is what a user sees on a machine of his own; on one that is overcommitted it tells how the
-scheduler divides, and only the one by CPU time says what the work costs.
+Every contestant is measured by wall time and by the CPU time of its process. On an idle machine, wall
+time is what a user sees. On an overcommitted machine it depends on the scheduler, and only CPU time
+says what the work costs.
 """
 
 import argparse
@@ -26,7 +26,7 @@ _PACKAGES = ("bytewax", "orjson", "torch", "transformers", "sentence-transformer
 
 
 Clocks = tuple[float, float]
-"""Seconds on the wall, and of this process on all CPUs."""
+"""Seconds of wall time, and CPU seconds of this process."""
 
 
 def clocks() -> Clocks:
@@ -36,7 +36,7 @@ def clocks() -> Clocks:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """How much was done per second, by the wall and by CPU time."""
+    """How much was done per second of wall time and of CPU time."""
 
     wall: float
     cpu: float
@@ -62,7 +62,7 @@ class Rounds:
         }
 
     def per_second(self, unit: str) -> dict[str, list[float]]:
-        """The rates by the wall and by CPU time, under names that tell so."""
+        """The rates by wall time and by CPU time, under names with `unit` in them."""
         named: dict[str, list[float]] = {}
         for name, rates in self.rates.items():
             named[f"{name}_{unit}_per_s"] = [rate.wall for rate in rates]
@@ -74,8 +74,8 @@ def take_turns(rounds: int, contestants: Mapping[str, Callable[[], Rate]]) -> Ro
     """Run every contestant once per round.
 
     Args:
-        rounds: How often.
-        contestants: Each does its whole work and returns a rate, of any unit.
+        rounds: Number of rounds.
+        contestants: Each does its whole work and returns a rate, in any unit.
     """
     rates: dict[str, list[Rate]] = {name: [] for name in contestants}
     for number in range(1, rounds + 1):
@@ -89,7 +89,7 @@ def take_turns(rounds: int, contestants: Mapping[str, Callable[[], Rate]]) -> Ro
 
 
 def progress(line: str) -> None:
-    """Tell what goes on; stdout is for the result."""
+    """Print progress to stderr, since stdout is for the result."""
     print(line, file=sys.stderr, flush=True)
 
 
@@ -115,14 +115,14 @@ def print_result(
     rates: Mapping[str, list[float]],
     counts: Mapping[str, Any],
 ) -> None:
-    """Print the one line: each ratio as its median, its range, and what it was made of.
+    """Print the result line: each ratio's median and range, the rates, the counts and the machine.
 
     Args:
-        benchmark: Its name.
-        quick: Whether the figures mean nothing.
+        benchmark: Name of the benchmark.
+        quick: Whether it was a quick run, whose figures mean nothing.
         ratios: One value per round.
         rates: One value per round, per second.
-        counts: How much was done.
+        counts: How much work was done.
     """
     result = {
         "benchmark": benchmark,

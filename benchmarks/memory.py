@@ -1,4 +1,4 @@
-"""The flow of Rowvec with a model and a store that do nothing: whole, or as far as its winners."""
+"""Runs the flow, whole or only up to `dedup`, with a model and a store that do nothing."""
 
 import tempfile
 import time
@@ -69,10 +69,10 @@ class MemoryReader:
 
 @dataclass(slots=True)
 class Timing:
-    """When the measured part began and ended, and what came out.
+    """Notes when the measured part begins and ends, and counts the flow's output.
 
     It begins with the first read after the checkpoint that ends the warm-up, and ends with the last
-    thing that reaches the sink.
+    item that reaches the sink.
     """
 
     warm_up: int
@@ -91,7 +91,7 @@ class Timing:
         self.checkpoint = True
 
     def before_read(self) -> None:
-        """The source asks for records."""
+        """The source reads records."""
         if self.began is None and self.checkpoint and self.records >= self.warm_up:
             self.began, self.before = clocks(), self.records
         self.checkpoint = False
@@ -104,27 +104,27 @@ class Timing:
 
     @property
     def rate(self) -> Rate:
-        """Records per second once warm."""
+        """Records per second after the warm-up."""
         assert self.began is not None, "the warm-up took all records"
         return Rate.of(self.records - self.before, self.began, self.ended)
 
     def check(self, records: int, rows: int) -> None:
-        """Refuse a figure for work that was not done."""
+        """Fail if not all work was done."""
         assert self.records == records, f"read {self.records} records of {records}"
         assert len(self.ids) == rows, f"wrote {len(self.ids)} rows of {rows}"
         assert not self.dead, f"{self.dead} dead letters"
 
 
 def run_in(recovery: Path, flow: Dataflow, epoch_s: float) -> None:
-    """Run a dataflow to its end: one worker, from where the recovery directory says."""
+    """Run a dataflow to its end with one worker, resuming from the recovery directory."""
     config = RecoveryConfig(recovery, timedelta(0))  # type: ignore[no-untyped-call]
     interval = timedelta(seconds=epoch_s)
-    with seldom_collected():  # as `flows.runtime` has it
+    with seldom_collected():  # As in `flows.runtime`.
         cluster_main(flow, [], 0, epoch_interval=interval, recovery_config=config)  # type: ignore[no-untyped-call]
 
 
 def run_worker(flow: Dataflow, epoch_s: float, partitions: int) -> None:
-    """Run a dataflow to its end: one worker, recovery on, in a directory that is new."""
+    """Run a dataflow to its end with one worker and a new recovery directory."""
     with tempfile.TemporaryDirectory() as folder:
         init_db_dir(Path(folder), partitions)  # type: ignore[no-untyped-call]
         run_in(Path(folder), flow, epoch_s)
@@ -138,15 +138,15 @@ def source_of(
     on_epoch: Callable[[], None],
     stop: Callable[[], bool] | None = None,
 ) -> PartitionedSource:
-    """The flow's source over readers of a benchmark's own.
+    """The flow's source over the readers of a benchmark.
 
     Args:
-        contract: Says how much it takes at once.
-        partitions: Of the topic.
-        open_reader: By partition and offset.
+        contract: Has the source's settings.
+        partitions: Partitions of the topic.
+        open_reader: Opens a reader for a partition at an offset.
         epoch_s: The interval of the epochs.
         on_epoch: Called at every checkpoint of every partition.
-        stop: Makes it end; without, it ends with the log.
+        stop: Ends the source when it returns true; without it, the source ends with the log.
     """
     return PartitionedSource(
         [(TOPIC, number) for number in partitions],
@@ -174,13 +174,13 @@ def whole_flow(
     partitions: Sequence[int] = (),
     whole: bool = True,
 ) -> Flow:
-    """The whole flow; what comes out of it is counted.
+    """The whole flow; its receipts are counted.
 
     Args:
-        contract: An idle one.
-        source: Where the records come from.
-        timing: Counts.
-        store: Another one than the one that does nothing.
+        contract: An idle contract.
+        source: The source of the records.
+        timing: Counts the receipts.
+        store: Replaces the store that does nothing.
         partitions: See `Parts.partitions`.
         whole: See `Parts.whole`.
     """
@@ -202,7 +202,7 @@ def whole_flow(
 
 
 def flow_to_winners(contract: Contract, source: PartitionedSource, timing: Timing) -> Dataflow:
-    """Source, route and dedup as `build_flow` wires them; the windows that leave it are counted."""
+    """Source, route and dedup as `build_flow` wires them; the closed windows are counted."""
     rules = rules_of(contract)
     flow = contract.flow
     shared = DedupContext(
@@ -237,7 +237,7 @@ def run_whole(
 def run_to_winners(
     contract: Contract, open_reader: Callable[[int], LogReader], warm_up: int, epoch_s: float
 ) -> Timing:
-    """Run the flow as far as its winners, to the end of the log."""
+    """Run the flow up to `dedup`, to the end of the log."""
     timing = Timing(warm_up)
     flow = flow_to_winners(contract, _timed(contract, open_reader, timing, epoch_s), timing)
     timing.started = time.perf_counter()
@@ -255,7 +255,7 @@ def _timed(
 
 
 class _Timed:
-    """A reader that counts, and notes when the warm-up is over."""
+    """A reader that counts records, and notes when the warm-up is over."""
 
     def __init__(self, reader: LogReader, timing: Timing) -> None:
         self._reader = reader
@@ -278,7 +278,7 @@ class _Timed:
 
 
 class NoEmbedder:
-    """Zeros, all in one piece."""
+    """An embedder that returns zeros, and never splits a text into chunks."""
 
     model = "none@0"
     dim = _DIM
@@ -298,7 +298,7 @@ class NoEmbedder:
 
 
 class NoStore:
-    """Takes everything and keeps but the ids, to be able to tell that all came."""
+    """A store that accepts all writes and keeps only the ids, to check that every row came."""
 
     max_writers = None
     can_add_fields = False
@@ -359,7 +359,7 @@ class NoStore:
 
 
 class NoLetters:
-    """Counts the dead letters."""
+    """A dead-letter sink that counts."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
@@ -370,7 +370,7 @@ class NoLetters:
 
 
 class Receipts(DynamicSink[Receipt]):
-    """Counts the rows that were written, and notes when."""
+    """A sink that counts the written rows, and notes the time."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
@@ -390,7 +390,7 @@ class _ReceiptsPartition(StatelessSinkPartition[Receipt]):
 
 
 class Winners(DynamicSink[tuple[str, Window]]):
-    """Counts what leaves `dedup`: rows, deletes, dead letters."""
+    """A sink that counts the rows, deletes and dead letters of the windows of `dedup`."""
 
     def __init__(self, timing: Timing) -> None:
         self._timing = timing

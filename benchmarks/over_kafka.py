@@ -1,4 +1,4 @@
-"""The records of a benchmark in a real broker, which the extra `demo` brings."""
+"""The records of a benchmark in a real broker, which the extra `demo` installs."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -27,7 +27,7 @@ class Topic:
     contract: Contract
 
     def reader(self, offset: int) -> KafkaReader:
-        """As the flow reads it."""
+        """A reader as the flow opens it."""
         return open_reader(self.contract, 0, offset)
 
     def run_ceiling(self, count: int) -> Rate:
@@ -35,7 +35,7 @@ class Topic:
         with closing(Consumer(consumer_config(self.contract.kafka))) as consumer:
             consumer.assign([TopicPartition(TOPIC, 0, OFFSET_BEGINNING)])
             loads = orjson.loads
-            first = consumer.poll(10)  # connecting is not what is measured
+            first = consumer.poll(10)  # Connect first: connecting is not measured.
             assert first is not None
             seen, started = 1, clocks()
             while seen < count:
@@ -54,7 +54,7 @@ def open_reader(contract: Contract, partition: int, offset: int) -> KafkaReader:
 
 @contextmanager
 def topic(directory: Path, changes: Sequence[Change]) -> Iterator[Topic]:
-    """A broker with one topic of one partition, filled."""
+    """A broker with one topic of one partition that holds all records."""
     broker = Broker(directory)
     broker.start()
     try:

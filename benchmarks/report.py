@@ -1,11 +1,11 @@
-"""The table and the plots of README.md, made of the lines in results/.
+"""Writes the table and the plots of README.md from the results in results/.
 
     python -m benchmarks.report            # write them
-    python -m benchmarks.report --check    # is the table what the results say?
+    python -m benchmarks.report --check    # check that the table matches the results
 
-It measures nothing. What a figure must reach is said here and nowhere else; one that does not reach it,
-and one that was not measured, is told as plainly as one that does. A target is held against the median
-of the rounds, by the wall. The same results make the same files, byte for byte.
+It measures nothing. The targets are defined only here. Figures that miss their target, and figures
+that were not measured, are shown as plainly as the others. A target is compared with the median of the
+rounds, by wall time. The same results give the same files, byte for byte.
 """
 
 import argparse
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BENCHMARKS = ("path", "embedding", "end_to_end", "state", "freshness", "scaling", "gpu")
-"""In the order in which they run and are told."""
+"""All benchmarks, in the order in which they run and are reported."""
 
 FOLDER = Path(__file__).resolve().parent
 BEGIN = "<!-- results: written by python -m benchmarks.report -->"
@@ -33,25 +33,25 @@ _END_TO_END_RATE = "_events_per_s"
 
 
 class Direction(StrEnum):
-    """On which side of a target is good."""
+    """The side of a target on which a figure is good."""
 
     AT_LEAST = "≥"
     AT_MOST = "≤"
 
 
 class Target(NamedTuple):
-    """What a figure must reach; some only where there is a GPU."""
+    """The value that a figure must reach; `needs_gpu` if it can be measured only with a GPU."""
 
     direction: Direction
     value: float
     needs_gpu: bool = False
 
     def reached(self, value: float) -> bool:
-        """Whether a figure does."""
+        """Whether a figure reaches the target."""
         return value >= self.value if self.direction is Direction.AT_LEAST else value <= self.value
 
     def times_as_good(self, value: float) -> float:
-        """A figure as a multiple of the target: above 1 is better than asked for."""
+        """A figure as a multiple of the target: above 1 is better than the target."""
         return value / self.value if self.direction is Direction.AT_LEAST else self.value / value
 
     def __str__(self) -> str:
@@ -103,15 +103,16 @@ TARGETS: Mapping[str, Mapping[str, Target]] = {
         "gpu_busy_share": _on_a_gpu(0.85),
     },
 }
-"""By benchmark and by the figure's name in its line.
+"""Benchmark → figure → its target.
 
-Those of `path` are held against the evenly drawn changes of the large table, over a real broker and in
-memory: by Zipf's law windows save more, and with few rows a state for each of them costs less.
+The targets of `path` are for uniformly drawn changes of the large table, over a real broker and in
+memory. The other workloads are easier for one side: by Zipf's law windows save more work, and with few
+rows one state per row costs less.
 """
 
 
 class Figure(NamedTuple):
-    """One row of the table; without a median it was not measured."""
+    """One row of the table; the median is None if the figure was not measured."""
 
     benchmark: str
     name: str
@@ -123,13 +124,13 @@ class Figure(NamedTuple):
 
     @property
     def unmeasured(self) -> str:
-        """Why there is no figure, as far as the target says."""
+        """The reason why the figure was not measured, as far as its target says."""
         needs_gpu = self.target is not None and self.target.needs_gpu
         return _NO_GPU if needs_gpu else _NOT_MEASURED
 
     @property
     def verdict(self) -> str:
-        """In the same place and of the same weight, whatever it is."""
+        """The last cell of the row; good and bad verdicts are equally bold."""
         if self.median is None:
             return f"**{self.unmeasured}**"
         if self.target is None:
@@ -138,10 +139,10 @@ class Figure(NamedTuple):
 
 
 def read_results(folder: Path) -> dict[str, dict[str, Any]]:
-    """The lines that are there, by benchmark, in their order.
+    """The existing results by benchmark, in the order of `BENCHMARKS`.
 
     Raises:
-        SystemExit: A line is of a quick run, whose figures mean nothing.
+        SystemExit: A result is of a quick run, whose figures mean nothing.
     """
     found = {}
     for name in BENCHMARKS:
@@ -154,7 +155,7 @@ def read_results(folder: Path) -> dict[str, dict[str, Any]]:
 
 
 def figures(results: Mapping[str, Mapping[str, Any]]) -> list[Figure]:
-    """Of each benchmark first what has a target, then everything else that it told."""
+    """For each benchmark, first the figures with a target, then all others."""
     return [each for name in BENCHMARKS for each in _figures_of(name, results.get(name))]
 
 
@@ -177,7 +178,7 @@ def _is_cpu(name: str, names: Iterable[str]) -> bool:
 
 
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """What stands between the markers, in Markdown."""
+    """The Markdown between the markers."""
     every = figures(results)
     held = [each for each in every if each.target is not None]
     lines = [
@@ -216,7 +217,7 @@ def _row(figure: Figure) -> str:
 
 
 def _number(value: float | None) -> str:
-    """Three digits, and no exponents."""
+    """A number with three significant digits and no exponent."""
     if value is None:
         return "–"
     return f"{value:,.0f}" if abs(value) >= 1_000 else f"{float(f'{value:.3g}'):g}"
@@ -234,7 +235,7 @@ def replaced(readme: str, body: str) -> str:
     """README with `body` between its markers.
 
     Raises:
-        SystemExit: It has not each marker once, in order.
+        SystemExit: README does not have each marker once, in this order.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
@@ -244,7 +245,7 @@ def replaced(readme: str, body: str) -> str:
 
 
 def write(folder: Path = FOLDER) -> None:
-    """Write README's table and both plots of what is in `folder`/results."""
+    """Write README's table and both plots from the results in `folder`/results."""
     results = read_results(folder / "results")
     readme = folder / "README.md"
     readme.write_text(
@@ -258,7 +259,7 @@ def write(folder: Path = FOLDER) -> None:
 
 
 def is_current(folder: Path = FOLDER) -> bool:
-    """Whether README's table is what its results say."""
+    """Whether README's table matches the results."""
     readme = (folder / "README.md").read_text(encoding="utf-8")
     return replaced(readme, table(read_results(folder / "results"))) == readme
 
@@ -268,7 +269,7 @@ _WIDTH_INCHES = 9.0
 
 
 def draw_targets(every: Sequence[Figure], path: Path) -> None:
-    """Each figure that has a target, as a multiple of it; those not measured as empty rows."""
+    """Plot each figure with a target as a multiple of it; unmeasured figures are empty rows."""
     held = [(each, each.target) for each in every if each.target is not None]
     with _drawing(path, len(held)) as axes:
         axes.set_xscale("log")
@@ -302,7 +303,7 @@ def draw_targets(every: Sequence[Figure], path: Path) -> None:
 
 
 def _whiskers(axes: "Axes", place: int, middle: float, ends: Sequence[float]) -> None:
-    """From the worst round to the best."""
+    """Draw the range from the worst round to the best."""
     spread = [[max(0.0, middle - min(ends))], [max(0.0, max(ends) - middle)]]
     axes.errorbar(middle, place, xerr=spread, color="black", capsize=3, linewidth=1.2)
 
@@ -312,7 +313,7 @@ def _label(figure: Figure, target: Target) -> str:
 
 
 def draw_end_to_end(result: Mapping[str, Any], path: Path) -> None:
-    """Events per second of each contestant, the fastest above."""
+    """Plot the events per second of each contestant, the fastest on top."""
     rates: dict[str, list[float]] = {
         name.removesuffix(_END_TO_END_RATE): values
         for name, values in result["rates"].items()
@@ -338,10 +339,10 @@ def draw_end_to_end(result: Mapping[str, Any], path: Path) -> None:
 
 @contextmanager
 def _drawing(path: Path, bars: int) -> Iterator["Axes"]:
-    """A chart of so many horizontal bars, the first one on top, saved as SVG at the end.
+    """A chart of `bars` horizontal bars, the first one on top; saved as SVG at the end.
 
-    Without a date, and with a salt of its own, so that the same figures make the same file; text
-    stays text, so that it does not hang on the fonts that are installed here.
+    It has no date and a fixed salt, so that the same figures give the same file. Text is stored as
+    text, so that the file does not depend on the fonts of this machine.
     """
     import matplotlib
     from matplotlib.figure import Figure as Chart
@@ -358,7 +359,7 @@ def _drawing(path: Path, bars: int) -> Iterator["Axes"]:
 
 
 def main() -> None:
-    """Write, or check."""
+    """Write or check the table and the plots."""
     options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,30 +1,32 @@
-"""Two processes of one flow against one: what a second process on a second core is worth.
+"""Two processes of one flow against one: how much a second process on a second core adds.
 
     python -m benchmarks.scaling
 
-Real processes of the flow, a Bytewax cluster by addresses as `rowvec run -i N -a …` makes it, with
-one recovery directory, over a topic of four partitions; model and store do nothing. The same records
-go through one process and through two, by turns. Each process takes in a part of the records first,
-while its epochs grow; then it waits until all of that is committed, and all go on at one moment. The
-measured part lasts from there to the last write that any process has had acknowledged.
+The processes form a Bytewax cluster by addresses, as `rowvec run -i N -a …` does, with one recovery
+directory, over a topic of four partitions; model and store do nothing. The same records go through one
+process and through two, taking turns. First each process reads a part of the records, while its epochs
+grow, and waits until they are committed; then all start the measured part at the same moment. It lasts
+until the last write of any process is acknowledged.
 
-- `kafka`: over a real broker, which has to live on the same cores. `broker_cores` in the result is the
-  part of a core that it took: what the flow cannot have. So by the wall `kafka_two_over_one` says what
-  a user of this machine gets, and it could reach 2 only where the broker has cores of its own. One
-  process has the second core for librdkafka and the broker; two have not.
-- `memory`: the same without Kafka: the records of a partition come from a list in the process that
-  reads it. Half of all records change their process, pickled; all wait for one another at checkpoints.
-- `memory_apart`: two processes that are flows of their own, each over half of the partitions, and have
-  nothing to do with each other. `memory_apart_over_one` is therefore what a second process is worth on
-  this machine at all: 2 where its cores share nothing. `memory_two_over_apart` is what the flow loses
-  to the exchange between its processes and to waiting.
+- `kafka`: over a real broker, which runs on the same cores. `broker_cores` in the result is how much of
+  a core the broker used and the flow could not. So by wall time, `kafka_two_over_one` is what a user of
+  this machine gets; it could reach 2 only if the broker had its own cores. One process leaves the
+  second core to librdkafka and the broker; two processes do not.
+- `memory`: without Kafka: the records of a partition come from a list in the process that reads it.
+  Half of all records are pickled and sent to the other process, and the processes wait for each other
+  at checkpoints.
+- `memory_apart`: two separate flows, each over half of the partitions. So `memory_apart_over_one` is
+  how much a second process can add on this machine at all: 2 if its cores share nothing.
+  `memory_two_over_apart` is what one flow loses by the exchange between its processes and by waiting.
 
-By CPU time (`…_cpu`) the ratio is that of records per CPU second of all the flow's processes: 1 where
-a second one makes no record dearer. Waiting is not free of CPU time: a worker looks for work every
-few milliseconds. Two hardware threads of one core make every record dearer, which `memory_apart` tells.
+By CPU time (`…_cpu`) the ratio is that of records per CPU second of all processes: 1 if a second
+process makes no record more expensive. Waiting also costs CPU time, because a worker looks for work
+every few milliseconds. Two hardware threads of one core make every record more expensive, which shows
+in `memory_apart`.
 
-It leaves out the model, Milvus, and with it the ledger and the lease, the growth of the first epochs,
-and the network between machines. Every record must be read once, and every row written by one process.
+The model, Milvus with the ledger and the lease, the growth of the first epochs, and the network between
+machines are left out. It is checked that every record is read once and every row is written by one
+process.
 """
 
 import argparse
@@ -56,24 +58,24 @@ from operators.kafka.log import LogReader, Record
 
 PARTITIONS = 4
 WARM_UP = 10_500
-"""Records of a partition: 500 + 2,000 + 8,000, what it takes in its first three epochs."""
+"""500 + 2,000 + 8,000: the records of a partition in its first three epochs."""
 
 _LOOK_S = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What one process of the flow is to do.
+    """The work of one process.
 
     Attributes:
-        servers: Of the broker; "" for records from memory.
-        records: Of one partition, warm-up included.
-        warm_up: Of these.
-        rows: Distinct primary keys, in all partitions together.
-        addresses: Of all processes of its flow; none: it is alone in its flow.
-        partitions: All that its flow reads.
+        servers: Addresses of the broker; "" for records from memory.
+        records: Number of records per partition, including the warm-up.
+        warm_up: How many of these are the warm-up.
+        rows: Distinct primary keys in all partitions together.
+        addresses: Addresses of all processes of its flow; empty if it is the only one.
+        partitions: All partitions that its flow reads.
         recovery: The recovery directory of its flow.
-        folder: What the processes of one run share: files that tell how far each is.
+        folder: Shared folder with the files by which the processes signal.
     """
 
     process: int
@@ -88,20 +90,20 @@ class Job:
     folder: str
 
     def path(self, name: str) -> Path:
-        """A file of this process's own."""
+        """A file that belongs to this process."""
         return Path(self.folder, f"{name}.{self.process}")
 
     @property
     def go(self) -> Path:
-        """Is there once all processes are warm."""
+        """A file that exists once all processes have finished their warm-up."""
         return Path(self.folder, "go")
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What one process tells at its end; clocks as `measuring.clocks` reads them.
+    """The results of one process; clocks are those of `measuring.clocks`.
 
-    The clock on the wall is the machine's, the same in all processes.
+    Wall time is the machine's, so it can be compared between processes.
     """
 
     began: Clocks
@@ -115,7 +117,7 @@ class Told:
 
 @cache
 def build_partition(partition: int, count: int, rows: int) -> list[Change]:
-    """`count` versions of the rows of one partition, drawn evenly; partitions share no row."""
+    """`count` versions of one partition's rows, drawn uniformly; partitions share no row."""
     draw = random.Random(partition).randrange
     return [
         update(TABLE, draw(partition, rows, PARTITIONS), number * PARTITIONS + partition + 1)
@@ -138,11 +140,11 @@ class Start:
         self.checkpoints += 1
 
     def may_go(self) -> bool:
-        """Whether the measured part has begun; it is asked at every read that has to wait."""
+        """Whether the measured part has begun; called at every read that has to wait for it."""
         if self.gone:
             return True
         ready = self.job.path("ready")
-        # The second checkpoint after the last record began when the epoch of that was committed.
+        # When the second checkpoint after the last record begins, the record's epoch is committed.
         committed = all(
             gate.full_at is not None and self.checkpoints >= gate.full_at + 2 * len(self.gates)
             for gate in self.gates
@@ -150,7 +152,7 @@ class Start:
         if not committed:
             return False
         if not ready.exists():
-            # A real process has no such lists: keep the collector from walking them.
+            # A real process has no such lists, so keep the garbage collector from walking them.
             gc.collect()
             gc.freeze()
             ready.touch()
@@ -161,7 +163,7 @@ class Start:
 
 
 class _Gate:
-    """A reader that gives its warm-up, waits for the start, and counts."""
+    """A reader that returns the warm-up, waits for the start, and counts records."""
 
     def __init__(self, reader: LogReader, start: Start) -> None:
         self._reader = reader
@@ -196,7 +198,7 @@ class _Gate:
 
 
 def run_process(job: Job) -> None:
-    """One process of the flow, from its first record to its last; tells by files."""
+    """Run one process of the flow to its last record; it signals by files."""
     contract = idle_contract(job.servers) if job.servers else idle_contract()
     timing = Timing(job.warm_up)
     start = Start(job, timing)
@@ -238,13 +240,13 @@ def _open(job: Job, contract: Contract, partition: int, offset: int) -> LogReade
 
 @dataclass(slots=True)
 class Runs:
-    """Runs of the flow over the same records, and what there is to tell of each.
+    """Runs the flow over the same records, and keeps the figures of each run.
 
     Attributes:
-        records: Of one partition, warm-up included.
-        broker_cores: By contestant: cores that the broker took on the average, one figure per run.
-        flow_cores: The same of all the flow's processes.
-        apart_s: How long after the first process the last one was done.
+        records: Number of records per partition, including the warm-up.
+        broker_cores: Contestant → the average number of cores that the broker used, for each run.
+        flow_cores: The same for all processes of the flow together.
+        apart_s: Time between the ends of the first and of the last process, for each run.
     """
 
     records: int
@@ -265,14 +267,14 @@ class Runs:
         *,
         apart: bool = False,
     ) -> Rate:
-        """Measured records per second, of all processes together; by CPU time of all of them.
+        """Records per second of all processes together, by wall time and by their total CPU time.
 
         Args:
-            name: Of the contestant.
-            processes: How many.
-            servers: Of the broker; "" for records from memory.
-            broker: Its process id.
-            apart: Each is a flow of its own, over its share of the partitions.
+            name: Name of the contestant.
+            processes: Number of processes.
+            servers: Addresses of the broker; "" for records from memory.
+            broker: Process id of the broker.
+            apart: Each process is a separate flow, over its share of the partitions.
         """
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             jobs = self._jobs(Path(folder), processes, servers, apart=apart)
@@ -297,7 +299,7 @@ class Runs:
         return Rate(measured / wall_s, measured / flow_s)
 
     def _jobs(self, folder: Path, processes: int, servers: str, *, apart: bool) -> list[Job]:
-        # Alone, a process is told no addresses: it then speaks to nobody.
+        # A process that is alone in its flow gets no addresses, and so connects to no other.
         together = processes > 1 and not apart
         addresses = [f"127.0.0.1:{port}" for port in free_ports(processes)] if together else []
         jobs = []
@@ -324,7 +326,7 @@ class Runs:
         return jobs
 
     def _check(self, all_told: Sequence[Told]) -> None:
-        """Refuse a figure for work that was not done, or done twice."""
+        """Fail if any work was not done, or was done twice."""
         expected = PARTITIONS * self.records
         records = sum(told.records for told in all_told)
         assert records == expected, f"read {records} records of {expected}"
@@ -349,7 +351,7 @@ def _started(job: Job, stack: ExitStack) -> Child:
 
 
 def _wait(children: Sequence[Child], jobs: Sequence[Job], name: str) -> None:
-    """Wait for a file of each child's own."""
+    """Wait until each child has written its file of this name."""
     for child, job in zip(children, jobs, strict=True):
         wait_for(job.path(name), child, look_s=_LOOK_S)
 
@@ -372,7 +374,7 @@ def main() -> None:
         run_process(Job(**orjson.loads(given.process)))
         return
     measured, rows = (8_000, 1_000) if given.quick else (given.records, given.rows)
-    # Short epochs where nothing is measured, or the source would wait for each to end.
+    # Short epochs in a quick run, because the source waits for the end of each.
     warm_up, epoch_s = (500, 0.2) if given.quick else (WARM_UP, 1.0)
     rounds = given.rounds or (1 if given.quick else 3)
     runs = Runs(
@@ -416,7 +418,7 @@ def main() -> None:
 
 
 def _over_kafka(runs: Runs, stack: ExitStack) -> Mapping[str, Callable[[], Rate]]:
-    """The contestants over a broker that lives as long as `stack`."""
+    """The contestants over a broker that runs until `stack` closes."""
     broker = Broker(Path(stack.enter_context(tempfile.TemporaryDirectory())))
     stack.callback(broker.stop)
     pid = pid_of(broker.start)

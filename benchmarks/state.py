@@ -1,35 +1,34 @@
-"""What it costs to know rows: memory per key, the share of time lost to epochs, and resuming.
+"""The cost of known rows: memory per key, time lost to checkpoints, and time to resume.
 
     python -m benchmarks.state
 
-The versions of a million, and of five million, rows lie within the horizon. Each size runs in fresh
-processes, by turns with a flow that knows but 2,000 (`few`), so that what a stop or a start
-costs anyway can be told from what the rows cost.
+The version maps hold one million and five million rows. Each size runs in new processes, taking turns
+with a flow that knows only 2,000 rows (`few`), which shows what a start or a checkpoint costs without
+the rows.
 
-- `bytes_per_key`: by what the resident memory grew while the maps of all 256 shards were filled with
-  keys, versions and text hashes as the stages make them. `recovery_bytes_per_key` is the same of the
-  files that Bytewax wrote, each shard once. `resumed_bytes_per_key` and `peak_bytes_per_key` are of
-  the whole process that resumed from them: at its first write, and at its worst, which includes
-  Bytewax's copies of a shard on its way to the file and whatever the allocator never gave back.
-- `share_lost`: of the time on the wall, how much went by between the source's snapshot, when Bytewax
-  closes an epoch, and the next read of the log. Nothing is taken in before: the flow is drained, the
-  shards that were touched are snapshot, pickled, written and committed. Some of that is work that would
-  have been done a moment later anyway, so it is an upper bound, and `few` tells by how much. Of the
-  same time, `…_cpu` is what the process calculated; the rest is the disk, or others on the machine.
-  The load comes by the clock, evenly over all rows: `busy` is 5,000 updates a second, which touches
-  every shard in every epoch; `quiet` is 25, which touches every tenth. `kept_up` is what the flow took
-  of what fell due: below 1 it falls behind, as an epoch that is late makes the source take less.
-- `resume_s`: from before the flow is built to the first row that the store is handed, after a clean
-  stop, which writes all rows that are known (a checkpoint does not: after a crash there is less to
-  read, and rows are looked up as they change). It includes the window of 200 ms, and leaves out
-  Python's imports, the model, Kafka and Milvus. The files were written a moment ago: they are in the
-  page cache.
-- `ten_over_two`: memory after ten horizons of rows that never change again, over the memory after
-  two; the fifth to the tenth at their worst. 1 is flat.
+- `bytes_per_key`: the growth of resident memory while the maps of all 256 shards were filled with keys,
+  versions and text hashes as the stages make them. `recovery_bytes_per_key` is the size of the recovery
+  files with each shard written once. `resumed_bytes_per_key` and `peak_bytes_per_key` are the memory of
+  the whole process that resumed from them, at its first write and at its peak. The peak includes
+  Bytewax's copies of a shard being written, and memory that the allocator did not return.
+- `share_lost`: the share of wall time between the snapshot of the source, when Bytewax closes an epoch,
+  and the next read of the log. Meanwhile the flow is drained, and the touched shards are snapshot,
+  pickled, written and committed. Some of that work would have been done anyway a moment later, so this
+  is an upper bound; `few` shows by how much. `…_cpu` is the CPU time of the process within that time;
+  the rest is waiting for the disk or for other processes. The load has a fixed rate, uniformly over all
+  rows: `busy` is 5,000 updates a second, which touches every shard in every epoch; `quiet` is 25, which
+  touches every tenth. `kept_up` is the share of due updates that the flow read. Below 1 it falls
+  behind, because the source reads less after a late epoch.
+- `resume_s`: from before the flow is built to the first row passed to the store, after a clean stop,
+  which writes all known rows. (A checkpoint does not: after a crash there is less to read, and rows are
+  looked up as they change.) It includes the window of 200 ms, and not Python's imports, the model,
+  Kafka and Milvus. The files were just written, so they are in the page cache.
+- `ten_over_two`: peak memory in the fifth to the tenth horizon over the memory after two horizons, with
+  rows that never change again. 1 means no growth.
 
-The whole flow runs, as in `benchmarks.path`, recovery on: the model returns zeros and the store does
-nothing. It leaves out what rows have beside keys, versions and hashes: pending windows, refused
-changes. All keys are numbers of up to seven digits; a longer key costs its own length more.
+The whole flow runs with recovery on, as in `benchmarks.path`: the model returns zeros and the store
+does nothing. Pending windows and refused changes are left out. All keys are numbers of up to seven
+digits; a longer key costs its additional length.
 """
 
 import multiprocessing
@@ -53,14 +52,14 @@ _R = TypeVar("_R")
 
 
 def in_a_fresh_process(work: Callable[_P, _R], *args: _P.args, **kwargs: _P.kwargs) -> _R:
-    """Call a function where nothing else has been in memory before."""
+    """Call a function in a new process, whose memory nothing else has used."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(work, *args, **kwargs).result()
 
 
 class Sized:
-    """One size: its recovery files, and the figures that were taken of it."""
+    """One number of rows, with its recovery files and its figures."""
 
     def __init__(self, name: str, rows: int, recovery: Path) -> None:
         self.name = name
@@ -70,11 +69,11 @@ class Sized:
         self.raw: dict[str, list[float]] = {}
 
     def fill(self) -> None:
-        """Measure the maps, and leave the recovery files behind."""
+        """Measure the maps, and keep the recovery files."""
         self._recovery.mkdir(mode=0o700)
         filled = in_a_fresh_process(fill, self._rows, self._recovery)
         per_key = filled.resident_bytes / self._rows
-        if self.name != "few":  # what a process takes anyway is more than so few rows
+        if self.name != "few":  # The process itself takes more memory than so few rows.
             self._note("bytes_per_key_{}", per_key)
             self._note("recovery_bytes_per_key_{}", filled.recovery_bytes / self._rows)
         self.raw[f"write_{self.name}_s"] = [filled.write_s]
@@ -116,7 +115,7 @@ class Sized:
 
 
 def run_flat(rows: int) -> tuple[float, list[int]]:
-    """Memory after many horizons over that after two, and in bytes after each."""
+    """The ratio `ten_over_two`, and the memory in bytes after each horizon."""
     held = in_a_fresh_process(rotate_through, rows, HORIZONS)
     flat = max(held[HORIZONS // 2 :]) / held[1]
     progress(f"{HORIZONS} horizons of {rows:,} rows: {flat:.2f} of the memory of two")
@@ -128,7 +127,7 @@ def main() -> None:
     given = parser(__doc__).parse_args()
     sizes = {"20k": 20_000} if given.quick else {"1m": 1_000_000, "5m": 5_000_000}
     horizon_rows = 20_000 if given.quick else 500_000
-    # At the least, and for twice the time that so many should take.
+    # Measures at least this many epochs, and at least twice the time that they should take.
     epochs = 2 if given.quick else 4
     epoch_s = 0.2 if given.quick else idle_contract().recovery.epoch_interval_s
     rounds = given.rounds or 1

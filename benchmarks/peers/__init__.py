@@ -1,8 +1,8 @@
-"""The other ways to keep a collection fresh, each as its own users would write it.
+"""Other ways to keep a collection up to date, one module each, written as their users would.
 
-One module each. All read the same topic into a collection of the same schema in a Milvus Lite of
-their own, with the same model by sentence-transformers' `encode`, in batches of its default size.
-They are timed from their first record, not from when they connect, to the answer to their last
-write: Rowvec's own time has its first fetch and its clean end in it, so what is left out favours
-them. What each of them does not promise is said in its module; nothing is charged for it.
+Each peer reads the same topic into a collection of the same schema in its own Milvus Lite, and embeds
+with the same model by sentence-transformers' `encode`, in batches of the default size. It is timed from
+its first record, not from its connection, to the answer to its last write. Rowvec's time also includes
+the first fetch and the clean end, so this favours the peers. Each module says what its peer does not
+promise; the comparison does not penalise it for that.
 """

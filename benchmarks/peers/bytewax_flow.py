@@ -1,10 +1,10 @@
-"""The flow that Bytewax's own operators invite to, from its own Kafka source to Milvus.
+"""A flow of Bytewax's own operators, from its own Kafka source to Milvus.
 
-One item is one message, one state is one row by `key_on` and `stateful_map`, `collect` makes batches
-of up to 500 rows or 200 ms, as Rowvec's defaults are; a row is embedded once in a batch. Recovery is
-on, with an epoch of a second. It never asks whether a text has changed, retries nothing, does not
-hold its sink's writes against a checkpoint that others can see, and may show older versions again
-when an epoch is replayed. What one state per row costs with many rows, `benchmarks.path` shows.
+Each item is one message, each row has its own state by `key_on` and `stateful_map`, and `collect` makes
+batches of up to 500 rows or 200 ms, which are Rowvec's defaults; a row is embedded once in a batch.
+Recovery is on, with epochs of a second. It also embeds texts that have not changed, retries nothing,
+does not notice if its checkpoint is older than what it has written, and may show older versions again
+when an epoch is replayed. `benchmarks.path` shows what one state per row costs with many rows.
 """
 
 import tempfile
@@ -35,7 +35,7 @@ from benchmarks.peers.job import (
 
 
 def run_bytewax(job: Job, model: SentenceTransformer) -> Outcome:
-    """To the end of the topic; its collection is checked."""
+    """Run to the end of the topic, and check the collection."""
     watch, embedded = Stopwatch(), [0]
 
     def parse(message: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What every peer is given and gives back, and the collection that all of them write."""
+"""The input and output of every peer, and the collection that it writes."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import closing
@@ -16,13 +16,13 @@ _DIM = 384
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One topic of one partition, and what it must become.
+    """One topic of one partition, and the expected contents of the collection.
 
     Attributes:
-        bootstrap_servers: Of the broker.
+        bootstrap_servers: Addresses of the broker.
         topic: Holds `events` records, all of them inserts and updates.
-        events: How many there are: a peer ends when it has read as many.
-        final: Primary key → text, as the collection must hold it in the end.
+        events: Number of records; a peer ends when it has read them all.
+        final: Primary key → text that the collection must hold at the end.
     """
 
     bootstrap_servers: str
@@ -32,7 +32,7 @@ class Job:
 
     @property
     def consumer(self) -> dict[str, Any]:
-        """Settings of a consumer; the embedded broker would hold each fetch for longer."""
+        """Settings of a consumer, with a short wait, because the embedded broker holds every fetch."""
         return {
             "bootstrap.servers": self.bootstrap_servers,
             "group.id": "peer",
@@ -42,11 +42,11 @@ class Job:
 
 
 class Outcome(NamedTuple):
-    """What a peer did.
+    """The result of a peer.
 
     Attributes:
         rate: Events per second.
-        embedded: Texts that went through the model.
+        embedded: How many texts it embedded.
     """
 
     rate: Rate
@@ -54,7 +54,7 @@ class Outcome(NamedTuple):
 
 
 class Stopwatch:
-    """From the first record that comes to the answer to the last write."""
+    """Measures from the first record to the answer to the last write."""
 
     def __init__(self) -> None:
         self._began: Clocks | None = None
@@ -66,7 +66,7 @@ class Stopwatch:
             self._began = clocks()
 
     def written(self) -> None:
-        """Milvus answered a write, or what was written is committed."""
+        """Milvus answered a write, or a write was committed."""
         self._ended = clocks()
 
     def rate(self, events: int) -> Rate:
@@ -77,12 +77,12 @@ class Stopwatch:
 
 
 def path_in(folder: Path) -> str:
-    """Where a peer keeps its Milvus Lite."""
+    """The path of a peer's Milvus Lite."""
     return str(folder / "milvus.db")
 
 
 def open_collection(folder: Path) -> MilvusClient:
-    """A client of a Milvus Lite of its own, with the collection, empty."""
+    """A client of a new Milvus Lite with the empty collection."""
     client = MilvusClient(path_in(folder))
     schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False)
     schema.add_field("id", DataType.INT64, is_primary=True)
@@ -97,7 +97,7 @@ def open_collection(folder: Path) -> MilvusClient:
 
 
 def entities(rows: Iterable[Mapping[str, Any]], vectors: Iterable[Any]) -> list[dict[str, Any]]:
-    """What is upserted for rows; Milvus takes an id once in a request, so rows must differ."""
+    """The entities of rows; the rows must be distinct, since a request may hold an id only once."""
     return [
         {
             "id": row["id"],
@@ -111,7 +111,7 @@ def entities(rows: Iterable[Mapping[str, Any]], vectors: Iterable[Any]) -> list[
 
 
 def check_collection(who: str, folder: Path, job: Job) -> None:
-    """Read a peer's collection back; refuse a figure for rows that are wrong."""
+    """Read a peer's collection back, and fail if a row is wrong."""
     with closing(MilvusClient(path_in(folder))) as client:
         client.load_collection(COLLECTION)
         read = client.query(COLLECTION, ids=list(job.final), output_fields=["text"])
@@ -121,7 +121,7 @@ def check_collection(who: str, folder: Path, job: Job) -> None:
 
 
 def check(who: str, expected: Mapping[Any, str], found: Mapping[Any, str], count: int) -> None:
-    """That a collection holds what it must and nothing else."""
+    """Fail if a collection does not hold exactly the expected rows."""
     wrong = [id_ for id_, text in expected.items() if found.get(id_) != text]
     assert not wrong, f"{who}: {len(wrong)} rows are missing or wrong, like {wrong[0]}"
     assert len(found) == count == len(expected), f"{who}: {count} entities, not {len(expected)}"

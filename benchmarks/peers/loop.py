@@ -1,7 +1,6 @@
-"""The loop that everybody writes: poll, `encode`, `upsert`, again.
+"""The usual loop: poll, `encode`, `upsert`.
 
-It keeps no versions, and a crash or an event out of order leaves it wrong; batches help it as far as
-they can.
+It works in batches. It keeps no versions, so a crash or an event out of order leaves wrong rows.
 """
 
 import tempfile
@@ -23,11 +22,11 @@ from benchmarks.peers.job import (
 )
 
 MESSAGES = 128
-"""That it polls at once, and so texts that it encodes and rows that it writes."""
+"""How many messages it polls at once, and so the most texts it encodes and rows it writes at once."""
 
 
 def run_loop(job: Job, model: SentenceTransformer) -> Outcome:
-    """To the end of the topic; its collection is checked."""
+    """Run to the end of the topic, and check the collection."""
     watch, seen = Stopwatch(), 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -43,7 +42,7 @@ def run_loop(job: Job, model: SentenceTransformer) -> Outcome:
                     continue
                 watch.record()
                 vectors = model.encode([row["doc"] for row in rows], show_progress_bar=False)
-                # By id, or a row that comes twice in one request would be written twice.
+                # A dict by id, because a row that is twice in one request would be written twice.
                 made = {entity["id"]: entity for entity in entities(rows, vectors)}
                 client.upsert(COLLECTION, list(made.values()))
                 watch.written()

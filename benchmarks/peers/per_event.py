@@ -1,12 +1,12 @@
 """One embedding and one request per event, as Debezium Server writes to Milvus.
 
-Its sink (`debezium-server-milvus`, `MilvusChangeConsumer.handleBatch`) takes the engine's batch apart
-and sends for each record one `upsert` of one row, or one `delete` of one key for a `d` event and
-again for its tombstone; its embeddings transform (`FieldToEmbedding`) asks the model for one text.
-A failed request ends the engine: nothing is retried or set aside, and a restart reads again from the
-offsets that were flushed last. It has no versions and ignores the key's second column. This is the
-same in Python, over Kafka instead of inside Debezium, with sentence-transformers instead of
-LangChain4j; what it does with offsets is left out, which favours it.
+Its sink (`debezium-server-milvus`, `MilvusChangeConsumer.handleBatch`) splits the engine's batch and
+sends one `upsert` of one row for each record, or one `delete` of one key for a `d` event and another
+for its tombstone. Its embeddings transform (`FieldToEmbedding`) embeds one text per call. A failed
+request ends the engine: nothing is retried or dead-lettered, and a restart reads again from the last
+flushed offsets. It has no versions, and ignores the second column of a key. This module does the same
+in Python, over Kafka instead of inside Debezium, and with sentence-transformers instead of LangChain4j.
+It does not store offsets, which favours it.
 """
 
 import tempfile
@@ -29,7 +29,7 @@ from benchmarks.peers.job import (
 
 
 def run_per_event(job: Job, model: SentenceTransformer) -> Outcome:
-    """To the end of the topic; its collection is checked."""
+    """Run to the end of the topic, and check the collection."""
     watch, seen, embedded = Stopwatch(), 0, 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -1,19 +1,18 @@
-"""Quix Streams with the same work: a streaming dataframe, state by row, and a batching sink.
+"""The same work in Quix Streams: a streaming dataframe, one state per row, and a batching sink.
 
-Quix Streams 3.28.1 cannot be installed beside Rowvec: it asks for `confluent-kafka<2.13`, Rowvec for
-`>=2.16` (and it holds pydantic below 2.14). So it lies in a folder of its own, and runs in a process
-of its own that looks there first; torch, sentence-transformers and pymilvus are the very ones that the
-others use. `make bench` installs it; by hand:
+Quix Streams 3.28.1 cannot be installed beside Rowvec: it needs `confluent-kafka<2.13`, Rowvec needs
+`>=2.16` (and it keeps pydantic below 2.14). So it is installed in a separate folder, and runs in its
+own process that imports from there first; torch, sentence-transformers and pymilvus are the same as for
+the other peers. `make bench` installs it; by hand:
 
     pip install --target .venv/quix quixstreams==3.28.1
     python -m benchmarks.end_to_end --quix .venv/quix
 
-Its process measures itself by its own clocks, after the model is loaded and warm, from the first
-record to the answer to the last write: joining the consumer group, which takes it seconds, is left
-out. Its settings are its defaults: at least once, changelog topics on, a checkpoint every 5 seconds,
-and it is the checkpoint that writes the sink's batch. So it embeds a row once in 5 seconds, and a
-change may be as old before anyone finds it. It retries nothing unless the sink says so, and never
-asks whether a text has changed.
+The process measures itself, with the model loaded and warm, from the first record to the answer to the
+last write. Joining the consumer group, which takes seconds, is left out. Its settings are the defaults:
+at least once, changelog topics on, a checkpoint every 5 seconds. The checkpoint writes the sink's
+batch, so it embeds a row at most once in 5 seconds, and a change may be 5 seconds old before it can be
+found. It retries only what the sink asks it to, and also embeds texts that have not changed.
 """
 
 import json
@@ -44,13 +43,13 @@ _LIMIT_SECONDS = 900.0
 
 
 def run_quix(job: Job, model: Path | str, installed: Path, group: str) -> Outcome:
-    """To the end of the topic, in a process of its own; its collection is checked.
+    """Run to the end of the topic in a new process, and check the collection.
 
     Args:
-        job: What to do.
+        job: The work.
         model: The folder of the model, or its name.
-        installed: Where Quix Streams is.
-        group: Its consumer group; a new one, or it would go on where the last ended.
+        installed: The folder of Quix Streams.
+        group: Its consumer group; a new one, since an old one would resume at its last offset.
     """
     with tempfile.TemporaryDirectory() as name:
         task = {
@@ -75,7 +74,7 @@ def run_quix(job: Job, model: Path | str, installed: Path, group: str) -> Outcom
 
 
 def main() -> None:
-    """The process of its own: do the task that the first argument holds, and print the rates."""
+    """Entry point of the new process: do the task in the first argument, and print the rates."""
     from quixstreams import Application, State  # type: ignore[import-not-found]
     from quixstreams.sinks import BatchingSink  # type: ignore[import-not-found]
     from sentence_transformers import SentenceTransformer
@@ -95,7 +94,7 @@ def main() -> None:
             rows = {item.value["id"]: item.value for item in batch}.values()
             if not rows:
                 return
-            # Off the main thread, like all contestants: see `benchmarks.end_to_end`.
+            # Not on the main thread, like all contestants: see `benchmarks.end_to_end`.
             encoding = self._pool.submit(
                 model.encode, [row["doc"] for row in rows], show_progress_bar=False
             )
