@@ -1,4 +1,4 @@
-"""Change events, as the codec reads them, and dead letters."""
+"""Change events, as the codec makes them, and dead letters."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -68,7 +68,7 @@ class Delete(NamedTuple):
     Attributes:
         lone: It has no source position (a tombstone whose row is not known), and only its offset
             orders it against what the store holds.
-        moved: The row goes on under another primary key, and may need what this one holds.
+        moved: It is half of a primary-key change: the row under the new key may need this one's values.
     """
 
     row_key: RowKey
@@ -80,7 +80,7 @@ class Delete(NamedTuple):
 
 
 class Tombstone(NamedTuple):
-    """A null value: the key is gone as of this offset. It carries no version of its own."""
+    """A record with a null value: its row is deleted as of this offset. It has no version."""
 
     row_key: RowKey
     position: KafkaPosition
@@ -90,7 +90,7 @@ class Truncate(NamedTuple):
     """A table that was emptied: every row of an older version is gone.
 
     Attributes:
-        table: Its `name` in the contract, with which the row keys begin.
+        table: Its `name` in the contract; the row keys of the table begin with it.
     """
 
     table: str
@@ -112,12 +112,12 @@ class DeadLetter(NamedTuple):
     """A record, or a row made from one, that cannot be applied.
 
     Attributes:
-        position: The record's position; it is the dead letter's own key, so a letter that is sent
-            twice (a crash between send and commit) can be told from two letters.
+        position: The record's position. It is also the letter's key, so one letter that is sent twice
+            (a crash between send and commit) can be told from two letters.
         stage: The step that refused it.
-        key, value: The record's bytes, or None where they are gone, too large to send on, or hold
-            what is masked; the position still finds them in the source topic.
-        row_key: The row that it is about; "" where that cannot be told.
+        key, value: The record's bytes; None if they are gone, too large to send, or contain masked
+            values. The position still finds them in the source topic.
+        row_key: The row; "" if it cannot be determined.
     """
 
     position: KafkaPosition

@@ -14,7 +14,7 @@ It contains nothing but `A-Z a-z 0-9 _ . ~ - % : ,`, so it is safe inside a filt
 
 
 def key_prefix(table: str) -> str:
-    """What all row keys of a table, and no others, begin with."""
+    """The prefix of all row keys of a table, and of no others."""
     return f"{encoded(table)}:"
 
 
@@ -26,7 +26,7 @@ def key_values(table: TableSection, key: RowKey) -> dict[str, str]:
 
 def encoded(text: str) -> str:
     """Percent-encoded."""
-    # Nearly every key is plain, and percent-encoding takes longer than parsing the whole envelope.
+    # Nearly every key is alphanumeric, and `quote` takes longer than parsing the whole envelope.
     if text.isascii() and text.isalnum():
         return text
     try:

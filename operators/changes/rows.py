@@ -1,4 +1,4 @@
-"""Rows on their way to the store: whole, partial, or moved to another key."""
+"""Rows to be written to the store: complete, partial, or moved to another key."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -12,13 +12,14 @@ Spans: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
 class Row(NamedTuple):
-    """An upsert rendered under the contract: what the store will hold, but for the vector.
+    """An upsert rendered under the contract: what the store will hold, except for the vector.
 
     Attributes:
-        text: What is embedded and stored, whole.
-        text_hash: Hex digest of `text`; equal hashes mean that the vector need not be made again.
+        text: What is embedded and stored, before it is split into chunks.
+        text_hash: Hex digest of `text`; if it is unchanged, the vector is reused.
         columns: The mirrored columns by their field names in the collection.
-        spans: Lets a later version take a column from the text, should Debezium leave it out.
+        spans: Where each column lies in the text, so that a later version can take from it a column
+            that Debezium left out.
         lone: See `Upsert`.
     """
 
@@ -39,10 +40,10 @@ class PartialRow(NamedTuple):
     """A row some of whose columns Debezium left out, to be completed from an earlier version.
 
     Attributes:
-        texts: Columns of the template that are there, as text; None is NULL.
-        columns: Mirrored columns that are there, by field name.
-        missing: Columns of the table that are not.
-        old_key: Where the earlier version is, if the primary key changed.
+        texts: The template's columns that are known, as text; None is NULL.
+        columns: The mirrored columns that are known, by field name.
+        missing: The table's columns that are not known.
+        old_key: The row key before a change of the primary key; the earlier version is under it.
         origin: Schema and name of the table in the database.
         after: The version that it follows, from which alone it may be completed; None if that is not
             known here, and "" if that version was refused. With `old_key`, the version of the change
@@ -65,7 +66,7 @@ class PartialRow(NamedTuple):
 
 
 Winner: TypeAlias = Row | PartialRow | Delete
-"""What is left of a row's changes when its window closes."""
+"""The one change of a row that is left when its window closes."""
 
 
 class Move(NamedTuple):

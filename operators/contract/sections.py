@@ -1,7 +1,7 @@
-"""The contract: what to sync, and with what. Validated once, told whole.
+"""The contract: what to sync, and with what. Validated once; all problems are reported together.
 
-The models are frozen and forbid unknown keys. `flows.settings` fills them from TOML, environment and
-mounted secrets; nothing else does. `operators.contract.table` has the part about one table.
+The models are frozen and refuse unknown keys. Only `flows.settings` fills them: from TOML, the
+environment and mounted secrets. `operators.contract.table` has the part about one table.
 """
 
 from collections import Counter
@@ -16,7 +16,7 @@ MIN_HMAC_KEY_BYTES = 16
 
 
 class KafkaSection(Section):
-    """How to reach Kafka; `librdkafka` takes any further option of the client by its own name."""
+    """How to reach Kafka. `librdkafka` passes further options to the client, by their own names."""
 
     bootstrap_servers: str = Field(min_length=1)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -62,7 +62,7 @@ class MilvusSection(Section):
 
 
 class EmbeddingSection(Section):
-    """The model, by Hugging Face name or by path; `auto` is settled by the model's own files."""
+    """The model, by Hugging Face name or by path; `auto` takes the setting from the model's files."""
 
     model: str = Field(min_length=1)
     revision: str | None = None
@@ -76,7 +76,7 @@ class EmbeddingSection(Section):
 
 
 class RecoverySection(Section):
-    """Where the checkpoints live. Whoever can write there can run code: keep it 0700."""
+    """Where checkpoints are kept. They are pickles: whoever can write there can run code, so 0700."""
 
     directory: Path = Path(".rowvec/recovery")
     partitions: int = Field(default=8, ge=1, le=1024)
@@ -94,7 +94,7 @@ class FlowSection(Section):
 
 
 class SchemaRegistrySection(Section):
-    """Where the schemas of Avro and Protobuf messages are; the API of Confluent's registry."""
+    """The schema registry of Avro and Protobuf messages; it must have the API of Confluent's."""
 
     url: str = Field(min_length=1, pattern=r"^https?://")
     username: str | None = None
@@ -104,7 +104,7 @@ class SchemaRegistrySection(Section):
 
 
 class SourceSection(Section):
-    """The database itself, to be asked for large values that Debezium left out; PostgreSQL only."""
+    """The source database, to read large values that Debezium left out; PostgreSQL only."""
 
     dsn: SecretStr
     statement_timeout_s: float = Field(default=5.0, gt=0)

@@ -1,7 +1,7 @@
-"""One table of the contract: its topic, how its rows become entities, and what to do when they change.
+"""One table of the contract: its topic, how its rows become entities, what to do if columns change.
 
-The models are frozen and forbid unknown keys, like those of `operators.contract.sections`, which
-hold them.
+The models are frozen and refuse unknown keys, like those of `operators.contract.sections`, which
+contain them.
 """
 
 import string
@@ -21,11 +21,10 @@ from pydantic import (
 )
 
 RESERVED_FIELDS = frozenset({"id", "vector", "text"})
+"""Fields of every collection besides the provenance fields, which all start with `rv_`."""
 
 LEDGER = "rowvec_ledger"
 """The collection where Rowvec keeps what it knows of the others."""
-
-"""Fields of every collection besides the provenance fields, which all start with `rv_`."""
 
 PROVENANCE_PREFIX = "rv_"
 
@@ -33,7 +32,7 @@ MAX_VARCHAR_BYTES = 65_535
 """A Milvus VARCHAR field holds no more; the limit counts bytes of UTF-8."""
 
 UNAVAILABLE = "__debezium_unavailable_value"
-"""What Debezium sends, unless configured otherwise, for a large value that an update left alone."""
+"""Debezium's default placeholder for a large (TOAST) value that an update did not change."""
 
 Identifier = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=255)]
 
@@ -67,7 +66,7 @@ Scalar = bool | int | float | str
 
 
 class Condition(Section):
-    """One test of one column. NULL passes none of them but `null = true` and `none_of`."""
+    """One test of one column. NULL passes only `null = true` and `none_of`."""
 
     column: str = Field(min_length=1)
     equals: Scalar | None = None
@@ -91,7 +90,7 @@ class Condition(Section):
 
 
 class Mask(Section):
-    """What becomes of a column's value before anything else sees it.
+    """How a column's value is replaced before any other code sees it.
 
     `drop` makes it NULL; `hmac` replaces it by a keyed digest, so that equal values stay equal;
     `redact` replaces whatever `patterns` match in it.
@@ -121,7 +120,7 @@ class Mask(Section):
 
 
 class Chunks(Section):
-    """How a long text is cut: by the model's own tokens, the last of one chunk opening the next."""
+    """How a long text is split, in the model's tokens; each chunk repeats the end of the one before."""
 
     max_tokens: int = Field(ge=8)
     overlap_tokens: int = Field(default=0, ge=0)
@@ -134,12 +133,12 @@ class Chunks(Section):
 
 
 class Drift(Section):
-    """What to do when the table's columns are no longer those that the contract knows.
+    """What to do when the table's columns no longer match the contract.
 
     Attributes:
         added: The row has a column that the contract does not name. `ignore` leaves it out; `add`
             gives the collection a nullable field for it; `dead-letter` and `halt` make the contract
-            strict: every column must be named, those that are not wanted in `unmirrored`.
+            strict: every column must be named, unwanted ones in `unmirrored`.
         missing: The row lacks a column that the contract names: dropped or renamed in SQL.
         retyped: A value does not fit its field.
     """
@@ -193,14 +192,15 @@ class TableSection(Section):
         key: Columns of the primary key.
         key_from: `record`: the Kafka key holds it. `row`: the table has no primary key; `key` names
             columns that identify its rows, and REPLICA IDENTITY FULL gives their old values.
-        format: How bytes become values; `auto` looks.
-        shape: `envelope`: Debezium's own; `unwrapped`: after ExtractNewRecordState; `auto` looks.
+        format: How messages are encoded; `auto` decides for each message.
+        shape: `envelope`: Debezium's own; `unwrapped`: after ExtractNewRecordState; `auto` decides
+            for each message.
         unavailable_value: The connector's `unavailable.value.placeholder`.
-        defaults: What the template says for a column that is NULL; nothing otherwise.
-        filter: Rows that fail one of these are not in the collection.
-        soft_delete: A column that marks a row as deleted: by anything but NULL, false, 0 and "".
-        encodings: How columns are written, where the messages carry no schema to tell.
-        unmirrored: Columns that are known and not wanted, see `Drift.added`.
+        defaults: Text for a template column that is NULL; without an entry it is empty.
+        filter: Rows that fail any of these conditions are kept out of the collection.
+        soft_delete: A column that marks a row as deleted, by any value but NULL, false, 0 and "".
+        encodings: How columns are written, for messages without a schema.
+        unmirrored: Columns that are known but not wanted; see `Drift.added`.
     """
 
     topic: str = Field(min_length=1, max_length=249)
