@@ -1,9 +1,9 @@
 """Debezium's messages → change events. Parse and validate in one step.
 
-A message is a whole envelope (before, after, op, source), or the row alone with its metadata in
-`__…` fields, as ExtractNewRecordState leaves it; bare, or wrapped as `{"schema": …, "payload": …}`, or
-framed by a schema registry. All are recognised by looking, unless the contract says. Everything that
-is wrong with one record is a `RecordError` with the fix in its hint; nothing else is raised for it.
+A message is an envelope (before, after, op, source), or a row with its metadata in `__…` fields, as
+ExtractNewRecordState writes it. Either is bare JSON, or wrapped as `{"schema": …, "payload": …}`, or
+framed by a schema registry. The form is detected for each message, unless the contract names it. A
+record that is wrong in any way raises a `RecordError` with the fix in its hint, and nothing else.
 """
 
 from collections.abc import Callable, Mapping
@@ -42,7 +42,7 @@ from operators.contract.table import TableSection
 from operators.errors import RecordError
 
 KEYS_KEPT = 2**15
-"""Keys whose rows are remembered, the last ones: rows change again, and a key takes time to read."""
+"""Size of the cache from Kafka keys to row keys: rows change repeatedly, and reading a key is slow."""
 
 _DELETE_MARKS = (b'"op":"d"', b'"__deleted":"true"', b'"__op":"d"')
 
@@ -52,12 +52,12 @@ _JSON_FIX = "set the connector's key.converter and value.converter to JsonConver
 
 
 class FramedDecoder(Protocol):
-    """Bytes that name their schema in a registry; `operators.codec.registry` has the real one."""
+    """Decodes bytes that name their schema in a registry; `operators.codec.registry` implements it."""
 
     def decode(
         self, raw: bytes, topic: str, *, key: bool
     ) -> tuple[Any, Mapping[str, Logical] | None]:
-        """The value as JSON would have it, and the types of the row's columns."""
+        """The value as JSON would have it, and the logical types of the row's columns."""
         ...
 
 
@@ -66,7 +66,7 @@ class Decoder:
 
     Args:
         table: The table whose topic they come from.
-        framed: For messages in Avro or Protobuf.
+        framed: Decodes messages in Avro or Protobuf.
         key_masks: See `KeyMaker`.
     """
 
@@ -79,7 +79,7 @@ class Decoder:
         self.table = table
         self._framed = framed
         self._key = KeyMaker(table, key_masks)
-        # Asked for with every record, and slow to get from a model.
+        # Copied, because every record needs them, and reading them from a pydantic model is slow.
         self._generation = table.generation
         self._prefix = f"{table.generation:04x}."
         self._by_row = table.key_from == "row"
@@ -90,13 +90,13 @@ class Decoder:
             if table.format in ("avro", "protobuf")
             else (*Unavailable(table.unavailable_value).needles, *_DELETE_MARKS)
         )
-        """A record's headers matter only if its value holds one of these; None: always."""
+        """A record's headers are read only if its value contains one of these; None: always."""
 
     def row_keys(self, raw_key: bytes | None, raw_value: bytes | None) -> tuple[RowKey, ...]:
-        """The rows that a record is about; none for a message that is about no row, or all of them.
+        """The rows that a record is about; empty if it is about no row, or about all (TRUNCATE).
 
         Raises:
-            RecordError: No key, not readable, a key column missing or null, or too long a key.
+            RecordError: The key is absent, unreadable or too long, or a key column is missing or null.
         """
         if self._by_row:
             return () if raw_value is None else self._rows_in(raw_value)
@@ -104,7 +104,7 @@ class Decoder:
             try:
                 return (self._row_key(raw_key),)
             except RecordError:
-                # A logical message, say, has a key that is no row's.
+                # A record about no row may have a key of another form: a logical message, for example.
                 if raw_value is not None and self._about_no_row(raw_value):
                     return ()
                 raise
@@ -113,7 +113,7 @@ class Decoder:
         return ()
 
     def _rows_in(self, raw: bytes) -> tuple[RowKey, ...]:
-        """Row keys from the row itself: two if an update changed them."""
+        """Row keys from the row's own columns: two if an update changed the key."""
         message, schema = self._parsed(raw)
         if is_about_no_row(message):
             return ()
@@ -127,7 +127,7 @@ class Decoder:
         return tuple(dict.fromkeys(keys))
 
     def truncates(self, raw_value: bytes | None) -> bool:
-        """Whether a record without a row is about all of them, and can be applied."""
+        """Whether a record that names no row is a TRUNCATE that can be applied."""
         if raw_value is None or (b'"t"' not in raw_value and self.header_needles is not None):
             return False
         try:
@@ -153,7 +153,7 @@ class Decoder:
             row_key: One of `row_keys` of the record; "" for a record that is about no row.
             raw: The value; None is a tombstone.
             position: Where the record lies; its offset breaks ties between equal source positions.
-            other_key: The key before or after a change of the primary key, from the headers.
+            other_key: The old or the new key of a primary-key change, from the headers.
 
         Raises:
             RecordError: Not a change event, an op that cannot be applied, or an unusable position.
@@ -171,7 +171,7 @@ class Decoder:
             if not isinstance(after, dict):
                 raise no_row(message)
             if self._by_row and self._key(after, self._types(schema)) != row_key:
-                # The row that it was before its key changed.
+                # The update changed the key, and this is the row under its old key: delete it.
                 return self._delete(row_key, source, position, moved=True)
             in_raw = schema is None and raw[:1] != _FRAMED and after is message["after"]
             row = None if in_raw else after
@@ -218,7 +218,7 @@ class Decoder:
         try:
             return self._row_key(raw)
         except RecordError:
-            return None  # only a help: a left-out value is looked for elsewhere then
+            return None  # optional: without it, left-out values are looked for elsewhere
 
     def _delete(
         self, row_key: RowKey, source: dict[str, Any], position: KafkaPosition, *, moved: bool
@@ -229,7 +229,7 @@ class Decoder:
     def _version(
         self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
     ) -> tuple[Version, bool]:
-        """The version of a change, and whether only its offset orders it."""
+        """The version of a change, and whether it has no position but its Kafka offset."""
         numbers = streamed_by_postgresql(source)
         if numbers is not None:
             commit, own = numbers
@@ -279,7 +279,7 @@ class Decoder:
         if source.get("deleted") in ("true", True) or op == "d":
             return self._delete(row_key, source, position, moved=other_key is not None)
         if op == "r" and source.get("sequence") is None and "lsn" in source:
-            # A snapshot's LSN alone does not order it against transactions that were open.
+            # The LSN alone does not order a snapshot read against transactions that were open then.
             source = {name: value for name, value in source.items() if name != "lsn"}
         elif op == "r" and "snapshot" not in source:
             source["snapshot"] = "true"
@@ -291,7 +291,7 @@ class Decoder:
         return self._key(fields, None if schema is None else self._types(schema))
 
     def _types(self, schema: Any) -> Mapping[str, Logical] | None:
-        """What a schema says of the columns; None if there is none."""
+        """The logical types that a schema gives the columns; None without a schema."""
         if schema is None:
             return None
         try:
@@ -304,7 +304,7 @@ class Decoder:
             ) from None
 
     def _parsed(self, raw: bytes, key: bool = False) -> tuple[dict[str, Any], Any]:
-        """The message, and what it says of the types of the row's columns."""
+        """The message, and the schema of the row's columns that came with it, if any."""
         if raw[:1] == _FRAMED and self.table.format != "json":
             return self._unframed(raw, key=key)
         try:
@@ -318,7 +318,7 @@ class Decoder:
         if not isinstance(message, dict):
             raise self._not_an_object(message, key)
         if "payload" in message and message.keys() <= {"schema", "payload"}:
-            # What is wrapped is an object; a key column may be called `payload`, and holds none.
+            # A wrapped payload is an object; a key column that is called `payload` never holds one.
             payload = message["payload"]
             if isinstance(payload, dict):
                 return payload, fields_of(message.get("schema"))

@@ -1,4 +1,4 @@
-"""What a Debezium message is: an envelope, an unwrapped row, or about no row at all."""
+"""Which kind of message Debezium sent: an envelope, an unwrapped row, or one about no row at all."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ UNWRAPPED_MARKS = frozenset({"__deleted", "__op"})
 
 
 def fields_of(schema: Any) -> list[Any] | None:
-    """The fields of a row's schema, which is that of `after` in an envelope's; None if it has none."""
+    """The field schemas of the row, in an envelope those of `after`; None if there are none."""
     fields = schema.get("fields") if isinstance(schema, dict) else None
     if not isinstance(fields, list):
         return None
@@ -42,19 +42,19 @@ def is_envelope(message: dict[str, Any]) -> bool:
 
 
 def is_about_no_row(message: dict[str, Any]) -> bool:
-    """Whether a message is about no row, or about all of them."""
+    """Whether a message is about no row, or about all of them (TRUNCATE)."""
     if is_envelope(message):
         return message["op"] in ("t", "m")
     return as_ignored(message) is not None
 
 
 def as_ignored(message: dict[str, Any]) -> Ignored | None:
-    """What a message is that is about no row; None for any other."""
+    """The kind of a message that is not an envelope and about no row; None for any other message."""
     if message.keys() <= {"ts_ms", "ts_us", "ts_ns"} and message:
         return Ignored("heartbeat")
     if not UNWRAPPED_MARKS.isdisjoint(message):
         return None
-    # All four: a table may well have an id, and a status that says END.
+    # All four must be there: a table may itself have the columns id and status.
     if message.keys() >= {"id", "status", "event_count", "data_collections"}:
         return Ignored("transaction")
     if "ddl" in message and "tableChanges" in message:
@@ -63,13 +63,13 @@ def as_ignored(message: dict[str, Any]) -> Ignored | None:
 
 
 def moment_of(source: dict[str, Any]) -> int:
-    """When the change was made, in milliseconds since 1970; 0 if that is not told."""
+    """When the change was made, in milliseconds since 1970; 0 if the message does not say."""
     ts_ms = source.get("ts_ms")
     return ts_ms if type(ts_ms) is int and 0 <= ts_ms < 2**63 else 0
 
 
 def source_of(row: dict[str, Any]) -> dict[str, Any]:
-    """What an unwrapped row's `__…` fields say, named as in `source`."""
+    """The `__…` fields of an unwrapped row, named as in an envelope's `source`."""
     named = {name[2:]: value for name, value in row.items() if name.startswith("__")}
     return named | {
         name.removeprefix("source_"): value

@@ -1,26 +1,26 @@
 """The order of changes: an envelope's `source` block → a position in the database's own log.
 
-A position is text of fixed width that sorts as the changes of a row happened. Changes at the same
-position are ordered by their Kafka offset. So a position may be coarse, but it must never fall from
-one change of a row to the next: the newer one would be dropped as stale. That is why some fields of
-`source` are left out, though they look like an order.
+A position is text of fixed width that sorts in the order in which the changes of a row happened.
+Changes at the same position are ordered by their Kafka offset. So a position may be coarse, but it
+must never fall from one change of a row to the next, or the newer one is dropped as stale. That is
+why some fields of `source` are not used, though they look like an order.
 
-| connector | position | left out, because it can fall |
+| connector | position | not used, because it can fall |
 |---|---|---|
 | postgresql | end of the last commit and own LSN (`sequence`, `lsn`), see `_postgresql` | |
 | mysql, mariadb | binlog file and `pos` | `row`, see `_mysql` |
 | sqlserver, db2 | `commit_lsn` | `change_lsn`, see `_by_commit` |
-| oracle | `commit_scn` and `scn`; of a snapshot's read its SCN, 0 | `ssn`, see `_oracle` |
+| oracle | `commit_scn` and `scn`; for a snapshot read its SCN and 0 | `ssn`, see `_oracle` |
 | mongodb | none | `ts_ms`, a server's clock (`wallTime`), and with it `ord` |
 
-Where no order can be had, the Kafka offset is all there is. What a coarse position costs: if the
-connector dies and sends a stretch of the log again, changes that share a position, as two of one row
-in one transaction may, can show the older version for a moment before the newer one returns.
+Changes without a position are ordered by Kafka offset alone. A coarse position has a price: if the
+connector dies and sends a stretch of the log again, changes that share a position (such as two of one
+row in one transaction) can show the older version for a moment before the newer one returns.
 
-Positions of one table are comparable as long as it is one log: after a failover to a server with a
-log of its own (MySQL's binlog files, a PostgreSQL restored from a dump), raise the table's
-`generation`. GTIDs say whether two MySQL servers share a history, but not in which order two changes
-happened, so they are not part of the position.
+Positions of one table are comparable only within one log: after a failover to a server with a log of
+its own (MySQL's binlog files, a PostgreSQL restored from a dump), raise the table's `generation`.
+GTIDs say whether two MySQL servers share a history, but not in which order two changes happened, so
+they are not part of the position.
 """
 
 import re
@@ -36,9 +36,9 @@ Source = Mapping[str, Any]
 SNAPSHOT_READS = frozenset(
     {"true", "first", "first_in_data_collection", "last_in_data_collection", "last"}
 )
-"""What `source.snapshot` says of a row that an initial or blocking snapshot read.
+"""Values of `source.snapshot` for a row that an initial or blocking snapshot read.
 
-And of changes that were streamed, once Debezium was restarted in the middle of an incremental snapshot.
+Streamed changes have them too, once Debezium was restarted in the middle of an incremental snapshot.
 """
 
 _LIMIT = 2**64
@@ -52,15 +52,15 @@ _LSN_DIGITS = 32
 
 
 def position_of(source: Source, *, streamed: bool = False) -> str | None:
-    """The position of a change, or None where its source tells none.
+    """The position of a change, or None if its source has none.
 
     Args:
         source: The envelope's.
-        streamed: It is an insert, update, delete or TRUNCATE, and no snapshot's read, whatever
+        streamed: It is an insert, update, delete or TRUNCATE, and not a snapshot read, whatever
             `source` says.
 
     Raises:
-        RecordError: The block has the fields of an order, but not what belongs into them.
+        RecordError: The block has the fields of a position, but their values are unusable.
     """
     connector = source.get("connector")
     order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
@@ -95,7 +95,7 @@ def streamed_by_postgresql(source: Source) -> tuple[int, int] | None:
 
 
 def described(source: Source) -> str:
-    """How the changes of this source are ordered, for people.
+    """How the changes of this source are ordered, as a sentence for `rowvec check`.
 
     Raises:
         RecordError: See `position_of`.
@@ -118,15 +118,16 @@ def _order_by_field(source: Source) -> Callable[[Source], str | None] | None:
 def _postgresql(source: Source) -> str | None:
     """The pair that Debezium keeps in `source.sequence`.
 
-    The end of the last commit before the change alone is too coarse. The change's own LSN alone is
-    wrong against snapshots: a transaction that wrote before a snapshot read the row, and committed
-    after, has the smaller LSN and the newer row. In the pair it is later, because its commit is.
+    The end of the last commit before the change is too coarse by itself. The change's own LSN by
+    itself is wrong against snapshots: a transaction that wrote before a snapshot read the row, and
+    committed after, has the smaller LSN and the newer row. In the pair it sorts later, because its
+    commit is later.
 
-    - An incremental read carries the pair of the event that closed its window, and takes its place.
-    - Any other snapshot is read at once, between two commits: it comes after everything up to the
-      last commit, and before all that is streamed after it, so its own LSN counts as 0. The initial
-      one knows no commit yet; the LSN that it starts from stands in.
-    - The first transaction after that knows no commit either; its own LSN stands in.
+    - An incremental read carries the pair of the event that closed its window, and sorts with it.
+    - Any other snapshot reads the state between two commits: it sorts after everything up to the last
+      commit, and before everything streamed after it, so its own LSN counts as 0. The initial one has
+      no last commit yet; the LSN that it starts from is used instead.
+    - The first transaction after that has no last commit either; its own LSN is used instead.
     """
     own = source.get("lsn")
     sequence = source.get("sequence")
@@ -159,13 +160,13 @@ def _sequence(sequence: Any) -> tuple[int | None, int | None]:
 def _mysql(source: Source) -> str | None:
     """Binlog file and position of the event, without its `row`.
 
-    Rows are counted within one event, and several events of a transaction can have one position: the
-    servers leave it out of what goes through the transaction's cache, MariaDB since 11.4 and MySQL
-    with binlog_transaction_compression, and Debezium then repeats the last that it saw. A later
-    statement's row 0 would come before an earlier one's row 5.
+    `row` counts within one event, and several events of a transaction can have one position: MariaDB
+    since 11.4, and MySQL with binlog_transaction_compression, write no position into events that go
+    through the transaction's cache, and Debezium then repeats the last one that it saw. A later
+    statement's row 0 would sort before an earlier one's row 5.
 
-    A snapshot's read has the place where the snapshot was taken: the end of the last transaction
-    that is in it, at or before the first that is not.
+    A snapshot read has the position at which the snapshot was taken: the end of the last transaction
+    that it includes, at or before the first that it does not.
     """
     file = source.get("file")
     if file is None:
@@ -177,9 +178,9 @@ def _mysql(source: Source) -> str | None:
 
 
 def _by_commit(source: Source) -> str | None:
-    """The LSN of the commit, of which a row's changes in one transaction share one.
+    """The LSN of the commit, which all changes of a row in one transaction share.
 
-    `change_lsn` is SQL Server's `__$seqval`, which rises within a command only; Debezium reads the
+    `change_lsn` is SQL Server's `__$seqval`, which rises only within one command; Debezium reads the
     changes in the order of the commands (`data.query.mode=direct`, its default).
     """
     lsn = source.get("commit_lsn")
@@ -194,8 +195,8 @@ def _by_commit(source: Source) -> str | None:
 def _oracle(source: Source) -> str | None:
     """The SCNs of the commit and of the change.
 
-    `ssn` counts within one `rs_id` only. A snapshot's read has the SCN as of which it was read, and
-    no commit of its own. A change that was made before that SCN, and committed after it, is newer.
+    `ssn` counts only within one `rs_id`. A snapshot read has the SCN as of which it was read, and no
+    commit SCN. A change that was made before that SCN, and committed after it, is newer.
     """
     own = source.get("scn")
     commit = source.get("commit_scn")
@@ -209,7 +210,7 @@ def _oracle(source: Source) -> str | None:
 
 
 def _number(source: Source, field: str, limit: int, default: int | None = None) -> int:
-    """A number of the block; Oracle's and unwrapped ones may be text."""
+    """A number of the block; Oracle's connector and unwrapped rows may write it as text."""
     value = source.get(field)
     if value is None and default is not None:
         return default
@@ -245,7 +246,7 @@ _BY_FIELD: Mapping[str, Callable[[Source], str | None]] = {
     "commit_lsn": _by_commit,
     "commit_scn": _oracle,
 }
-"""For rows that ExtractNewRecordState made, which name no connector."""
+"""For rows that ExtractNewRecordState made: they do not name their connector."""
 
 _NAMES: Mapping[Callable[[Source], str | None], str] = {
     _postgresql: "PostgreSQL's LSN",

@@ -1,13 +1,13 @@
-"""What the raw value of a column stands for.
+"""Logical types: what the raw value of a column means, and the canonical value that it becomes.
 
 Debezium writes one SQL value in many ways: a decimal as the base64 of its digits, a string or a
-double, a moment as a count of days, milli-, micro- or nanoseconds or as ISO text. What tells them
-apart is the schema of the message, or the contract's `encodings` where there is none: a `Logical`.
-`logical_value` makes the canonical value of it, the same for every way of writing, which
-`operators.rendering.field_values` embeds and stores.
+double; a timestamp as a count of days, milli-, micro- or nanoseconds, or as ISO text. The message's
+schema tells them apart, or the contract's `encodings` if there is no schema: both become a `Logical`.
+With it `logical_value` makes the canonical value, which is the same for every way of writing;
+`operators.rendering.field_values` turns that into text and fields.
 
-MySQL's BIGINT UNSIGNED above 2^63 - 1 arrives as a negative number that nothing tells from a true
-one, unless the connector's `bigint.unsigned.handling.mode` is `precise`.
+MySQL's BIGINT UNSIGNED above 2^63 - 1 arrives as a negative number, which cannot be told from a real
+one unless the connector's `bigint.unsigned.handling.mode` is `precise`.
 """
 
 import binascii
@@ -21,17 +21,17 @@ from operators.codec.temporal import Moment, moment_of
 
 
 class Logical(NamedTuple):
-    """What the raw values of a column stand for.
+    """What the raw values of a column mean.
 
     Attributes:
         kind: `decimal`, `variable decimal`, `date`, `time`, `timestamp`, `zoned time`,
             `zoned timestamp`, `interval`, `bytes`, `bits`, `float`, `json`, and `array`, `map` and
-            `struct` of such. The zoned ones are in UTC if the text says where it is, and without a
-            zone if it does not; the others never have one, even where Debezium writes a `Z`.
-        unit: What a moment is counted in, `days`, `ms`, `us`, `ns`, or that it is `iso` text;
-            whether bytes are `base64` or `hex`.
+            `struct` of such. A zoned value whose text has an offset is converted to UTC; without an
+            offset it has no zone. The others never have a zone, even if Debezium writes a `Z`.
+        unit: Of a date or time, what it is counted in, `days`, `ms`, `us`, `ns`, or `iso` for text;
+            of bytes, `base64` or `hex`.
         scale: Digits after a decimal's point.
-        parts: Of an array or a map what each value is, by ""; of a struct those of its fields.
+        parts: Of an array or a map the type of its values, under ""; of a struct those of its fields.
     """
 
     kind: str
@@ -51,7 +51,7 @@ NOT_FINITE = {
     "-Infinity": -math.inf,
     "NEGATIVE_INFINITY": -math.inf,
 }
-"""What Debezium writes where JSON has no number: of a double, and of a numeric under
+"""Debezium's texts for numbers that JSON cannot write, in a double, and in a numeric under
 `decimal.handling.mode=string`."""
 
 _DECIMAL_NAME = "org.apache.kafka.connect.data.Decimal"
@@ -94,11 +94,11 @@ _NONE: Mapping[str, Logical] = MappingProxyType({})
 
 
 def columns_of(schema: Any) -> Mapping[str, Logical]:
-    """Those columns of a row whose raw values stand for something else, and for what.
+    """The columns of a row whose raw values need a conversion, with their logical types.
 
     Args:
-        schema: Of `Upsert`: the fields of Connect's struct schema as JsonConverter writes them; or
-            a mapping that a decoder made already; or None, which says nothing.
+        schema: That of `Upsert`: the fields of Connect's struct schema as JsonConverter writes them;
+            or the mapping that a registry's decoder made of one; or None if there is no schema.
 
     Raises:
         ValueError: It is none of these.
@@ -110,7 +110,7 @@ def columns_of(schema: Any) -> Mapping[str, Logical]:
     found: dict[str, Logical] = {}
     try:
         for field in schema:
-            # Read anew with every message, so no call for a column that is what it looks like.
+            # This runs for every message, so a column that needs no conversion costs no call.
             name = field.get("name")
             logical = _BY_NAME.get(name)
             if logical is None and (
@@ -125,14 +125,14 @@ def columns_of(schema: Any) -> Mapping[str, Logical]:
 
 
 def logical_of(schema: Mapping[str, Any]) -> Logical | None:
-    """What values of one Connect schema stand for; None if they are what they look like.
+    """The logical type that one Connect schema describes; None if raw values need no conversion.
 
     Args:
         schema: As JsonConverter writes it: `type`, and where it applies `name`, `parameters`,
             `items`, `values`, `fields`.
 
     Raises:
-        ValueError: The scale of a decimal is no sensible number.
+        ValueError: The scale of a decimal is not a number, or out of range.
         KeyError: The schema is not complete.
     """
     name, kind = schema.get("name"), schema["type"]
@@ -144,7 +144,7 @@ def logical_of(schema: Mapping[str, Any]) -> Logical | None:
     if kind not in _NESTED:
         return _BY_TYPE.get(kind)
     if name is not None and name.startswith("io.debezium.data."):
-        return None  # Vectors and geometries: what is in them needs nothing, and vectors are long.
+        return None  # Vectors and geometries: their items need no conversion, and vectors are long.
     if kind == "struct":
         parts = tuple(columns_of(schema["fields"]).items())
         return Logical(kind, parts=parts) if parts else None
@@ -155,7 +155,7 @@ def logical_of(schema: Mapping[str, Any]) -> Logical | None:
 
 
 def from_encoding(text: str) -> Logical:
-    """What an `encodings` entry of the contract says of a column.
+    """The logical type that an `encodings` entry of the contract names.
 
     Raises:
         ValueError: There is no such encoding.
@@ -166,7 +166,7 @@ def from_encoding(text: str) -> Logical:
     if text == "json":
         return Logical("json")
     if kind in ("time", "timestamp") and rest == "iso":
-        # Nothing tells whether Debezium's Z is meant, so it is taken as it is written.
+        # Without a schema it is not known whether Debezium's Z is meant, so it is taken as written.
         return Logical(f"zoned {kind}", rest)
     if rest not in _UNITS.get(kind, ()):
         raise ValueError(f"'{text}' is no encoding")
@@ -182,14 +182,14 @@ _UNITS = {
 
 
 def logical_value(logical: Logical, raw: Any) -> Any:
-    """The canonical value: one for all ways to write it.
+    """The canonical value of a raw one: the same however it was written.
 
     A decimal is a `decimal.Decimal`, a date, time, timestamp or interval a `Moment`, bytes are
-    `bytes`, bits an `int`; the rest stays what it is. None is None, and a value that Avro or Protobuf
-    brought as Python's own type is taken as such.
+    `bytes`, bits an `int`; any other value stays as it is, and None stays None. A raw value that has
+    Python's own type already (from PostgreSQL itself, for example) is accepted.
 
     Raises:
-        ValueError: It is nothing that the schema describes. The message does not quote it.
+        ValueError: The value does not fit the type. The message does not quote it.
     """
     if raw is None:
         return None
@@ -208,7 +208,7 @@ def logical_value(logical: Logical, raw: Any) -> Any:
 
 
 class _MismatchError(ValueError):
-    """Of a part: says more than its whole could."""
+    """Names the nested part that does not fit: more precise than naming the array around it."""
 
 
 def _scale(value: Any) -> int:
@@ -216,7 +216,7 @@ def _scale(value: Any) -> int:
         scale = int(value)
     except (ValueError, TypeError):
         raise ValueError("the scale of a decimal is not a number") from None
-    # A scale is what a few bytes can blow up to gigabytes of zeros with.
+    # Printing a value with a huge scale would turn a few bytes into gigabytes of zeros.
     if abs(scale) > 2 * MAX_DECIMAL_BYTES:
         raise ValueError("the scale of a decimal is out of range")
     return scale
@@ -245,7 +245,7 @@ def _unscaled(digits: bytes, scale: int) -> Decimal:
     if not 0 < len(digits) <= MAX_DECIMAL_BYTES:
         raise ValueError
     number = Decimal(int.from_bytes(digits, "big", signed=True))
-    # By its digits: arithmetic would round to the precision of the context.
+    # Built from its digits, because arithmetic would round to the precision of the context.
     sign, figures, exponent = number.as_tuple()
     assert isinstance(exponent, int)
     return Decimal((sign, figures, exponent - scale)) if scale else number

@@ -1,4 +1,4 @@
-"""MongoDB's documents, which come as text, as plain columns."""
+"""MongoDB's documents, which Debezium sends as text, as columns."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from operators.errors import RecordError
 
 
 def document_of(text: str) -> Any:
-    """MongoDB's document: extended JSON as text, its typed values made plain."""
+    """The columns of a document in extended JSON; typed values such as `$oid` become plain ones."""
     try:
         return _plain(orjson.loads(text))
     except (orjson.JSONDecodeError, RecursionError):

@@ -1,4 +1,4 @@
-"""What Debezium sends in place of a large value that an update left alone (TOAST)."""
+"""The placeholder that Debezium sends for a large (TOAST) value that an update did not change."""
 
 import contextlib
 import hashlib
@@ -36,7 +36,7 @@ class Unavailable:
             [placeholder],
             [base64],
             [url_safe],
-            # Java's bytes have a sign.
+            # Java's bytes are signed.
             [byte - 256 if byte > 127 else byte for byte in raw],
             [str(uuid.UUID(bytes=digest, version=3))],
             {placeholder: placeholder},
@@ -44,10 +44,10 @@ class Unavailable:
         self.needles: tuple[bytes, ...] = tuple(
             text.encode() for text in dict.fromkeys(self._texts[:4])
         )
-        """One of these is in the bytes of nearly every JSON message that holds a placeholder."""
+        """Nearly every JSON message with a placeholder contains one of these byte strings."""
 
     def __call__(self, value: Any) -> bool:
-        """Whether a value stands for one that Debezium left out."""
+        """Whether a value is the placeholder."""
         if isinstance(value, str):
             return len(value) in self.lengths and value in self._texts
         return isinstance(value, list | dict) and value in self._nested
@@ -55,7 +55,7 @@ class Unavailable:
 
 def _octets(placeholder: str) -> bytes:
     if placeholder.startswith("hex:"):
-        # What is no hexadecimal, Debezium does not start with.
+        # Debezium does not start with invalid hexadecimal, so such text is taken as it is.
         with contextlib.suppress(ValueError):
             return bytes.fromhex(placeholder[4:]) or placeholder.encode()
     return placeholder.encode()

@@ -22,7 +22,7 @@ class KeyMaker:
 
     Args:
         table: Its `name`, `key` and `encodings` are used.
-        masks: What becomes of a key column's value before it is used, by column.
+        masks: By key column, the mask that its value goes through before it is used.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class KeyMaker:
 
         Args:
             fields: At least the key's columns.
-            types: What the message says of their types; None if it says nothing, and the contract's
-                encodings do.
+            types: The columns' types by the message; None if it has none: then the contract's
+                `encodings` apply.
 
         Raises:
-            RecordError: A key column is missing, null, or no scalar; or the key is too long.
+            RecordError: A key column is missing, null, or not a scalar; or the key is too long.
         """
         if types is None:
             types, plain = self._types, self._plain
@@ -99,7 +99,7 @@ class KeyMaker:
         if value is None:
             return None
         logical = types.get(column)
-        # Oracle's NUMBER is an object, but a scalar all the same; arrays and maps are none.
+        # Oracle's NUMBER arrives as an object but is a scalar; arrays, maps and structs are not.
         if logical is not None and logical.kind not in ("array", "map", "struct"):
             try:
                 value = as_text(logical_types.logical_value(logical, value))
@@ -115,7 +115,7 @@ class KeyMaker:
 
 
 def names_of(fields: Mapping[str, Any] | Sequence[str]) -> str:
-    """The first names of a message, for an error."""
+    """The first few column names of a message, for an error message."""
     names = sorted(map(str, fields))[:12]
     return ", ".join(f"'{name[:60]}'" for name in names) if names else "no fields"
 

@@ -1,7 +1,7 @@
 """Dates, times, timestamps and intervals: read from counts, ISO text and Python's own types.
 
-Counted in whole nanoseconds, or days, since those are the finest that a database has, in a calendar
-without end: Python's stops at the years 1 and 9999, PostgreSQL's at 4713 BC and 294276.
+They are whole numbers of nanoseconds, or of days for a date: no database has a finer unit. The
+calendar has no end, because Python's covers the years 1 to 9999, but PostgreSQL's 4713 BC to 294276.
 """
 
 import math
@@ -12,13 +12,14 @@ from typing import Any, NamedTuple, TypeAlias
 
 
 class Moment(NamedTuple):
-    """A date, time, timestamp or interval. Those of one kind compare as what they stand for.
+    """A date, time, timestamp or interval. Two of one kind sort by their `ticks`.
 
     Attributes:
         kind: `date`, `time`, `timestamp` or `interval`.
-        ticks: Days since 1970-01-01 of a date, nanoseconds of the others: since 1970-01-01, since
-            midnight, or long. The infinities are `math.inf` and `-math.inf`; no other is a float.
-        zoned: It is an instant in UTC, and not what some clock shows.
+        ticks: Of a date, days since 1970-01-01. Otherwise nanoseconds: of a timestamp since
+            1970-01-01, of a time since midnight, of an interval its length. The infinities are
+            `math.inf` and `-math.inf`, the only floats.
+        zoned: It is an instant in UTC; otherwise a local date and time without a zone.
     """
 
     kind: str
@@ -27,7 +28,7 @@ class Moment(NamedTuple):
 
 
 Temporal: TypeAlias = Moment | date | time | timedelta
-"""All that stands for a moment; a `datetime` is a `date`."""
+"""Every type that `from_python` reads; `datetime` is a subclass of `date`."""
 
 _NANOS = {"ms": 1_000_000, "us": 1_000, "ns": 1}
 
@@ -37,8 +38,8 @@ _DAY = 86_400 * _SECOND
 
 _INFINITE = {"infinity": math.inf, "-infinity": -math.inf}
 
-# What PostgreSQL's connector sends for the infinities where it has only numbers; as ISO text it
-# writes the same as the dates that they would be. A date is the driver's, its overflow included.
+# The counts that PostgreSQL's connector sends for the infinities; as ISO text it sends the dates that
+# these counts would be. Those of a date come from the JDBC driver, its overflow included.
 _INFINITE_DAYS = {-2_147_472_692: math.inf, -2_147_472_691: -math.inf}
 
 _INFINITE_MICROS = {
@@ -64,7 +65,7 @@ _PATTERNS = {
     "timestamp": re.compile(f"{_ISO_DATE}([T ]{_ISO_TIME}{_ZONE})?", re.ASCII),
 }
 
-# The Gregorian calendar repeats itself after 400 years, so Python's, which ends, serves for all.
+# The Gregorian calendar repeats every 400 years, so Python's limited one can compute any year.
 _ERA_DAYS = 146_097
 
 _EPOCH = date(1970, 1, 1).toordinal()
@@ -74,13 +75,13 @@ def moment_of(kind: str, unit: str, raw: Any) -> Moment:
     """The moment that a raw value stands for.
 
     Args:
-        kind: As of a `Logical`: that of the moment, with `zoned ` before it if what the text says
-            of its zone is meant.
+        kind: That of a `Logical`: the moment's kind, with `zoned ` before it if the zone in the text
+            counts.
         unit: `days`, `ms`, `us`, `ns` or `iso`.
-        raw: A count, a text, or a moment of this kind already.
+        raw: A count, a text, or already a moment of this kind.
 
     Raises:
-        ValueError, TypeError, KeyError, OverflowError: It is none, of all that reading raises.
+        ValueError, TypeError, KeyError, OverflowError: The raw value is no moment of this kind.
     """
     zoned, kind = kind.startswith("zoned "), kind.removeprefix("zoned ")
     if isinstance(raw, Temporal):
@@ -115,9 +116,9 @@ def from_python(value: Temporal) -> Moment:
 
 
 def iso_text(moment: Moment) -> str:
-    """As ISO 8601 writes it, with years below 0 and above 9999 as it expands them.
+    """A moment as ISO 8601 text, with years below 0 and above 9999 in its expanded form.
 
-    A fraction ends with its last digit that is not 0. The infinities are called as in SQL.
+    A fraction ends with its last digit that is not 0. The infinities are named as in SQL.
     """
     kind, ticks, zoned = moment
     if isinstance(ticks, float):
@@ -161,7 +162,7 @@ def _from_iso(kind: str, text: str) -> Moment:
     offset = -offset if part["sign"] == "-" else offset
     zoned = part["sign"] is not None or text.endswith("Z")
     if kind == "time":
-        # The day's end, 24:00, is not its beginning; but what moves over midnight starts again.
+        # 24:00 stays: it is not 00:00. But a time that its offset moves past midnight wraps around.
         nanos = (nanos - offset) % _DAY if offset else nanos
         return Moment(kind, -nanos if part["minus"] else nanos, zoned)
     if nanos > _DAY:

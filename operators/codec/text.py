@@ -58,7 +58,7 @@ def _digits(number: int) -> str:
 
 
 def plain(value: Any) -> Any:
-    """What JSON can say of a value, as the types that JSON has."""
+    """A value in the types that JSON has: NaN and the infinities become None, other types text."""
     if value is None or isinstance(value, str | bool | int):
         return value
     if isinstance(value, float):

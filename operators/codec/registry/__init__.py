@@ -1,7 +1,8 @@
 """Messages in Confluent's wire format, by the schemas of a schema registry.
 
-`decoder` is the way in; `avro` and `protobuf` each read one kind of schema, `client` asks the
-registry. The only imports of its libraries. May import: the codec, and what the codec may.
+`decoder` is the entry point; `avro` and `protobuf` each read one kind of schema, `client` asks the
+registry. Only this package imports the registry's libraries. May import: the codec, and what the
+codec may.
 """
 
 __all__ = ["decoder"]

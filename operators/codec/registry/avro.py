@@ -1,8 +1,8 @@
-"""Avro schemas, as Connect's AvroConverter writes them: what they make of values and of columns.
+"""Avro schemas, as Connect's AvroConverter writes them: how to convert values, and the columns' types.
 
-Knows nothing of a registry. Values come out as Debezium's JSON has them, so that everything behind
-the decoder is the same for both: bytes as base64 text, NaN and infinity as strings, decimals, dates
-and times as they were written, with a `Logical` beside them that tells what they mean.
+Does not use a registry. Values come out as in Debezium's JSON, so that all code after the decoder is
+the same for both: bytes as base64 text, NaN and infinity as strings; decimals, dates and times as
+they were written, with a `Logical` that says what they mean.
 """
 
 import json
@@ -32,7 +32,7 @@ _CONNECT_NAMES = {
     "local-timestamp-micros": "io.debezium.time.MicroTimestamp",
     "local-timestamp-nanos": "io.debezium.time.NanoTimestamp",
 }
-"""Avro's own logical types by the names that Connect and Debezium give to the same encoding."""
+"""Avro's own logical types, and the name that Connect or Debezium gives to the same encoding."""
 
 _CONNECT_TYPES = {
     "boolean": "boolean",
@@ -52,10 +52,10 @@ _CONNECT_TYPES = {
 
 
 class AvroShape(NamedTuple):
-    """What a writer schema says.
+    """What a writer schema says about its values.
 
     Attributes:
-        convert: Makes a decoded value plain, in place where it can; None where it is already.
+        convert: Makes a decoded value what JSON would have, in place if possible; None if it is that.
         columns: The logical types of the row's columns; None if the value is no record.
     """
 
@@ -64,19 +64,19 @@ class AvroShape(NamedTuple):
 
 
 def without_conversions(text: str) -> str:
-    """The schema with its logical types set aside, so that fastavro leaves values as written.
+    """The schema with its logical types renamed, so that fastavro leaves values as written.
 
-    Its own conversions refuse what SQL can hold: a date beyond the year 9999, which PostgreSQL's
-    infinity is, or a decimal whose scale is larger than its precision.
+    fastavro's conversions refuse values that SQL has: a date beyond the year 9999 (PostgreSQL's
+    infinity is one), or a decimal whose scale is larger than its precision.
     """
     return json.dumps(json.loads(text, object_hook=_set_aside))
 
 
 def shape_of(text: str, references: Iterable[str]) -> AvroShape:
-    """Reads a schema, once.
+    """Read a schema; needed once for each.
 
     Args:
-        text: The writer schema, by `without_conversions`.
+        text: The writer schema, from `without_conversions`.
         references: The schemas that it refers to, likewise; each after those that it refers to.
 
     Raises:
@@ -98,7 +98,7 @@ def _set_aside(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 class _Conversions:
-    """Makes the conversion of each type of one schema; a type may hold itself."""
+    """Builds the conversion of each type of one schema; a type may contain itself."""
 
     def __init__(self, named: Mapping[str, Any]) -> None:
         self._named = named
@@ -106,7 +106,7 @@ class _Conversions:
         self._making: set[str] = set()
 
     def of(self, schema: Any) -> Convert | None:
-        """How a value of this type is made plain; None if it always is."""
+        """The conversion of values of this type; None if they need none."""
         if isinstance(schema, list):
             return self._union(schema)
         kind = schema["type"] if isinstance(schema, dict) else schema
@@ -160,7 +160,7 @@ class _Conversions:
 
 
 def base64_text(value: bytes) -> str:
-    """Bytes as JSON has them."""
+    """Bytes as Connect's JSON writes them."""
     return b64encode(value).decode()
 
 
@@ -194,7 +194,7 @@ def _each_field(fields: list[tuple[str, Convert]]) -> Convert:
 
 
 def _by_value(value: Any) -> Any:
-    """Of a union of several types: a decoded value does not tell which it was."""
+    """Convert a value of a union of several types by its Python type: its branch is not known."""
     match value:
         case bytes():
             return base64_text(value)
@@ -213,7 +213,7 @@ def _is_record(schema: Any) -> bool:
 
 
 def _resolved(schema: Any, named: Mapping[str, Any]) -> Any:
-    """The definition of a type, or of the one type that a union has beside null."""
+    """The definition of a type, or of the one type that a union has besides null."""
     if isinstance(schema, list):
         branches = [branch for branch in schema if branch != "null"]
         schema = branches[0] if len(branches) == 1 else None
@@ -237,10 +237,10 @@ def _row(schema: Any, named: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _connect(schema: Any, named: Mapping[str, Any], above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A type as JsonConverter would have written it, as far as `codec.logical_types` reads it."""
+    """A type as JsonConverter would describe it, as far as `codec.logical_types` reads that."""
     schema = _resolved(schema, named)
     if not isinstance(schema, dict):
-        # A union of several types is none that Connect has.
+        # Connect has no union of several types.
         return {"type": _CONNECT_TYPES.get(schema, "") if isinstance(schema, str) else ""}
     kind = schema["type"]
     found: dict[str, Any] = {"type": _CONNECT_TYPES.get(kind, "")}

@@ -1,4 +1,4 @@
-"""Asks a schema registry for schemas, and makes its errors ours."""
+"""Fetches schemas from a schema registry, and turns its errors into Rowvec's."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -26,26 +26,26 @@ _TRANSIENT = frozenset({408, 425, 429})
 
 
 class RegistryClient:
-    """The registry. It is asked once for each question: to ask again is the caller's.
+    """A client of the registry. Each call makes one attempt: retrying is up to the caller.
 
-    All questions raise RetriableError while it is down, FatalError if it refuses the credentials or is
-    none, and RecordError if it does not have the schema.
+    All calls raise RetriableError while the registry is down, FatalError if it refuses the credentials
+    or is not a schema registry, and RecordError if it does not have the schema.
 
     Args:
         section: Where the registry is.
 
     Attributes:
-        subject: What messages call it.
+        subject: Its name in error messages.
 
     Raises:
-        ContractError: The section cannot be used: its CA file is none, say.
+        ContractError: The section cannot be used; its CA file is invalid, for example.
     """
 
     def __init__(self, section: SchemaRegistrySection) -> None:
         self._open = ExitStack()
         try:
             self.subject = f"schema registry {_without_credentials(section.url)}"
-            # Two, since one remembers a single form of each schema.
+            # Two clients, because each caches only one form of a schema.
             self._as_text, self._serialized = (
                 self._open.enter_context(SchemaRegistryClient(_options(section))) for _ in range(2)
             )
@@ -63,11 +63,11 @@ class RegistryClient:
             ) from None  # It may quote the password.
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self._open.close()
 
     def schema(self, schema_id: int, *, serialized: bool = False) -> Schema:
-        """A schema, as text or, if it is Protobuf's, as base64 of a serialised file descriptor."""
+        """A schema as text; or, with `serialized`, one of Protobuf as base64 of its file descriptor."""
         client, form = self._form(serialized)
         found: Schema = self._asked(schema_id, lambda: client.get_schema(schema_id, None, form))
         return found
@@ -75,7 +75,7 @@ class RegistryClient:
     def references(
         self, schema_id: int, schema: Schema, *, serialized: bool = False
     ) -> Iterator[tuple[SchemaReference, Schema]]:
-        """What a schema refers to, at any depth; each once, and after what it refers to itself."""
+        """The schemas that one refers to, at any depth; each once, after those it refers to itself."""
         client, form = self._form(serialized)
         seen: set[str] = set()
 
@@ -104,11 +104,11 @@ class RegistryClient:
             raise self._told(schema_id, error) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self._no_registry("its answer is none of a schema registry") from error
-        except Exception as error:  # Its HTTP library's, which is httpx or httpx2 by version.
+        except Exception as error:  # of its HTTP library, which depends on its version
             raise self._unreachable(error) from error
 
     def _told(self, schema_id: int, error: SchemaRegistryError) -> Exception:
-        """What an answer that is no success means."""
+        """The error to raise for an unsuccessful answer."""
         status, code = error.http_status_code, error.error_code
         if status in (401, 403):
             return FatalError(
@@ -157,7 +157,7 @@ class RegistryClient:
 
 
 def _options(section: SchemaRegistrySection) -> dict[str, Any]:
-    # Trying again is the retry policy's alone: the client's own cannot be ended by a stop.
+    # Only the retry policy retries: the client's own retries cannot be interrupted by a stop.
     options: dict[str, Any] = {
         "url": section.url,
         "timeout": section.request_timeout_s,

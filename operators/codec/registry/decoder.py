@@ -1,8 +1,8 @@
-"""Avro and Protobuf messages with a schema registry → the values that JSON would have given.
+"""Avro and Protobuf messages with a schema registry → the same values as JSON would have given.
 
-The deserialisers of `confluent_kafka.schema_registry` read the messages. They never ask the registry
-themselves: what they need is fetched before, once per schema, tried again while the registry is down.
-So a message whose schema is known waits for nothing.
+The deserialisers of `confluent_kafka.schema_registry` read the messages, but never ask the registry
+themselves: each schema is fetched once beforehand, and retried while the registry is down. So a
+message whose schema is known needs no request.
 """
 
 import io
@@ -45,7 +45,7 @@ _Reader: TypeAlias = Callable[[bytes], tuple[Any, Columns]]
 
 
 def is_framed(raw: bytes) -> bool:
-    """Whether bytes begin as a registry's serialisers write them, which JSON never does."""
+    """Whether bytes begin with the frame of a registry's serialisers; JSON never does."""
     return len(raw) >= _FRAME_BYTES and raw[0] == 0
 
 
@@ -54,10 +54,10 @@ class RegistryDecoder:
 
     Args:
         section: Where the registry is.
-        retry: For how long a registry that is down is waited for.
+        retry: For how long to retry while the registry is down.
 
     Raises:
-        ContractError: The section cannot be used: its CA file is none, say.
+        ContractError: The section cannot be used; its CA file is invalid, for example.
     """
 
     def __init__(self, section: SchemaRegistrySection, retry: RetryPolicy) -> None:
@@ -67,22 +67,22 @@ class RegistryDecoder:
         self._loading = threading.Lock()
 
     def decode(self, raw: bytes, topic: str, *, key: bool) -> tuple[Any, Columns]:
-        """The value as JSON without a schema would have given it, and what the schema says of it.
+        """The value as JSON without a schema would have given it, and its columns' types.
 
         Args:
             raw: A record's key or value.
-            topic: Where it came from; for the message if it cannot be decoded.
+            topic: Its topic, for error messages.
             key: Whether it is the key.
 
         Returns:
-            The envelope, row or key, and the logical types of the row's columns (those of `after` in
-            an envelope); None if the value is no record. The mapping is the same object for each
-            message of a schema.
+            The envelope, row or key; and the logical types of the row's columns (in an envelope those
+            of `after`), or None if the value is not a record. All messages of a schema share one
+            mapping.
 
         Raises:
             RecordError: It is not framed, has a schema that the registry does not know or that is
                 neither Avro nor Protobuf, or does not fit its schema.
-            FatalError: The registry refuses the credentials, is none, or stays away.
+            FatalError: The registry refuses the credentials, is not a registry, or stays unreachable.
         """
         subject = f"{'key' if key else 'value'} of {topic}"
         if not is_framed(raw):
@@ -96,7 +96,7 @@ class RegistryDecoder:
             reader = self._readers.get(schema_id) or self._load(schema_id)
             return reader(raw)
         except RecordError as error:
-            # Those that loading raises know no record.
+            # Errors from loading a schema do not name the record.
             raise RecordError(subject=subject, cause=error.cause, hint=error.hint) from error
         except FatalError:
             raise
@@ -110,25 +110,25 @@ class RegistryDecoder:
             ) from None  # the error may quote what it could not read
 
     def close(self) -> None:
-        """Ends the connections."""
+        """Close the connections."""
         self._registry.close()
 
     def _load(self, schema_id: int) -> _Reader:
         with self._loading:
             reader = self._readers.get(schema_id)
             if reader is None:
-                # An id that is not known is asked for again: its schema may come later.
+                # A failure is not cached: an unknown schema may be registered later.
                 reader = self._retry.call(lambda: _reader(self._registry, schema_id))
                 self._readers[schema_id] = reader
             return reader
 
 
 def _reader(registry: RegistryClient, schema_id: int) -> _Reader:
-    """What reads the messages of a schema.
+    """A function that reads the messages of one schema.
 
     Raises:
-        RecordError: There is no such schema, or it is of no use.
-        RetriableError, FatalError: As the client does.
+        RecordError: There is no such schema, or it cannot be used.
+        RetriableError, FatalError: See `RegistryClient`.
     """
     schema = registry.schema(schema_id)
     kind = schema.schema_type or "AVRO"
@@ -182,15 +182,15 @@ def _protobuf_reader(registry: RegistryClient, schema_id: int) -> _Reader:
 
 
 class _Fetched(SchemaRegistryClient):
-    """What an Avro deserialiser asks instead of the registry: one schema and its references."""
+    """Takes the client's place in an Avro deserialiser: serves one schema and its references."""
 
     def __init__(self, schema: Schema) -> None:
-        # Without the client's own: there is no connection.
+        # The client's own __init__ is not called, because no connection is needed.
         self._schema = schema
         self._versions: dict[tuple[str | None, Any], RegisteredSchema] = {}
 
     def add(self, reference: SchemaReference, text: str, found: Schema) -> None:
-        """Holds the schema of a reference, with another text."""
+        """Add the schema of a reference, with `text` in place of its own."""
         subject, version = reference.subject, reference.version
         schema = Schema(text, "AVRO", found.references or [])
         self._versions[subject, version] = RegisteredSchema(subject, version, None, None, schema)
@@ -208,7 +208,7 @@ class _Fetched(SchemaRegistryClient):
 
 
 class _ProtobufReader:
-    """Reads the messages of one Protobuf schema: a file, of which a record's index names one."""
+    """Reads records of one Protobuf schema: a file of message types; each record names one by index."""
 
     def __init__(self, file: FileDescriptorProto, references: list[FileDescriptorProto]) -> None:
         self._file = file
@@ -219,7 +219,7 @@ class _ProtobufReader:
         frame = SchemaId("PROTOBUF")
         frame.from_bytes(io.BytesIO(raw))
         index = tuple(frame.message_indexes or ())
-        # Two threads may both make a reader; they are alike.
+        # Two threads may both make a reader; that is harmless, as the readers are equal.
         reader = self._messages.get(index) or self._messages.setdefault(index, self._made(index))
         return reader(raw)
 

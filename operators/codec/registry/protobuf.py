@@ -1,8 +1,8 @@
 """Protobuf schemas, as Connect's ProtobufConverter writes them: message classes made at run time.
 
-Knows nothing of a registry. Values come out as Debezium's JSON has them, like those of
-`operators.codec.registry.avro`. Protobuf keeps less than Avro: of a column's type it tells decimals,
-dates, times and timestamps in Connect's encodings, and none of Debezium's own.
+Does not use a registry. Values come out as in Debezium's JSON, like those of
+`operators.codec.registry.avro`. Protobuf keeps less of a column's type than Avro does: decimals,
+dates, times and timestamps in Connect's encodings, but none of Debezium's own types.
 """
 
 from base64 import b64decode
@@ -23,7 +23,7 @@ from operators.errors import RecordError
 Convert: TypeAlias = Callable[[Any], Any]
 
 _BUILT_IN = ("google/protobuf/", "google/type/", "confluent/")
-"""Files that converters import and do not register."""
+"""Prefixes of files that converters import but do not register."""
 
 _WRAPPERS = frozenset(
     f"google.protobuf.{kind}Value"
@@ -34,12 +34,12 @@ _DECIMAL = Logical("variable decimal")
 
 
 def _decimal(message: Any) -> Any:
-    # Each brings its own scale, which only the reader of such decimals limits to what is sensible.
+    # Each value has its own scale; `logical_value` refuses one that is out of range.
     return logical_value(_DECIMAL, {"scale": message.scale, "value": message.value or b"\0"})
 
 
 def _date(message: Any) -> int:
-    # By NumPy, whose calendar has all years.
+    # NumPy's calendar has all years; Python's ends at 9999.
     month = np.datetime64(message.year - 1970, "Y").astype("M8[M]") + message.month - 1
     return int((month.astype("M8[D]") + message.day - 1).astype(int))
 
@@ -61,7 +61,7 @@ _MEANINGS: Mapping[str, tuple[Convert, Logical]] = {
     "google.type.TimeOfDay": (_time, Logical("time", "ns")),
     "google.protobuf.Timestamp": (_timestamp, Logical("timestamp", "ns")),
 }
-"""Messages that stand for one value: how that is written raw, and what it then is."""
+"""Messages that stand for one value: how to make its raw value, and the logical type of that."""
 
 _BY_TYPE = {
     FieldDescriptor.TYPE_BYTES: Logical("bytes", "base64"),
@@ -71,12 +71,12 @@ _BY_TYPE = {
 
 
 class ProtobufShape(NamedTuple):
-    """What a schema says of one of its messages.
+    """What a schema says about one of its messages.
 
     Attributes:
         message: The class that parses it.
-        convert: Makes a parsed message plain.
-        columns: The logical types of the row's columns, as far as Protobuf tells.
+        convert: Makes a parsed message what JSON would have.
+        columns: The logical types of the row's columns, as far as Protobuf keeps them.
     """
 
     message: type[Message]
@@ -85,11 +85,11 @@ class ProtobufShape(NamedTuple):
 
 
 def file_of(text: str, name: str) -> FileDescriptorProto:
-    """A file from what a registry answers to `format=serialized`.
+    """The file in a registry's answer to `format=serialized`.
 
     Raises:
-        ValueError: It is something else, most likely the text of a .proto file.
-        google.protobuf.message.DecodeError: It is base64 of something else.
+        ValueError: The answer is not base64; most likely it is the text of a .proto file.
+        google.protobuf.message.DecodeError: It is base64, but not of a file descriptor.
     """
     file = FileDescriptorProto.FromString(b64decode(text, validate=True))
     file.name = name
@@ -99,16 +99,16 @@ def file_of(text: str, name: str) -> FileDescriptorProto:
 def shape_of(
     file: FileDescriptorProto, references: Sequence[FileDescriptorProto], index: Sequence[int]
 ) -> ProtobufShape:
-    """Makes the class of a message, once.
+    """Make the class of a message; needed once for each.
 
     Args:
         file: The schema.
         references: What it imports, at any depth, by the names that it imports them by.
-        index: Which of its messages: a place at the top, then places among the nested ones.
+        index: Which message: its index at the top level, then its indexes among nested messages.
 
     Raises:
         RecordError: The message loses NULL: its converter writes 0 and "" instead.
-        ValueError, IndexError, TypeError: The file has no such message, lacks an import, or is none.
+        ValueError, IndexError, TypeError: The file has no such message, lacks an import, or is invalid.
     """
     name = _full_name(file, index)
     pool = _pool(file, {each.name: each for each in references})
@@ -172,7 +172,7 @@ def _row(descriptor: Descriptor) -> Descriptor:
 
 
 def _refuse_lost_nulls(source: FieldDescriptor | None) -> None:
-    """`source.sequence` can be null in every connector; if it cannot here, no column can be NULL."""
+    """Refuse a schema without NULL: `source.sequence` is nullable in every connector's real one."""
     block = source.message_type if source is not None else None
     sequence = block.fields_by_name.get("sequence") if block is not None else None
     if sequence is not None and not sequence.has_presence:
@@ -185,13 +185,13 @@ def _refuse_lost_nulls(source: FieldDescriptor | None) -> None:
 
 
 class _Conversions:
-    """Makes the conversion of each message of one schema; a message may hold itself."""
+    """Builds the conversion of each message of one schema; a message may contain itself."""
 
     def __init__(self) -> None:
         self._made: dict[str, Convert] = {}
 
     def of(self, descriptor: Descriptor) -> Convert:
-        """How a message of this type is made plain."""
+        """The conversion of messages of this type."""
         name = descriptor.full_name
         if name in _WRAPPERS:
             return self._field(descriptor.fields_by_name["value"])
@@ -199,13 +199,13 @@ class _Conversions:
             return _MEANINGS[name][0]
         if name not in self._made:
             fields: list[tuple[str, Convert]] = []
-            # Before its fields are known: one of them may be of this very type.
+            # Stored before its fields are known, because one of them may have this same type.
             self._made[name] = lambda message: {field: read(message) for field, read in fields}
             fields += [(field.name, self._field(field)) for field in descriptor.fields]
         return self._made[name]
 
     def _field(self, field: FieldDescriptor) -> Convert:
-        """How a field is read from its message."""
+        """A function that reads a field from its message, converted."""
         name = field.name
         if field.is_repeated:
             return self._repeated(field)
@@ -220,7 +220,7 @@ class _Conversions:
         name, entry = field.name, field.message_type
         if entry is not None and entry.GetOptions().map_entry:
             value = self._value(entry.fields_by_name["value"])
-            # Reading a key that is not there would make it: never by subscript.
+            # By items(), because reading an absent key by subscript would insert it.
             return lambda message: {
                 str(key): value(each) for key, each in getattr(message, name).items()
             }
@@ -232,7 +232,7 @@ class _Conversions:
         return lambda message: [convert(each) for each in getattr(message, name)]
 
     def _value(self, field: FieldDescriptor) -> Convert:
-        """How a value of a field's type is made plain."""
+        """The conversion of one value of a field's type."""
         match field.type:
             case FieldDescriptor.TYPE_BYTES:
                 return base64_text
@@ -250,12 +250,12 @@ class _Conversions:
 
 
 def _is_entry(message: Descriptor) -> bool:
-    """Connect's own maps: repeated messages that are called entries and are not declared as such."""
+    """Whether a repeated message is an entry of Connect's maps, which are not declared as maps."""
     return message.name.endswith("Entry") and {*message.fields_by_name} == {"key", "value"}
 
 
 def _logical(field: FieldDescriptor) -> Logical | None:
-    """What a field's raw values stand for; only what Protobuf tells of it."""
+    """The logical type of a field's raw values, as far as Protobuf keeps it."""
     message = field.message_type
     if message is None:
         found = _BY_TYPE.get(field.type)
