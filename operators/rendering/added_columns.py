@@ -1,4 +1,4 @@
-"""Columns that a table gets while it is synced, and the fields that its collection gets for them."""
+"""Columns that are added to a table while it is synced, and the fields that mirror them."""
 
 import logging
 import re
@@ -26,13 +26,13 @@ _FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 class AddedColumns:
     """The columns of a table that the contract does not name, and the fields that mirror them.
 
-    A column gets its field with its first value that is not NULL, by which the field's type is
-    chosen: bool, int64 for whole numbers, double, json for arrays and objects, varchar for all else.
+    A column gets its field at its first value that is not NULL. The value decides the field's type:
+    bool, int64 for whole numbers, double, json for arrays and objects, varchar for everything else.
 
     Args:
         table: Its policy is `drift.added = "add"`.
-        store: Where its collection is; checked by `ensure` before.
-        retry: For the store.
+        store: Holds its collection, on which `ensure` was called before.
+        retry: For calls to the store.
     """
 
     def __init__(self, table: TableSection, store: VectorStore, retry: RetryPolicy) -> None:
@@ -46,11 +46,11 @@ class AddedColumns:
         }
 
     def add(self, column: str, value: Any) -> None:
-        """Give the collection a field for a column with this value, canonical and not NULL.
+        """Add a field to the collection for a column, by one canonical value of it that is not NULL.
 
         Raises:
             RecordError: No field can have the column's name.
-            FatalError: The store cannot add fields, or has one of that name and another type.
+            FatalError: The store cannot add fields, or has one of that name with another type.
         """
         reserved = column in RESERVED_FIELDS or column.startswith(PROVENANCE_PREFIX)
         taken = column in self._table.fields().values()

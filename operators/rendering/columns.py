@@ -1,4 +1,4 @@
-"""The values of a row's columns: left out by Debezium, of a type, masked; looked at in this order."""
+"""Reads a row's columns: recognises the placeholder, then converts by type, then masks."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from operators.errors import FatalError, RecordError
 from operators.rendering.masks import Masker
 
 MISSING = object()
-"""Stands for a value that Debezium left out."""
+"""The value of a column that Debezium left out."""
 
 Types = Mapping[str, Logical]
 
@@ -31,14 +31,14 @@ class ColumnReader:
         self._masked = frozenset(table.masks if masker is not None else ())
         self._unavailable = Unavailable(table.unavailable_value)
         self.lengths = self._unavailable.lengths
-        """A text of another length is no placeholder."""
+        """Lengths of the placeholder's texts: a text of any other length is not one."""
         self._encodings = {c: from_encoding(e) for c, e in table.encodings.items()}
 
     def types(self, event: Upsert) -> Types:
-        """What the message says of its columns, and the contract of those that it is silent about.
+        """The columns' types: the message's, and the contract's for columns that it says nothing of.
 
         Raises:
-            RecordError: The message's schema is none.
+            RecordError: The message's schema is invalid.
         """
         if event.schema is None:
             return self._encodings
@@ -57,13 +57,13 @@ class ColumnReader:
 
         Raises:
             RecordError: There is no such column, or its value is not of its type.
-            FatalError: The same, where the contract says to halt.
+            FatalError: The same, if the contract says to halt.
         """
         try:
             value = columns[name]
         except KeyError:
             return self._absent(columns, name)
-        # Most values are short texts and numbers, of which nothing more is to be said.
+        # Most values are short texts and numbers, which need no further test.
         kind = type(value)
         if kind is str:
             if len(value) in self.lengths and self._unavailable(value):  # guard: left-out
@@ -85,11 +85,11 @@ class ColumnReader:
         return value
 
     def retyped(self, subject: str, column: str, kind: str, error: Exception) -> Any:
-        """NULL, where the contract accepts that for a value that does not fit.
+        """Apply `drift.retyped` to a value that does not fit: return NULL, or raise.
 
         Raises:
-            RecordError: It does not.
-            FatalError: It says to halt.
+            RecordError: The contract says "dead-letter".
+            FatalError: The contract says "halt".
         """
         policy = self._table.drift.retyped
         if policy == "null":

@@ -1,7 +1,6 @@
-"""How a canonical value is embedded as text and stored in a field of Milvus.
+"""How a canonical value becomes text, and a field in Milvus.
 
-`operators.codec.logical_types` makes the canonical values; its docstring says which
-Debezium writes how.
+`operators.codec.logical_types` makes the canonical values.
 
 | value            | varchar and text          | int64, int32           | double, float   | json      |
 |------------------|---------------------------|------------------------|-----------------|-----------|
@@ -20,14 +19,15 @@ Debezium writes how.
 | string           | as it is                  | if it spells a number  | if it spells one| its JSON  |
 | array, map       | compact JSON              | refused                | refused         | as it is  |
 
-A bool field takes a boolean, and 0 and 1 for databases that have none. A string in a json field is
-read as JSON, since SQL's json arrives as such, and stays a string if it is none; JSON's null is NULL.
-Inside of json a NaN or an infinity becomes null, and what JSON has no word for becomes text. Milvus
-filters by no NaN, hence NULL. UUID, enum, set, XML, year, and PostgreSQL's interval as a string are
-plain strings or numbers already; geometries are maps, vectors are arrays.
+A bool field takes a boolean, and 0 and 1 from databases without booleans. A string for a json field
+is parsed as JSON, since SQL's json arrives as a string, and stays a string if it is not JSON; JSON's
+null is NULL. Inside json, NaN and the infinities become null, and types that JSON lacks become text.
+Numbers that are not finite become NULL, because Milvus cannot filter by NaN. UUID, enum, set, XML,
+year, and PostgreSQL's interval as a string are plain strings or numbers already; geometries are maps,
+vectors are arrays.
 
-Fractions of a second are written down to the last digit that is not 0. An int64 has microseconds,
-rounded down. Years below 1 and above 9999 are written as ISO 8601 expands them: -0044, +12024.
+A fraction of a second ends with its last digit that is not 0. An int64 has microseconds, rounded
+down. Years below 1 and above 9999 have ISO 8601's expanded form: -0044, +12024.
 """
 
 import json
@@ -51,7 +51,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?", re.ASCII)
 
 
 def as_field(value: Any, spec: ColumnSpec) -> Any:
-    """A canonical value as the column's field in Milvus holds it; see the module for which is how.
+    """A canonical value as its field in Milvus stores it; the module's docstring has the rules.
 
     Raises:
         ValueError: The field cannot hold it. The message does not quote it.
@@ -99,7 +99,7 @@ def _integer(value: Any, spec: ColumnSpec) -> int:
     limit = _INT_LIMITS[spec.type]
     if isinstance(value, Temporal):
         value = _counted(value)
-        if isinstance(value, float):  # PostgreSQL's infinity is later than every moment.
+        if isinstance(value, float):  # PostgreSQL's infinity is later than any other moment.
             return limit - 1 if value > 0 else -limit
     number = _whole(value)
     if not -limit <= number < limit:
@@ -122,7 +122,7 @@ def _whole(value: Any) -> int:
         return 0
     if number != number.to_integral_value():
         raise ValueError("it has a fraction")
-    if number.adjusted() > 20:  # As an int, a number of a million digits takes a minute to make.
+    if number.adjusted() > 20:  # Making an int of a million digits takes a minute.
         raise ValueError("it is out of range")
     return int(number)
 
@@ -169,7 +169,7 @@ def _finite(text: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
-# parse_constant is what happens to NaN, which is no JSON, and yet what many write.
+# parse_constant makes NaN and Infinity null: they are not JSON, but many programs write them.
 _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
 
 

@@ -1,18 +1,18 @@
-"""Which rows belong into a collection: the contract's filters, and soft deletion.
+"""Which rows belong in a collection: the contract's filters, and soft deletion.
 
 Values are canonical ones, see `operators.codec.logical_types`. The contract's scalars are compared with
-them by what they mean:
+them by meaning:
 
-- a number with a number, exactly: 12.3 is the decimal 12.30; and with a text that spells one, since
-  connectors write decimals as text (`decimal.handling.mode=string`). Where the value is a number, one
-  in quotes will do.
+- a number with a number, exactly: 12.3 equals the decimal 12.30; and with a text that spells one, since
+  connectors write decimals as text (`decimal.handling.mode=string`). If the value is a number, the
+  contract's may be in quotes.
 - a text with a text, by code point. ISO text without `encodings` is a text like any other.
-- a text with a date, time or timestamp, as the moment that it writes: "2024-01-02" is its midnight.
+- a text with a date, time or timestamp, as the moment that it spells: "2024-01-02" is its midnight.
   One without a zone is in UTC.
-- a text with anything else that has one (an interval, a UUID, bytes as base64): equal or not.
-- true and false with themselves alone; a number is neither.
+- a text with any other value that has a text (an interval, a UUID, bytes as base64): equal or not.
+- true and false only with booleans; a number equals neither.
 
-Whatever has no such comparison, as an array or NULL, is equal to nothing, below and above nothing.
+Values without such a comparison, such as arrays and NULL, pass no test for equality or range.
 """
 
 import re
@@ -41,8 +41,8 @@ _NOT_DELETED = frozenset({"", "false", "f", "no", "n", "off"})
 def compile_filter(conditions: Sequence[Condition]) -> Callable[[Mapping[str, Any]], bool]:
     """A function that tells whether a row passes all of the conditions; there may be none.
 
-    The function raises KeyError if the row lacks any of their columns, whatever the others say, and
-    nothing else.
+    The function raises KeyError if the row lacks any of their columns, even if another condition
+    already fails, and raises nothing else.
     """
     tests = [(condition.column, _test(condition)) for condition in conditions]
 
@@ -57,9 +57,9 @@ def compile_filter(conditions: Sequence[Condition]) -> Callable[[Mapping[str, An
 def is_soft_deleted(value: Any) -> bool:
     """Whether a value of the soft-delete column marks its row as deleted.
 
-    Anything does but NULL, false, 0, "", and the texts in which databases without booleans say the
-    same: a spelled 0, and false, f, no, n, off in any case. The moment 0, 1970-01-01, is how MySQL's
-    zero dates arrive, and marks nothing either.
+    Every value does except NULL, false, 0, "", and the texts by which databases without booleans say
+    false: a spelled 0, and false, f, no, n, off in any case. 1970-01-01 at midnight does not either,
+    because MySQL's zero dates arrive as that.
     """
     if isinstance(value, str):
         text = value.strip()
@@ -97,7 +97,7 @@ def _any_of(scalars: Sequence[Scalar]) -> Test:
 
 
 class _Compared:
-    """A scalar of the contract, read once in every way in which a value can ask for it."""
+    """A scalar of the contract, parsed once as every type that it may be compared with."""
 
     def __init__(self, scalar: Scalar) -> None:
         self._scalar = scalar
@@ -112,7 +112,7 @@ class _Compared:
             return value is self._scalar
         if self.order(value) is not None:
             return self.order(value) == 0
-        # What has no order here may still have a text: an interval, a NaN.
+        # A value without an order here, such as an interval or NaN, may still have a text.
         return (
             isinstance(self._scalar, str)
             and isinstance(value, (*_NUMBERS, *_TEMPORALS, UUID, bytes))
@@ -120,7 +120,7 @@ class _Compared:
         )
 
     def order(self, value: Any) -> int | None:
-        """Below 0 if the value is less than the scalar, 0 if they are equal; None if it is neither."""
+        """Below 0, 0 or above 0: the value against the scalar; None if they cannot be compared."""
         if isinstance(value, bool) or isinstance(self._scalar, bool):
             return None
         if isinstance(value, str) and isinstance(self._scalar, str):
@@ -141,7 +141,7 @@ def _sign(value: Any, scalar: Any) -> int:
 
 
 def _number(value: Any) -> Decimal | None:
-    """A number, or a text that spells one. As decimals they compare exactly, and by what is written."""
+    """A number, or a text that spells one, as a decimal: those compare exactly. None for others."""
     if isinstance(value, Decimal):
         return None if value.is_nan() else value
     if isinstance(value, float):
@@ -166,7 +166,7 @@ def _kind(value: Moment | date | time | timedelta) -> str:
 
 
 def _moment(kind: str, value: Any) -> int | float | None:
-    """Where a moment lies on the scale of its kind, as `Moment.ticks`."""
+    """The `Moment.ticks` of a value; None if it is no moment of this kind."""
     try:
         moment: Moment = logical_value(Logical(kind, "iso"), value)
     except ValueError:

@@ -1,18 +1,18 @@
-"""Masks: what becomes of a column's value before anything else sees it.
+"""Masks: how a column's value is replaced before any other code sees it.
 
 - `drop` makes it NULL.
 - `hmac` makes it 32 hex digits: the first half of HMAC-SHA256 over the value as text, under the
   contract's `hmac_key` and nothing else. Equal values are equal in every table and column, so that
   joins between collections still work, and whoever holds the key can compute what to search for:
-  `hmac.new(key, value, "sha256").hexdigest()[:32]`. The price: one who sees two columns sees where
-  they agree. A number and a text that spells it the same are equal too.
+  `hmac.new(key, value, "sha256").hexdigest()[:32]`. The price: whoever sees two masked columns sees
+  where they are equal. A number equals a text that spells it the same way.
 - `redact` replaces whatever a pattern matches, in texts and in every text and number of an array or
-  an object, its names included; of two names that become one the later stays. A value that holds no
-  match is left as it is, another that was no text becomes one. Where a text is JSON, what its
-  escapes stand for is searched as well: a mirrored field would show it.
+  an object, its names included; if two names become equal, the later one stays. A value without a
+  match is unchanged; one with a match becomes text if it was not. In JSON text, the characters that
+  escapes stand for are searched as well, because a mirrored field would show them.
 
-NULL stays NULL. What Debezium sends for a value that it left out is no value: the caller must look
-for it before it masks. What cannot be masked is refused, never let through.
+NULL stays NULL. The caller must test for Debezium's placeholder before masking. A value that cannot be
+masked is refused, never let through.
 """
 
 import hmac
@@ -37,7 +37,7 @@ class Masker:
     """Masks the columns of one table. Its patterns are compiled once.
 
     Attributes:
-        columns: Those that have a mask.
+        columns: The columns that have a mask.
 
     Raises:
         ContractError: A column is masked by hmac, and there is no key.
@@ -51,12 +51,11 @@ class Masker:
         self.columns = frozenset(self._masks)
 
     def value(self, column: str, value: Any) -> Any:
-        """What takes the place of a value of one of `columns`.
+        """The masked value of one of `columns`.
 
         Args:
             column: Its name.
-            value: Canonical, see `operators.codec.logical_types`; a value as a message has it will do
-                where both are the same.
+            value: The canonical value, see `operators.codec.logical_types`.
 
         Raises:
             RecordError: A pattern takes too long, or the value is nested too deep.
@@ -93,13 +92,13 @@ class Masker:
 
 
 def _digest(key: bytes, value: Any) -> str:
-    # A lone surrogate is no UTF-8, but no reason to let the value through either.
+    # A lone surrogate is not valid UTF-8, but the value must be masked all the same.
     text = as_text(value).encode(errors="surrogatepass")
     return hmac.digest(key, text, "sha256").hex()[:DIGEST_HEX_DIGITS]
 
 
 class _Redaction:
-    """Replaces what patterns match, within a time of its own for each pattern and value."""
+    """Replaces what the patterns match; each pattern has its own time limit for each value."""
 
     def __init__(self, subject: str, mask: Mask, timeout_ms: int) -> None:
         self._subject = subject
@@ -130,7 +129,7 @@ class _Redaction:
                 return value if redacted == text else redacted
 
     def _unescaped(self, text: str, left: list[float]) -> str:
-        """The same text, or JSON that hides nothing in escapes, with which @ can be written in hex."""
+        """The text, or, if it is JSON whose escapes hide a match (an @ in hex, say), redacted JSON."""
         if "\\" not in text or not text.lstrip().startswith(("{", "[", '"')):
             return text
         try:
@@ -140,14 +139,14 @@ class _Redaction:
         redacted = self._searched(value, left)
         if redacted == value:
             return text
-        # An escape can also spell half a character, which is no text.
+        # An escape can also spell a lone surrogate, which is not valid text.
         return json.dumps(redacted, ensure_ascii=False).encode(errors="replace").decode()
 
     def _text(self, text: str, left: list[float]) -> str:
         for number, pattern in enumerate(self._patterns):
             started = time.monotonic()
             try:
-                # A function, since a string would be a template: `\g<0>` is the value itself.
+                # A function, because a string is a template in which `\g<0>` is the value itself.
                 text = pattern.sub(lambda _: self._replacement, text, timeout=left[number])
             except TimeoutError:
                 left[number] = 0.0

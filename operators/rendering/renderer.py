@@ -23,17 +23,17 @@ from operators.rendering.masks import Masker
 logger = logging.getLogger(__name__)
 
 MAX_SHAPES_TOLD = 32
-"""Changes of a table's columns that are told; a topic of all kinds of rows would fill the log."""
+"""How many column sets of a topic are logged; one with many kinds of rows would fill the log."""
 
 Rendered: TypeAlias = Row | PartialRow | Delete
-"""A row that the filter or a soft delete takes out is a delete of the same version."""
+"""A row that the filter or a soft delete removes becomes a delete of the same version."""
 
 
 class Renderer:
     """Renders the rows of one table; parses its template once.
 
-    Filter and soft delete come first, then the template and the mirrored fields; all of them see what
-    `ColumnReader` makes of the row's values.
+    Filter and soft delete come first, then the template and the mirrored fields. All of them read the
+    row through `ColumnReader`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Renderer:
         self._empty_is_gone = table.empty_text == "skip"
         self._cut = table.chunks is not None
         self._known = table.known_columns()
-        # Without masks, types, a filter, and what else has to be asked of each value.
+        # No masks, encodings, filter or soft delete, which would have to look at each value.
         self._plain = added is None and not (
             table.masks or table.encodings or table.filter or table.soft_delete
         )
@@ -67,7 +67,7 @@ class Renderer:
         self._shapes: set[frozenset[str]] = set()
 
     def render(self, event: Upsert) -> Rendered:
-        """The row as the store will hold it, but for its vector.
+        """The row as the store will hold it, except for its vector.
 
         Raises:
             RecordError: A column is not in the row, has a value that its field cannot hold, or the
@@ -313,10 +313,10 @@ class Renderer:
         return [*self._fields, *((name, name, spec) for name, spec in extra.items())]
 
     def _drifted(self, row: Mapping[str, Any], types: Types) -> list[tuple[str, str, ColumnSpec]]:
-        """Look at columns that the contract does not name; tells of every change of a table once.
+        """Apply `drift.added` to columns that the contract does not name; log each new set of columns.
 
         Returns:
-            Those that are mirrored all the same.
+            Those of them that are mirrored.
         """
         policy = self.table.drift.added
         columns = frozenset(row)
@@ -345,7 +345,7 @@ class Renderer:
             if value is not None and value is not MISSING:
                 self._added.add(column, value)
         specs = self._added.specs.items()
-        # Not one that the contract has come to know: what it is not to mirror may have a field still.
+        # Only unknown ones: a column that the contract names by now may still have its added field.
         return [(name, name, spec) for name, spec in specs if name in unknown]
 
     def _text(self, column: str, value: Any) -> str | None:
