@@ -1,6 +1,6 @@
-"""Reading partitions, asking brokers, and sending dead letters.
+"""Reads partitions, asks brokers, and sends dead letters.
 
-`log` is the protocol that the source reads through, and has no client in it. May import: changes,
+`log` is the protocol that the source reads through; it imports no client. May import: changes,
 contract, telemetry.
 """
 

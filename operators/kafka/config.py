@@ -12,7 +12,7 @@ REQUEST_TIMEOUT_S = 10.0
 
 
 def client_config(section: KafkaSection) -> dict[str, Any]:
-    """Options of any client, by librdkafka's names; `[kafka.librdkafka]` has the last word."""
+    """Options of any client, by librdkafka's names; `[kafka.librdkafka]` overrides the others."""
     config: dict[str, Any] = {
         "bootstrap.servers": section.bootstrap_servers,
         "security.protocol": section.security_protocol,
@@ -29,7 +29,7 @@ def client_config(section: KafkaSection) -> dict[str, Any]:
     }
     config.update({name: value for name, value in optional.items() if value})
     config.update(section.librdkafka)
-    # Rowvec reports errors itself; the client's own lines would go to stderr between its own.
+    # Rowvec reports errors itself; the client's own lines on stderr would repeat them.
     config.setdefault("log_level", 2)
     return config
 
@@ -41,15 +41,15 @@ def consumer_config(section: KafkaSection) -> dict[str, Any]:
         "queued.max.messages.kbytes": 16_384,
         "fetch.wait.max.ms": 100,
         **client_config(section),
-        # Not for the contract to change: a lost offset must be told, never skipped over.
+        # The contract cannot change these: a lost offset must be an error, never skipped over.
         "auto.offset.reset": "error",  # guard: offset-reset
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
         "enable.partition.eof": True,
-        # Rowvec joins no consumer group; the client refuses to start without a name.
+        # Rowvec joins no consumer group, but the client refuses to start without a name for one.
         "group.id": "rowvec",
     }
 
 
 def ignore(_error: KafkaError) -> None:
-    """An `error_cb` for clients whose calls tell their errors themselves."""
+    """An `error_cb` for clients whose calls raise their errors themselves."""

@@ -1,4 +1,4 @@
-"""Dead letters in their Kafka topic: sending them, reading them again, and what a replay sends."""
+"""Dead letters in their Kafka topic: sends and reads them, and sends their records again."""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,13 +23,13 @@ from operators.kafka.topics import topic_partitions
 logger = logging.getLogger(__name__)
 
 REPLAY_OF = "rowvec.replay-of"
-"""Header of a record that was sent to its topic again: where the original lies."""
+"""Header of a record that was replayed to its topic: the position of the original."""
 
 REPLAYED = "rowvec.replayed"
-"""Header of the mark that settles a letter: its record was sent again."""
+"""Header of the mark that closes a letter because its record was replayed."""
 
 OVERTAKEN = "rowvec.overtaken"
-"""Header of the mark that settles a letter: what made its record a thing of the past."""
+"""Header of the mark that closes a letter because something superseded its record."""
 
 
 class Outgoing(NamedTuple):
@@ -50,8 +50,8 @@ def letter_key(position: KafkaPosition) -> bytes:
 class DeadLetterProducer:
     """Sends dead letters to a Kafka topic and waits until they are stored.
 
-    A letter's key is its position, so one that is sent again after a crash can be told from a second
-    one. The reason is in the headers `rowvec.*`; the body is the record's value.
+    A letter's key is its position, so a letter that is sent again after a crash has the same key. The
+    reason is in the headers `rowvec.*`; the body is the record's value.
 
     Args:
         section: Where Kafka is, and the topic.

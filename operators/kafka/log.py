@@ -1,4 +1,4 @@
-"""A partition of a log, and what reads it: the seam between the source and Kafka."""
+"""The protocol by which the source reads a partition; `reader` implements it for Kafka."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeAlias
@@ -6,17 +6,17 @@ from typing import Protocol, TypeAlias
 from operators.telemetry import TraceContext
 
 BEGINNING = -2
-"""Offset of a partition that was never read: its first record, whichever offset that has."""
+"""Start offset for a partition that was never read: its first record, whichever offset that has."""
 
 Record: TypeAlias = tuple[int, bytes | None, bytes | None, bytes | None]
-"""(offset, key, value, the key before or after a change of the primary key)."""
+"""(offset, key, value, other key): the last is the old or the new key of a primary-key change."""
 
 
 class OffsetGone(Exception):
-    """The offset to read from is not there.
+    """The offset to read from does not exist.
 
     Attributes:
-        first: The oldest that is.
+        first: The oldest offset that does.
     """
 
     def __init__(self, first: int) -> None:
@@ -31,7 +31,7 @@ class LogReader(Protocol):
         """The next records without waiting, and the trace contexts their headers carry.
 
         Raises:
-            OffsetGone: The next record is no longer there, or never was.
+            OffsetGone: The next record no longer exists, or never did.
             FatalError: Access was revoked.
         """
         ...

@@ -1,4 +1,4 @@
-"""Kafka by confluent-kafka: options, a partition as a log reader, and topics."""
+"""A Kafka partition as a `LogReader`, by confluent-kafka."""
 
 import logging
 from collections.abc import Sequence
@@ -47,9 +47,9 @@ class KafkaReader:
         topic: The topic.
         partition: Its partition.
         offset: The first to read, or `BEGINNING`.
-        traced: Look for trace contexts in the headers.
-        needles: Look for another key in the headers where one of these is in the value; None: always.
-            Taking the headers out of a message costs as much as the rest of it.
+        traced: Read trace contexts from the headers.
+        needles: Read the other key from the headers if the value contains one of these; None: always.
+            Reading the headers of a message costs as much as reading the rest of it.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class KafkaReader:
         return self._at_end
 
     def lag(self) -> int | None:
-        """See `LogReader.lag`; by what the last fetch said, so it costs no request."""
+        """See `LogReader.lag`; it is taken from the last fetch, so it costs no request."""
         if self._at_end:
             return 0
         low, high = self._consumer.get_watermark_offsets(self._assigned, cached=True)
@@ -111,7 +111,7 @@ class KafkaReader:
         self._consumer.close()
 
     def _first(self) -> int:
-        """The oldest offset that is there."""
+        """The oldest offset that exists."""
         try:
             low, _ = self._consumer.get_watermark_offsets(
                 self._assigned, timeout=REQUEST_TIMEOUT_S, cached=False
@@ -160,7 +160,7 @@ class KafkaReader:
 
 
 def record_of(message: Message, needles: Sequence[bytes] | None) -> Record:
-    """A message as the source takes it, with the other key that a change of the key names."""
+    """A message as the source takes it, with the other key of a primary-key change, if it is one."""
     offset, value = message.offset(), message.value()
     assert offset is not None  # only a message that was never sent has none
     other_key = None

@@ -1,4 +1,4 @@
-"""Records of a topic for commands: all up to the end, or those at given positions."""
+"""Reads records of a topic for commands: all up to the end, or those at given positions."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -21,19 +21,19 @@ from operators.kafka.config import REQUEST_TIMEOUT_S, consumer_config, ignore
 from operators.kafka.log import BEGINNING
 
 SILENT_S = REQUEST_TIMEOUT_S * 3
-"""For how long a broker may say nothing before a reader gives up."""
+"""Seconds for which a broker may send nothing before a reader gives up."""
 
 NEAR = 500
-"""Records that are read over on the way to a wanted one, rather than fetching anew."""
+"""A wanted record that is at most so many offsets ahead is reached by reading on, without a seek."""
 
 Headers = Sequence[tuple[str, bytes | None]]
 
 
 class KafkaRecord(NamedTuple):
-    """A record as it lies in Kafka, with all that is needed to send it again unchanged.
+    """A record in Kafka, with everything that is needed to send it again unchanged.
 
     Attributes:
-        timestamp_ms: None where the broker has none.
+        timestamp_ms: None if the broker has none.
     """
 
     position: KafkaPosition
@@ -48,8 +48,8 @@ def records_to_end(
 ) -> Iterator[KafkaRecord]:
     """The records of a partition from an offset to its end, as it is when the reader gets there.
 
-    The end is what the client tells when it has fetched everything: not every broker answers a
-    question for the end offset right.
+    The end is where the client reports that it has fetched everything, because not every broker
+    answers a request for the end offset correctly.
 
     Raises:
         FatalError: The offset is gone, the partition cannot be read, or the broker falls silent.
@@ -61,7 +61,7 @@ def records_to_end(
         while True:
             messages = consumer.consume(section.source_batch_size, 0.05)
             if not messages:
-                # Ask for one alone, so as not to wait for a whole batch at the end.
+                # Ask for a single one: at the end, a full batch would be waited for in vain.
                 message = consumer.poll(SILENT_S)
                 if message is None:
                     raise FatalError(
@@ -96,7 +96,7 @@ def records_at(
     """
     found: dict[KafkaPosition, KafkaRecord] = {}
     with closing(Consumer({**consumer_config(section), "error_cb": ignore})) as consumer:
-        at: KafkaPosition | None = None  # the last one read, from which the client goes on
+        at: KafkaPosition | None = None  # the last one read; the client reads on from there
         for position in sorted(positions):
             if at is None or at[:2] != position[:2] or not at[2] < position[2] <= at[2] + NEAR:
                 consumer.assign([TopicPartition(*position)])
@@ -135,7 +135,7 @@ def _read_up_to(consumer: Consumer, position: KafkaPosition) -> KafkaRecord | No
             return None
         else:
             raise _unreadable(f"{position.topic}[{position.partition}]", error)
-    return None  # a broker that has not the offset, and does not say so
+    return None  # a broker that does not have the offset, and does not report that
 
 
 def _unreadable(subject: str, error: KafkaError) -> FatalError:

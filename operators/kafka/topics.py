@@ -1,4 +1,4 @@
-"""What is asked of the brokers before the first message is read: topics, partitions, first records."""
+"""Asks the brokers, before the first message is read, for topics, partitions and first records."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -50,14 +50,14 @@ def topic_partitions(section: KafkaSection, topics: Iterable[str]) -> list[tuple
 def first_records(
     section: KafkaSection, partitions: Sequence[tuple[str, int]], count: int
 ) -> dict[str, list[Record]]:
-    """Up to `count` records from the beginning of each topic's partitions, to look at; by topic."""
+    """By topic, up to `count` records from the beginning of its partitions, for the start-up checks."""
     records: dict[str, list[Record]] = {topic: [] for topic, _ in partitions}
     consumer = Consumer({**consumer_config(section), "error_cb": ignore})
     try:
         for topic, partition in partitions:
             if len(records[topic]) >= count:
                 continue
-            # Without knowing the leader, the client would look for the beginning half a second later.
+            # Without the leader's address, the client would look for the beginning 0.5 s later.
             consumer.list_topics(topic, timeout=REQUEST_TIMEOUT_S)
             consumer.assign([TopicPartition(topic, partition, OFFSET_BEGINNING)])
             message = consumer.poll(REQUEST_TIMEOUT_S)

@@ -1,6 +1,6 @@
-"""The database itself, asked for columns that Debezium left out; the only import of psycopg.
+"""Reads columns that Debezium left out from PostgreSQL itself; the only import of psycopg.
 
-`reselect` is the way in. May import: codec, changes, contract.
+`reselect` is the entry point. May import: codec, changes, contract.
 """
 
 __all__ = ["reselect"]

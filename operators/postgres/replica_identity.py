@@ -1,4 +1,4 @@
-"""Whether the changes of a table in PostgreSQL can be told apart by row, and what to do if not."""
+"""Whether PostgreSQL's log identifies the row of each change of a table, and the fix if it does not."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -32,13 +32,13 @@ LEFT JOIN LATERAL (
 ) p ON true
 ORDER BY r.depth, n.nspname, c.relname
 """
-"""Rows of `Identity`: of a table, and of every partition that rows of it lie in.
+"""Selects an `Identity` for a table, and for each of its partitions that holds rows.
 
-PostgreSQL takes the identity of the partition, whatever the table's is."""
+PostgreSQL uses the replica identity of the partition, whatever the table's is."""
 
 
 class Identity(NamedTuple):
-    """How a table, or a partition of it, names its rows in the log."""
+    """How a table, or one of its partitions, identifies its rows in the log."""
 
     schema: str
     table: str
@@ -53,12 +53,12 @@ class Identity(NamedTuple):
 def identity_problem(
     table: TableSection, origin: Origin, identities: Sequence[Identity]
 ) -> str | None:
-    """Why the changes of a table cannot be told apart by row, with the fix; None if they can.
+    """Why the log does not identify the rows of a table, with the fix; None if it does.
 
     Args:
         table: The contract's.
-        origin: What was asked about.
-        identities: What `IDENTITIES` gave.
+        origin: The table in the database.
+        identities: What `IDENTITIES` selected for it.
     """
     if not identities:
         return (
@@ -82,7 +82,7 @@ def _problem(table: TableSection, found: Identity) -> str | None:
 
 
 def _identity_problem(table: TableSection, found: Identity, name: str) -> str | None:
-    """What is wrong with what the log has of an old row."""
+    """What is wrong with the columns that the log has of an old row."""
     full = f"ALTER TABLE {name} REPLICA IDENTITY FULL"
     default = f"ALTER TABLE {name} REPLICA IDENTITY DEFAULT"
     needs_full = table.key_from == "row" or not found.primary_key or not found.immediate

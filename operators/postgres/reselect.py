@@ -1,4 +1,4 @@
-"""Asks PostgreSQL itself: for large values that Debezium left out, and how a table names its rows."""
+"""Queries PostgreSQL: for large values that Debezium left out, and for a table's replica identity."""
 
 import re
 import time
@@ -34,7 +34,7 @@ _MOMENTS = {
 _COUNTED = frozenset({*_MOMENTS, "interval"})
 
 _NO_KEYS = frozenset({"bit", "varbit", "timetz"})
-"""Types of which a message does not say all that PostgreSQL compares: the length, the zone."""
+"""Types that cannot be looked up: messages lack a part that PostgreSQL compares (length, zone)."""
 
 _VECTORS = frozenset({"vector", "halfvec"})
 
@@ -60,7 +60,7 @@ LEFT JOIN pg_catalog.pg_type e ON e.oid = t.typelem AND t.typcategory = 'A'
 WHERE t.typtype <> 'd'
 """
 
-# Locks on a table are given back after the commit can be seen.
+# Transactions that write to a table: they release their locks only after the commit is visible.
 _WRITERS = """
 SELECT l.virtualtransaction
 FROM pg_catalog.pg_locks l
@@ -75,14 +75,14 @@ WHERE l.mode = 'RowExclusiveLock' AND l.granted AND l.relation IN (
 """
 
 _PAUSES_S = (0.02, 0.05, 0.1, 0.2, 0.5)
-"""Less than a second together; a commit that nothing holds up takes milliseconds."""
+"""Pauses for writers, less than a second together; an undisturbed commit takes milliseconds."""
 
 
 class _Type(NamedTuple):
-    """A column's type below its domains.
+    """A column's type; of a domain its base type.
 
     Attributes:
-        element: OID of the type of an array's elements; 0 where it is no array.
+        element: OID of the type of an array's elements; 0 if it is not an array.
         item: Name of the type of the value, or of each element.
     """
 
@@ -101,12 +101,12 @@ class _Relation(NamedTuple):
 class Reselector:
     """Reads columns of single rows, over a session of its own.
 
-    Safe to share between threads. What it reads is as new as the row is now, which may be newer than
-    the event that asks; the change in between then follows as an event of its own.
+    Safe to share between threads. It reads the row as it is now, which may be newer than the event that
+    needs the value; the change in between then follows as its own event.
 
     Args:
         section: Where the database is.
-        wait: Pauses, for a number of seconds.
+        wait: Sleeps for a number of seconds.
 
     Raises:
         FatalError: psycopg is not installed.
@@ -118,7 +118,7 @@ class Reselector:
     ) -> None:
         self._session = Session(section)
         self._wait = wait
-        self._connection: Connection | None = None  # The one that `_relations` is known by.
+        self._connection: Connection | None = None  # the one over which `_relations` were read
         self._relations: dict[Origin, _Relation] = {}
 
     def select(
@@ -126,19 +126,20 @@ class Reselector:
     ) -> Mapping[str, Any] | None:
         """The named columns of one row, unmasked, as canonical values.
 
-        `operators.codec.logical_types` has those; its `logical_value` leaves them as they are, whatever
-        the message's schema says. An array is a list, a vector of pgvector a list of numbers, hstore
-        the text of a JSON object; whatever has no type there is the text that PostgreSQL writes.
+        `logical_value` in `operators.codec.logical_types` leaves them as they are, whatever the
+        message's schema says. An array is a list, a vector of pgvector a list of numbers, hstore the
+        text of a JSON object; a value of any other type is the text that PostgreSQL writes.
 
         Args:
             table: The contract's; its `key` has the order of the parts of `row_key`.
-            origin: Where the row is. A partition may be named, or the table that it belongs to.
+            origin: The row's table. It may be a partition, or the table that the partition belongs to.
             row_key: As Rowvec encodes it.
             columns: As the database calls them.
 
         Returns:
-            None if there is no such row any more. That is certain once everybody who wrote to the
-            table when it was missed has ended; who takes longer than a second is not waited for.
+            None if the row no longer exists. That is certain once all transactions have ended that
+            were writing to the table at the first look-up; one that takes longer than a second is not
+            waited for.
 
         Raises:
             RetriableError: The database cannot be reached, or takes too long.
@@ -161,17 +162,17 @@ class Reselector:
 
         found = self._session.run(name, look)
         if found is None:
-            # It may not be visible yet: Debezium reads a commit in the log, and that is written before
-            # the commit ends, with synchronous replication as long as a standby takes to confirm it.
+            # It may not be visible yet. Debezium reads a commit from the log, which is written before
+            # the commit ends; with synchronous replication, a standby has to confirm it in between.
             self._wait_for_writers(origin)
             found = self._session.run(name, look)
         return found
 
     def identity_problem(self, table: TableSection, origin: Origin) -> str | None:
-        """Why the changes of this table cannot be told apart by row, with the fix; None if they can.
+        """Why the log does not identify the rows of this table, with the fix; None if it does.
 
         Raises:
-            RetriableError, FatalError: As `select` does.
+            RetriableError, FatalError: See `select`.
         """
         identities = self._session.run(
             sql_name(origin), lambda connection: connection.execute(IDENTITIES, origin).fetchall()
@@ -179,11 +180,11 @@ class Reselector:
         return identity_problem(table, origin, [Identity(*row) for row in identities])
 
     def close(self) -> None:
-        """End the session; the next question opens another."""
+        """Close the session's connection; the next query opens another."""
         self._session.close()
 
     def _wait_for_writers(self, origin: Origin) -> None:
-        """Let those finish who are writing to a table; not for long, they may be at it for hours."""
+        """Wait for transactions that write to a table, but not for long: they may take hours."""
 
         def ask(connection: "Connection") -> set[str]:
             return {writer for (writer,) in connection.execute(_WRITERS, origin)}
@@ -223,7 +224,7 @@ class Reselector:
     def _relation(
         self, connection: "Connection", origin: Origin, names: Sequence[str]
     ) -> _Relation:
-        """The table's types; asked for once per connection, and again for a column that is new."""
+        """The table's types, read once per connection, and again for a column that is not known."""
         if connection is not self._connection:
             self._connection, self._relations = connection, {}
         relation = self._relations.get(origin)
@@ -263,7 +264,7 @@ def _described(connection: "Connection", origin: Origin) -> _Relation:
 def _statement(
     origin: Origin, relation: _Relation, names: Sequence[str], key: Mapping[str, str]
 ) -> "sql.Composed":
-    """The query of one row. Its literals have no type: each takes its column's, and so its index."""
+    """The query for one row. Its literals are untyped: each takes the type of its column."""
     from psycopg import sql
 
     return sql.SQL("SELECT {} FROM {}{} WHERE {} LIMIT 2").format(
@@ -272,7 +273,7 @@ def _statement(
             + sql.SQL("::json" if relation.types[name].name == "hstore" else "")
             for name in names
         ),
-        # Not the rows of tables that inherit from it: those are on topics of their own.
+        # Without the rows of tables that inherit from it, which are in topics of their own.
         sql.SQL("ONLY " if relation.kind == "r" else ""),
         sql.Identifier(*origin),
         sql.SQL(" AND ").join(
@@ -288,7 +289,7 @@ def _key_text(type_: str, part: str, column: str, origin: Origin) -> str:
     """A part of a key as PostgreSQL reads it.
 
     Raises:
-        RecordError: It is no text of that type, but PostgreSQL might take it for another value.
+        RecordError: The text does not say which value is meant, so PostgreSQL might read another one.
     """
     hint = "say in the table's `encodings` how the column is written"
     if type_ in _NO_KEYS:
@@ -316,7 +317,7 @@ def _value(value: Any, type_: _Type) -> Any:
     if type_.item in _VECTORS and isinstance(value, str):
         return orjson.loads(value)
     if type_.item in _MOMENTS:
-        # What is not ISO, a year BC, stays text.
+        # A text that is not ISO, such as a year BC, stays text.
         with suppress(ValueError):
             return logical_value(_MOMENTS[type_.item], value)
     return value

@@ -1,6 +1,6 @@
-"""A session with PostgreSQL that can only read, and what its errors mean for the flow.
+"""A read-only session with PostgreSQL, whose errors say what the flow has to do.
 
-No message says what was in a row, nor the connection string.
+No error message contains values of a row, or the connection string.
 """
 
 import math
@@ -28,7 +28,7 @@ DATABASE = "the database of [source]"
 _AS_PYTHON = frozenset(
     {"int2", "int4", "int8", "oid", "float4", "float8", "numeric", "bool", "bytea"}
 )
-"""What psycopg may convert; all else stays the text that PostgreSQL writes."""
+"""Types that psycopg may convert; values of all others stay the text that PostgreSQL writes."""
 
 _SETTINGS = (
     "-c default_transaction_read_only=on",
@@ -38,8 +38,8 @@ _SETTINGS = (
     "-c bytea_output=hex",
 )
 
-# What a server says while it lets nobody in has no SQLSTATE in libpq. An unknown sentence, such as a
-# translated one, counts as transient: retrying is bounded.
+# libpq gives no SQLSTATE for an error while connecting, so its message is matched. An unknown one, such
+# as a translated one, counts as transient: retries are bounded.
 _REFUSES_FOR_GOOD = re.compile(
     r"authentication failed|no password supplied|does not exist|pg_hba\.conf|permission denied"
     r"|not permitted to log in|certificate|does not support SSL|unsupported startup parameter"
@@ -52,11 +52,11 @@ _NAMES_ONLY = frozenset({"42501", "42703", "42P01", "42883"})
 
 
 class Session:
-    """One connection, opened when it is needed, and again after it broke.
+    """One connection, opened when it is first needed, and again after it broke.
 
-    Safe to share between threads, which then take turns. Nothing is ever written. It is one with the
-    primary, unless the DSN's `target_session_attrs` says otherwise. Values come as Python's numbers,
-    booleans, bytes and lists, all else as the text that PostgreSQL writes by default.
+    Safe to share between threads, which take turns. It never writes. It connects to the primary, unless
+    the DSN's `target_session_attrs` says otherwise. Numbers, booleans, bytes and lists come as
+    Python's, every other value as the text that PostgreSQL writes by default.
 
     Raises:
         FatalError: psycopg is not installed.
@@ -70,16 +70,16 @@ class Session:
         self._connection: Connection | None = None
 
     def run(self, table: str, ask: "Callable[[Connection], T]") -> T:
-        """What `ask` finds out.
+        """The result of `ask`, called with the connection.
 
         Args:
-            table: What it asks about, as messages are to name it.
-            ask: Queries; nobody else uses the connection meanwhile.
+            table: The table that it queries, as error messages name it.
+            ask: Runs queries; no other thread uses the connection meanwhile.
 
         Raises:
             RetriableError: The database cannot be reached, or takes too long.
-            FatalError: It refuses the user, or what was asked.
-            RecordError: A value in a query is none of its column's type.
+            FatalError: It refuses the user, or the query.
+            RecordError: A value in a query does not have its column's type.
         """
         import psycopg
 
@@ -102,7 +102,7 @@ class Session:
                 raise
 
     def close(self) -> None:
-        """End the session; the next question opens another."""
+        """Close the connection; the next `run` opens another."""
         with self._lock:
             self._drop()
 
@@ -114,7 +114,7 @@ class Session:
 
 
 def _parameters(section: SourceSection) -> dict[str, Any]:
-    """What to connect with: the DSN, and what makes a session safe and its text always the same."""
+    """Connection parameters: the DSN's, and those that make it read-only and fix its text formats."""
     try:
         from psycopg import ProgrammingError
         from psycopg.conninfo import conninfo_to_dict
@@ -127,7 +127,7 @@ def _parameters(section: SourceSection) -> dict[str, Any]:
     try:
         given = conninfo_to_dict(section.dsn.get_secret_value())
     except ProgrammingError:
-        given = None  # its message quotes what stands in the place of a keyword
+        given = None  # its message may quote a part of the password
     if given is None or _is_misread(given):
         raise ContractError(
             subject="dsn in [source]",
@@ -139,7 +139,7 @@ def _parameters(section: SourceSection) -> dict[str, Any]:
     options = (given.get("options"), timeout, *_SETTINGS)
     return {
         "application_name": "rowvec",
-        # A standby may lack the change that is asked about, and its row seem gone.
+        # A standby may lag behind, so that a new row seems not to exist.
         "target_session_attrs": "primary",
         "connect_timeout": max(2, math.ceil(section.statement_timeout_s)),
         **given,
@@ -185,8 +185,8 @@ def _connect(parameters: Mapping[str, Any]) -> "Connection":
 
 @contextmanager
 def _deadline(connection: "Connection", seconds: float) -> Iterator[None]:
-    """Ends the connection if the server says nothing at all: frozen, it keeps no time limit either."""
-    # A descriptor of its own: the connection's may be closed, and its number be another's by then.
+    """Shut the connection down after `seconds`: a frozen server does not keep its own time limit."""
+    # A duplicate, because the connection may have closed its own, and the number may be reused.
     peer = socket.socket(fileno=os.dup(connection.fileno()))
     timer = threading.Timer(seconds, _shut, [peer])
     timer.daemon = True
@@ -205,11 +205,11 @@ def _shut(peer: socket.socket) -> None:
 
 
 def _meaning(error: "psycopg.Error", table: str) -> RowvecError:
-    """What to do about an error of a query; what is not known is transient, as retrying is bounded."""
+    """Rowvec's error for that of a query. An unknown one counts as transient: retries are bounded."""
     import psycopg
 
     state = error.sqlstate or ""
-    # Without a state, it is psycopg that cannot write the key: PostgreSQL's text holds no NUL.
+    # Without a state it is psycopg's own: the key has a NUL, which PostgreSQL's text cannot hold.
     if state.startswith("22") or (not state and isinstance(error, psycopg.DataError)):
         return RecordError(
             subject=f"the row in {table}",
