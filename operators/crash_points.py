@@ -1,6 +1,6 @@
-"""Named places on the way of the data where a test may end the process.
+"""Named points in the code where a test may kill the process.
 
-Nothing happens at any of them unless somebody listens: a simulation, or `ROWVEC_KILL_AT`.
+They do nothing unless a listener is set, by a simulation or by `ROWVEC_KILL_AT`.
 """
 
 import os
@@ -25,27 +25,27 @@ Point: TypeAlias = Literal[
 POINTS: tuple[Point, ...] = get_args(Point)
 
 _UNDER_WAY_S = 0.008
-"""Within so many seconds a request has been sent and is mostly not answered yet."""
+"""Seconds within which a request has been sent but usually not been answered."""
 
 _listener: Callable[[Point], None] | None = None
 
 
 def reach(point: Point) -> None:
-    """Tell whoever listens that the process is there."""
+    """Call the listener, if there is one: the process has reached this point."""
     if _listener is not None:
         _listener(point)
 
 
 def listen(listener: Callable[[Point], None] | None) -> None:
-    """Have a function called at every point, before the flow goes on; None for nobody."""
+    """Set the function that is called at every point, before the flow goes on; None removes it."""
     global _listener
     _listener = listener
 
 
 def kill_at(point: Point, times: int) -> Callable[[Point], None]:
-    """A listener that ends the process with SIGKILL when it comes to a point for the n-th time.
+    """A listener that kills the process with SIGKILL when it reaches a point for the n-th time.
 
-    Of a request that is under way (`in_upsert`) it strikes a random moment.
+    At `in_upsert` it kills after a random few milliseconds, while the request is in flight.
     """
     left = times
     lock = threading.Lock()

@@ -1,4 +1,4 @@
-"""What to do next, as types.
+"""Error types, named by what to do next.
 
 Every error that a user can meet names the subject (what it is about), the cause (what happened) and
 the hint (what to do about it). The type says who acts on it:

@@ -1,4 +1,4 @@
-"""Trying a store again: backs off, within a bound, and gives up at once when the flow stops."""
+"""Retries calls to a store with back-off, up to a time limit, and gives up when the flow ends."""
 
 import logging
 import threading
@@ -28,13 +28,13 @@ class _StopWhenStopping(tenacity.stop.stop_base):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """For how long a store that fails transiently is tried again.
+    """For how long a call that fails transiently is retried.
 
     Attributes:
-        for_s: Seconds after which it counts as gone.
-        abort: Ends the waiting early: set when the flow must come down.
-        stopping: Whether the flow was asked to stop; a store that is down is then waited for no
-            longer than `STOPPING_S`, so that a stop ends before someone kills it.
+        for_s: Seconds after which the store counts as gone.
+        abort: Set when the flow must end; retrying then ends at once.
+        stopping: Whether the flow was asked to stop. If so, retrying ends after `STOPPING_S`, so that
+            the process has ended before whoever asked kills it.
     """
 
     for_s: float
@@ -44,11 +44,11 @@ class RetryPolicy:
     stopping: Callable[[], bool] = lambda: False
 
     def call(self, function: Callable[[], T]) -> T:
-        """`function()`, again while it raises RetriableError.
+        """Call `function`, and call it again while it raises RetriableError.
 
         Raises:
-            FatalError: It still failed when the time was over. Nothing is lost: the flow stops before
-                its checkpoint, and a restart takes up from there.
+            FatalError: It still failed when the time was up. Nothing is lost: the flow stops before
+                its next checkpoint, and a restart resumes from the last one.
         """
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(RetriableError),  # guard: retry-transient-only

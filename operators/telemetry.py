@@ -120,7 +120,7 @@ class Telemetry:
 
         The message of an exception may quote a row, so it is not recorded.
         """
-        # Windows of one activation share their context: a span is no link of its own child.
+        # Windows of one activation share a context, so the parent may be among the links: drop it.
         distinct = [link for link in dict.fromkeys(links) if link != parent]
         with self._tracer.start_as_current_span(
             name,
@@ -142,7 +142,7 @@ class Telemetry:
 
 
 def context_of(span: Span) -> TraceContext | None:
-    """The context to carry in a batch, or None where nothing records."""
+    """The context to carry in a batch, or None if no SDK records spans."""
     context = span.get_span_context()
     if not context.is_valid:
         return None
