@@ -1,7 +1,7 @@
-"""Whatever bytes a topic holds: an event and a row that keep their promises, or a RecordError.
+"""Whatever bytes a topic holds, they become a valid event and row, or a RecordError.
 
-Messages that Debezium really sent are damaged a thousand times per example, byte by byte and value by
-value, and go the way from the router to the row that the store would get. `ROWVEC_TEST_INPUTS` says
+Messages that Debezium really sent are damaged a thousand times per example, by bytes and by JSON
+values, and go through the code from the router to the rendered row. `ROWVEC_TEST_INPUTS` says
 how many inputs there are:
 
     ROWVEC_TEST_INPUTS=1000000 python -m pytest --timeout 0 tests/properties/test_fuzz_decoder.py
@@ -50,7 +50,7 @@ INPUTS = int(os.environ.get("ROWVEC_TEST_INPUTS", "50000"))
 PER_EXAMPLE = 1_000
 
 MAX_VALUE_BYTES = 8_000
-"""Longer ones are left out: they take the time of many short ones and show nothing more."""
+"""Longer messages are left out: each takes the time of many short ones and finds nothing more."""
 
 OLD_DATA = File(__file__).parent.parent / "data" / "debezium"
 AT = KafkaPosition("topic", 0, 7)
@@ -62,13 +62,13 @@ SAFE_KEY = re.compile(r"[A-Za-z0-9_.~%:,-]*")
 
 @pytest.fixture(autouse=True, scope="module")
 def _quiet() -> Iterator[None]:
-    """Columns come and go by the thousand, and pytest would keep every word that is logged of it."""
+    """Silence the log: columns change thousands of times, and pytest would keep every line."""
     logging.disable(logging.WARNING)
     yield
     logging.disable(logging.NOTSET)
 
 
-# What there is to damage.
+# Messages to damage.
 
 
 class Sample(NamedTuple):
@@ -79,7 +79,7 @@ class Sample(NamedTuple):
 
 
 def hand_made() -> Iterator[Sample]:
-    """Of connectors that no server was there for; by their documentation."""
+    """Messages of connectors without captured ones, by their documentation."""
     lsn = "00000027:00000758:0003"
     blocks: list[dict[str, Any]] = [
         {"connector": "sqlserver", "change_lsn": lsn, "commit_lsn": lsn, "event_serial_no": 1},
@@ -133,7 +133,7 @@ def captured_messages() -> Iterator[Sample]:
 
 @cache
 def samples() -> tuple[Sample, ...]:
-    """One of each kind: by topic, key and what is left of a value without its numbers and texts."""
+    """One message of each kind: by topic, key, and the value without its numbers and texts."""
     found: dict[Any, Sample] = {}
     for sample in (*hand_made(), *single_messages(), *captured_messages()):
         if len(sample.value or b"") <= MAX_VALUE_BYTES:
@@ -144,7 +144,7 @@ def samples() -> tuple[Sample, ...]:
 
 @cache
 def topics() -> tuple[tuple[Sample, ...], ...]:
-    """The same by topic; those that no capture has come as often as all others together."""
+    """The samples by topic; hand-made ones are drawn as often as all captured ones together."""
     by_topic: dict[str, list[Sample]] = {}
     for sample in samples():
         by_topic.setdefault(sample.topic, []).append(sample)
@@ -158,11 +158,11 @@ def test_there_is_something_to_damage():
     assert len(topics()) > 20
 
 
-# The way of a record.
+# From bytes to a row.
 
 
 class Registry:
-    """A framed decoder: JSON after the mark, with Python's own types in places, as Avro has them."""
+    """A framed decoder: JSON after the first byte; some values get Python's own types, as in Avro."""
 
     TYPED: Sequence[Any] = (
         Decimal("12.30"),
@@ -197,7 +197,7 @@ class Registry:
         return self._typed(value, len(raw)), self._types
 
     def _typed(self, value: Any, at: int) -> Any:
-        """The value of every seventh name is another."""
+        """Replace the value of every seventh name by one of another type."""
         if not isinstance(value, dict):
             return value
         return {
@@ -209,7 +209,7 @@ class Registry:
 
 
 class Path:
-    """From bytes to what the store would get, for one table; checks what every step promises."""
+    """From bytes to the row that the store would get, for one table; checks each step's guarantees."""
 
     def __init__(self, table: dict[str, Any], types: dict[str, Logical] | None = None) -> None:
         self.made_with = (table, types)
@@ -316,7 +316,7 @@ class Path:
         )
         with suppress(RecordError):
             ((fields, _),) = to_rows([entity], self.shape, json_arrays=True)
-            # What is sent is text that UTF-8 can hold.
+            # Text that is sent to the store must be valid UTF-8.
             assert all(value.encode() or True for value in fields.values() if type(value) is str)
             self.count("stored")
 
@@ -356,7 +356,7 @@ CONDITIONS = [
 
 
 def columns_of_sample(sample: Sample) -> tuple[list[str], list[str]]:
-    """Columns of its key and of its row; something if it has none."""
+    """The columns of a sample's key and row; made-up ones if it has none."""
     found: list[list[str]] = []
     for raw in (sample.key, sample.value):
         value = orjson.loads(raw or b"{}")
@@ -370,7 +370,7 @@ def columns_of_sample(sample: Sample) -> tuple[list[str], list[str]]:
 
 
 def path_for(sample: Sample, draw: random.Random) -> Path:
-    """A table that this sample's topic could have, with some of everything that a contract has."""
+    """A table for this sample's topic, which uses some of every option that a contract has."""
     key, columns = columns_of_sample(sample)
     encodings = ENCODINGS.split()
     some = draw.sample(columns, min(len(columns), draw.randint(1, 6)))
@@ -584,10 +584,10 @@ NAMES = (
 
 
 def dumped(value: Any) -> bytes | None:
-    """JSON, or what passes for it; None if it is nested too deep even for that."""
+    """A value as JSON, or almost JSON; None if it is nested too deep."""
     try:
         return orjson.dumps(value)
-    except TypeError:  # too deep, too large a number, or half a character
+    except TypeError:  # nested too deep, too large a number, or a lone surrogate
         try:
             return json.dumps(value, ensure_ascii=False).encode(errors="surrogatepass")
         except RecursionError:
@@ -595,7 +595,7 @@ def dumped(value: Any) -> bytes | None:
 
 
 class Damage:
-    """Changes messages, by bytes and by values; all of it follows from the seed."""
+    """Changes messages, by bytes and by values; the seed determines everything."""
 
     def __init__(self, seed: int, by_bytes: float, changes: int) -> None:
         self.draw = random.Random(seed)
@@ -634,14 +634,14 @@ class Damage:
             case 5:  # splice with another
                 other = draw.choice(samples()).value or b""
                 return raw[:at] + other[draw.randrange(len(other) + 1) :]
-            case _:  # tokens that JSON has, or has not
+            case _:  # insert a token, of JSON or not
                 token = draw.choice(
                     (b"NaN", b"\\ud800", b'"', b"}", b"1e999", b"9" * 400, b"\xc3\x28", b"\0")
                 )
                 return raw[:at] + token + raw[at + draw.choice((0, len(token))) :]
 
     def _by_value(self, raw: bytes) -> bytes | None:
-        """The same JSON with one value changed; None if it is no JSON."""
+        """The same JSON with one value changed; None if it is not JSON."""
         mark = raw[:1] == b"\0"
         try:
             root = orjson.loads(raw[1:] if mark else raw)
@@ -653,7 +653,7 @@ class Damage:
         return b"\0" + changed if mark and changed is not None else changed
 
     def _change(self, node: Any) -> None:
-        """Change one value somewhere below, drawn evenly over the levels."""
+        """Change one value at some depth; each level is equally likely."""
         draw = self.draw
         if draw.random() < 0.95 and isinstance(node.get(""), dict | list) and node[""]:
             node = node[""]
@@ -661,7 +661,7 @@ class Damage:
             names = list(node) if isinstance(node, dict) else range(len(node))
             name = draw.choice(names)
             if isinstance(node, dict) and draw.random() < 0.5:
-                # Most of a message is not the row, and most that is done with it is done with that.
+                # Prefer the row: it is a small part of a message, but most of the code handles it.
                 name = next((n for n in ("payload", "after") if node.get(n)), name)
             inner = node[name]
             if isinstance(inner, dict | list) and inner and draw.random() < 0.85:
@@ -701,7 +701,7 @@ class Damage:
 
 
 def run(seed: int, by_bytes: float, changes: int, inputs: int = PER_EXAMPLE) -> dict[str, int]:
-    """Feed damaged messages; an exception that is none of ours becomes a failure that shows the input."""
+    """Feed damaged messages; an exception that is not Rowvec's fails the test and shows the input."""
     damage = Damage(seed, by_bytes, changes)
     draw = damage.draw
     outcomes: dict[str, int] = {}
@@ -715,7 +715,7 @@ def run(seed: int, by_bytes: float, changes: int, inputs: int = PER_EXAMPLE) -> 
             if path.made_with[1] is not None and draw.random() < 0.7:
                 raw_key = raw_key and b"\0" + raw_key
                 value = value and b"\0" + value
-            if number:  # the first is whole
+            if number:  # the first is undamaged
                 raw_key = damage.of(raw_key) if draw.random() < 0.3 else raw_key
                 value = damage.of(value)
                 other = damage.of(raw_key) if draw.random() < 0.1 else other
@@ -733,7 +733,7 @@ def run(seed: int, by_bytes: float, changes: int, inputs: int = PER_EXAMPLE) -> 
 @settings(
     max_examples=max(1, INPUTS // PER_EXAMPLE),
     deadline=None,
-    # A smaller seed is no simpler input.
+    # No shrinking: a smaller seed is not a simpler input.
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
     suppress_health_check=list(HealthCheck),
 )
@@ -742,7 +742,7 @@ def test_no_exception_but_a_record_error(seed, by_bytes, changes):
 
 
 def test_the_damage_leaves_enough_whole():
-    """A fuzzer whose inputs all fail at the first brace would prove nothing."""
+    """A fuzzer whose inputs all fail to parse would prove nothing."""
     outcomes = run(7, by_bytes=0.2, changes=1, inputs=3_000)
     for outcome in (
         "error",
@@ -758,7 +758,7 @@ def test_the_damage_leaves_enough_whole():
     assert outcomes["Row"] > 300
 
 
-# Anything at all.
+# Arbitrary bytes.
 
 JSON = st.recursive(
     st.none()

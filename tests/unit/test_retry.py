@@ -1,4 +1,4 @@
-"""Trying again: how often, how long, and when not."""
+"""Retries: how often, for how long, and when there are none."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ DOWN = RetriableError(subject="milvus", cause="is down", hint="Bring it up")
 
 
 class Abort(threading.Event):
-    """Does not wait, but lets the time pass that it was to wait."""
+    """Instead of waiting, moves the clock forward."""
 
     def __init__(self, time: "Time") -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Abort(threading.Event):
 
 
 class Time:
-    """A monotonic clock that stands still unless somebody waits."""
+    """A monotonic clock that only moves when something waits."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -57,7 +57,7 @@ def abort(time: Time) -> Abort:
 
 
 def failing(times: int, error: Exception = DOWN) -> Callable[[], int]:
-    """A call that fails, then tells how often it was made."""
+    """A function that fails `times` times, then returns how often it was called."""
     calls = 0
 
     def call() -> int:

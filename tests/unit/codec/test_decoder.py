@@ -1,4 +1,4 @@
-"""Envelopes → events: messages that Debezium really sent, and everything that could arrive instead."""
+"""Envelopes → events: messages that Debezium really sent, and messages that are wrong."""
 
 import json
 from dataclasses import dataclass
@@ -104,7 +104,7 @@ def test_the_data_is_there():
     assert 10 < len(wrapped) < len(CAPTURED)
 
 
-# What Debezium sent.
+# Captured messages.
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -169,7 +169,7 @@ def test_an_initial_snapshot(variant):
     assert {event.op for event in found.values()} == {"r"}
     assert found["Mixed_Case:1"].columns == {"Id": 1, "Full Name": "Jane Doe"}
     assert found["articles:3"].columns["title"] == 'Ünïcödé 漢字 🎉 "quotes" \\back\\ \nnewline'
-    # One LSN for all rows; only the offset tells them apart.
+    # All rows have one LSN; only the offset orders them.
     assert len({event.version[:-16] for event in found.values()}) == 1
 
 
@@ -182,7 +182,7 @@ def test_an_incremental_snapshot_orders_by_its_window(variant):
     update, read = by_row["inc:5"]
     assert (update.op, read.op) == ("u", "r")
     assert update.version < read.version
-    # Its lsn is null: the position is the LSN that closed the window, not the time.
+    # Its `lsn` is null: the position is the LSN that closed the window, not `ts_ms`.
     assert int(read.version.split(".")[2], 16) == 28_267_976
 
 
@@ -222,7 +222,7 @@ def test_a_key_change_tells_the_other_key(variant):
     found = {type(e): e for e in events(variant, "pk_change")}
     assert found[Upsert].old_key == "users:a%40example.com"
     assert found[Delete].moved
-    # A delete that is no key change.
+    # A delete that is not part of a key change.
     assert not events(variant, "delete")[0].moved
 
 
@@ -232,7 +232,7 @@ def test_a_key_change_tells_the_other_key(variant):
 )
 def test_with_and_without_schemas_it_is_the_same(case):
     def plain(event: Any) -> tuple[Any, ...]:
-        # The two runs wrote to other partitions; all but offset and clock is equal.
+        # The two runs wrote to different partitions; everything but offset and clock is equal.
         if isinstance(event, Tombstone):
             return ("tombstone", event.row_key)
         version = event.version[:-16]
@@ -260,7 +260,7 @@ def test_equal_positions_are_ordered_by_offset():
 
 @pytest.mark.parametrize("op", ["c", "u", "d", "t"])
 def test_a_streamed_change_has_its_own_place_in_the_log(op):
-    """Restarted in the middle of an incremental snapshot, Debezium says `snapshot: true` of all."""
+    """Restarted during an incremental snapshot, Debezium writes `snapshot: true` into every change."""
     versions = [
         decode(
             DOCS,
@@ -294,7 +294,7 @@ def test_a_version_ends_with_its_offset():
     ],
 )
 def test_a_source_without_an_order_leaves_it_to_the_offset(source):
-    """Milliseconds since 1970 are above any LSN: no later change of the row would ever win."""
+    """As a position, milliseconds since 1970 exceed any LSN, so no later change could ever win."""
     for value in ({"op": "d", "source": source}, {"op": "u", "after": {"id": 1}, "source": source}):
         event = decode(DOCS, ROW, orjson.dumps(value))
         assert isinstance(event, Delete | Upsert)
@@ -304,11 +304,11 @@ def test_a_source_without_an_order_leaves_it_to_the_offset(source):
 
 
 def test_a_truncate_without_a_position_is_refused_and_told_once():
-    # Its offset says nothing about rows that lie on other partitions.
+    # Its offset does not order it against rows in other partitions.
     raw = orjson.dumps({"op": "t", "source": {"connector": "vitess"}})
     decoder = Decoder(DOCS)
     assert decoder.row_keys(None, raw) == ()
-    assert not decoder.truncates(raw)  # or every shard would bury it
+    assert not decoder.truncates(raw)  # or every shard would make a dead letter of it
     with pytest.raises(RecordError, match=f"TRUNCATE of {DOCS.topic}") as caught:
         decoder.event(RowKey(""), raw, AT)
     assert "DELETE" in caught.value.hint
@@ -319,7 +319,7 @@ def test_a_truncate_without_a_position_is_refused_and_told_once():
 
 
 def test_a_truncate_whose_position_is_unusable_is_told_once():
-    # As a snapshot's read it would have one: a restart in the middle of a snapshot marks it so.
+    # As a snapshot read it would have a position; a restart during a snapshot marks it as one.
     place = {"connector": "oracle", "snapshot": "last", "scn": "7", "commit_scn": True}
     raw = orjson.dumps({"op": "t", "source": place})
     decoder = Decoder(DOCS)
@@ -398,7 +398,7 @@ def test_an_unwrapped_delete_in_both_its_forms():
         event = the_row(Decoder(DOCS), key(id=1), orjson.dumps({**FLAT, **mark}))
         assert isinstance(event, Delete)
         assert event.version == the_row(Decoder(DOCS), key(id=1), orjson.dumps(FLAT)).version
-    # With `delete.tombstone.handling.mode=tombstone` the tombstone is all there is.
+    # With `delete.tombstone.handling.mode=tombstone` a delete is only a tombstone.
     assert isinstance(the_row(Decoder(DOCS), key(id=1), None), Tombstone)
 
 
@@ -421,7 +421,7 @@ def test_an_unwrapped_row_without_any_mark_needs_the_contracts_word():
 
 
 def test_an_unwrapped_snapshot_is_older_than_what_was_open_while_it_read():
-    """A row does not say `snapshot`, unless it is asked for; its `r` does."""
+    """An unwrapped row has no `__snapshot` unless it is configured; its op `r` says the same."""
 
     def place(op: str, lsn: int | None, sequence: str | None) -> ChangeEvent:
         flat = {**FLAT, "__op": op, "__lsn": lsn, "__source_sequence": sequence}
@@ -431,11 +431,11 @@ def test_an_unwrapped_snapshot_is_older_than_what_was_open_while_it_read():
     assert isinstance(read, Upsert)
     assert isinstance(open_then, Upsert)
     assert read.version < open_then.version
-    # An incremental read has no LSN of its own, and comes after what its window has seen.
+    # An incremental read has no LSN of its own; it sorts after the changes that its window saw.
     incremental = place("r", None, '["200","200"]')
     assert isinstance(incremental, Upsert)
     assert open_then.version < incremental.version < place("u", 230, '["210","230"]').version  # type: ignore[union-attr]
-    # Without the sequence, an LSN alone does not order a read.
+    # Without the sequence, an LSN does not order a snapshot read.
     alone = place("r", 200, None)
     assert isinstance(alone, Upsert)
     assert alone.lone
@@ -453,7 +453,7 @@ def test_an_unwrapped_row_may_have_columns_of_an_envelopes_names(columns):
 
 
 class Registry:
-    """A framed decoder: the bytes after the mark are JSON."""
+    """A framed decoder: the bytes after the frame's first byte are JSON."""
 
     def __init__(self, types: dict[str, Logical] | None = None) -> None:
         self.types = types
@@ -477,7 +477,7 @@ def test_a_framed_message():
     assert (event.row_key, event.old_key) == (ROW, "docs:2")
     assert event.schema == registry.types
     assert registry.asked == [(DOCS.topic, True), (DOCS.topic, False), (DOCS.topic, True)]
-    # JSON keys beside framed values, as half of all Connect workers are set up.
+    # JSON keys with framed values, a common set-up of Connect workers.
     assert decoder.row_keys(key(id=1), framed(ENVELOPE)) == (ROW,)
 
 
@@ -616,7 +616,7 @@ def marker(status: str, **more: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("settings", [{}, {"key_from": "row"}])
 @pytest.mark.parametrize("keyed", [True, False])
 def test_a_message_about_no_row(raw_key, value, reason, settings, keyed):
-    # The key of a transaction marker has a column `id`; a table's is another here.
+    # The key of a transaction marker has a column `id`; this table's key has another.
     decoder = Decoder(table(key=["number"], **settings))
     for raw in (orjson.dumps(value), orjson.dumps({"schema": None, "payload": value})):
         assert decoder.row_keys(raw_key if keyed else None, raw) == ()
@@ -639,7 +639,7 @@ def test_a_row_with_a_markers_columns_is_a_row(columns):
     assert isinstance(decoder.event(ROW, raw, AT), Upsert)
 
 
-# No primary key: the row itself says which it is.
+# No primary key: the row key comes from the row's columns.
 
 KEYLESS = table(key_from="row", key=["a", "b"])
 
@@ -739,7 +739,7 @@ def test_the_other_key_from_the_headers():
     event = decoder.event(ROW, envelope("c", 5, {"id": 1}), AT, key(id=2))
     assert isinstance(event, Upsert)
     assert event.old_key == "docs:2"
-    # It is a help, and no reason to lose the row.
+    # The old key is optional: an unreadable one must not lose the row.
     for unusable in (b"no json", b"{}", b'{"schema":{"fields":[7]},"payload":{"id":1}}'):
         event = decoder.event(ROW, envelope("c", 5, {"id": 1}), AT, unusable)
         assert isinstance(event, Upsert)
@@ -752,7 +752,7 @@ def test_the_other_key_from_the_headers():
     assert event.moved
 
 
-# Schemas that are none.
+# Invalid schemas.
 
 
 @pytest.mark.parametrize("fields", [[7], [{}], [{"field": "id"}], [{"type": "bytes", "field": []}]])
@@ -835,7 +835,7 @@ ODD = st.sampled_from([None, True, 1.5, [5, 6], *TEXTS])
 
 @st.composite
 def blocks(draw: st.DrawFn) -> dict[str, Any]:
-    """A source block of PostgreSQL's, in some of which something is odd or lacks."""
+    """A source block of PostgreSQL's; in some of them a field is odd or missing."""
     block: dict[str, Any] = {
         "connector": "postgresql",
         "snapshot": draw(st.sampled_from(["false", "false", "true", "last", "incremental"])),
@@ -861,7 +861,7 @@ def test_the_short_way_to_a_version_comes_to_the_same(op, generation, offset, so
     decoder = Decoder(table(generation=generation))
     at = KafkaPosition("app.public.docs", 3, offset)
     raw = json.dumps({"before": None, "after": {"id": 1}, "op": op, "source": source}).encode()
-    # As it is read: a number of more than 64 bits is a float.
+    # As orjson reads it: a number of more than 64 bits becomes a float.
     source = orjson.loads(raw)["source"]
     try:
         place = position_of(source, streamed=op != "r")

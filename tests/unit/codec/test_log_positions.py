@@ -1,6 +1,6 @@
-"""Positions sort as the changes of a row happened, in every database's log.
+"""Positions sort in the order in which the changes of a row happened, for every database's log.
 
-The logs are written by small models of the servers, and read as Debezium's sources read them.
+Small models of the servers write the logs; they are read as Debezium's sources read them.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ def place(**source: Any) -> str:
 
 
 def postgresql(commit: int | None, own: int | None, snapshot: str = "false") -> str:
-    """The position of a change at a pair of LSNs, as Debezium tells them."""
+    """The position of a change at a pair of LSNs, as Debezium writes them."""
     first = "null" if commit is None else f'"{commit}"'
     lsn = None if snapshot == "incremental" else own
     sequence = f'[{first},"{own}"]'
@@ -77,7 +77,7 @@ def test_a_commit_after_a_snapshot_read_is_newer_than_the_read():
     for kind in ("incremental", "first", "true", "last"):
         assert postgresql(190, 200, kind) < postgresql(205, 100)
     assert postgresql(190, 200, "true") < postgresql(190, 100)
-    # And what was committed and streamed before the read is older than it.
+    # Changes that were committed and streamed before the read are older than it.
     for kind in ("incremental", "true"):
         assert postgresql(150, 170) < postgresql(190, 200, kind)
 
@@ -85,20 +85,20 @@ def test_a_commit_after_a_snapshot_read_is_newer_than_the_read():
 def test_a_stream_after_an_initial_snapshot_is_newer():
     for kind in ("first", "true", "last_in_data_collection", "last"):
         assert postgresql(None, 130, kind) < postgresql(None, 140) < postgresql(150, 141)
-    # Offsets lost, a second snapshot: newer than all that was streamed before it.
+    # Connector offsets lost, so a second snapshot: newer than everything streamed before it.
     assert postgresql(150, 160) < postgresql(None, 200, "true")
 
 
 @pytest.mark.parametrize("kind", ["true", "first", "last", "incremental"])
 def test_a_streamed_change_is_no_read_whatever_its_source_says(kind):
-    # Debezium, restarted in the middle of an incremental snapshot, says so of all that it streams.
+    # Restarted during an incremental snapshot, Debezium marks every streamed change as a read.
     source = {"connector": "postgresql", "lsn": 170, "sequence": '["150","170"]', "snapshot": kind}
     assert position_of(source, streamed=True) == postgresql(150, 170)
 
 
 @st.composite
 def interleaved(draw: st.DrawFn) -> list[Change]:
-    """Transactions that are open at once, each on rows of its own, as they are streamed: by commit."""
+    """Concurrent transactions, each on rows of its own, in the order of streaming: by commit."""
     writers = draw(st.lists(st.integers(1, 4), min_size=1, max_size=5))
     turns = draw(st.permutations([n for n, count in enumerate(writers) for _ in range(count + 1)]))
     lsn, committed, written = 100, 90, {n: [] for n in range(len(writers))}
@@ -124,7 +124,7 @@ def test_interleaved_transactions_of_postgresql(changes):
 
 
 class Binlog:
-    """What Debezium makes of a server's binlog.
+    """The `source` blocks that Debezium makes from a server's binlog.
 
     Args:
         in_cache: The events of a transaction have no position of their own: MariaDB since 11.4, or
@@ -151,13 +151,13 @@ class Binlog:
 
     def write(self, statements: list[list[int]], size: int) -> Iterator[Change]:
         self.transaction += 1
-        self.event(42, cached=False)  # its GTID
+        self.event(42, cached=False)  # the transaction's GTID event
         for rows in statements:
-            self.event(size)  # the table's map
+            self.event(size)  # the table map event
             self.event(size * len(rows))
             for self.row, row in enumerate(rows):
                 yield Change(self.transaction, row, self.source())
-        self.event(31, cached=False)  # its commit
+        self.event(31, cached=False)  # the commit event
 
     def rotate(self) -> None:
         self.file, self.end, self.seen = self.file + 1, 4, 4
@@ -181,7 +181,7 @@ def test_no_change_of_a_binlog_goes_back(in_cache, connector, steps, size):
         if step == "rotate":
             log.rotate()
         elif isinstance(step, str):
-            # At the place of what comes next, whose offset is the later one.
+            # At the position of the next event, which has the later offset.
             changes.append(log.read(step))
         else:
             changes += log.write(step, size)
@@ -193,12 +193,12 @@ def test_no_change_of_a_binlog_goes_back(in_cache, connector, steps, size):
 
 @pytest.mark.parametrize("in_cache", [False, True])
 def test_a_later_statement_of_a_transaction_wins(in_cache):
-    """Rows are counted from 0 in each event: a row number says nothing across two of them."""
+    """Rows are counted from 0 in each event, so row numbers of two events have no order."""
     log = Binlog(in_cache)
     first, second = list(log.write([[0, 0, 0, 0, 0, 7], [7]], size=100))[-2:]
     assert (first.source["row"], second.source["row"]) == (5, 0)
     assert make_version(0, first.position, 10) < make_version(0, second.position, 11)
-    # An UPDATE that shifts keys deletes and creates a row in one event: the offset decides.
+    # An UPDATE that shifts keys deletes and creates a row in one event: the offset orders them.
     gone, there = list(log.write([[3, 3]], size=100))
     assert make_version(0, gone.position, 12) < make_version(0, there.position, 13)
 
@@ -236,7 +236,7 @@ def test_a_captured_history_of_mysql():
 
 @given(HISTORIES, st.randoms(use_true_random=False))
 def test_no_change_of_a_change_table_goes_back(history, random):
-    """`change_lsn` rises within a command only, and a transaction has several."""
+    """`change_lsn` rises only within one command, and a transaction has several."""
     changes: list[Change] = []
     lsn = 0x758
     for transaction, commands in enumerate(history):
@@ -317,21 +317,21 @@ def oracle(
 
 def test_a_snapshot_of_oracle():
     read = oracle("1513734", snapshot="true")
-    # A snapshot while streaming repeats the last commit that was streamed, which is not its own.
+    # A snapshot while streaming repeats the last streamed commit, which is not its own.
     assert oracle("1513734", commit="1513600", snapshot="last") == read
     # Written before the snapshot's SCN, and committed after it.
     assert read < oracle("1513700", "1513754") < oracle("1513750", "1513754")
     assert read < oracle("1513735", "1513735")
     assert oracle("1513730", "1513733") < read
-    # Numbers and not texts, though that is what they come as.
+    # They arrive as text, but are compared as numbers.
     assert oracle("999", "999") < oracle("1000", "1000") < oracle(str(2**64 - 1), str(2**64 - 1))
-    # What a sequence within one rollback segment says is no order.
+    # `ssn` counts within one rollback segment, so it is not an order.
     assert oracle("5", "6", ssn=9) == oracle("5", "6", ssn=1)
-    # OpenLogReplicator tells the commit's SCN alone.
+    # OpenLogReplicator writes only the commit's SCN.
     assert read < oracle("1513735")
 
 
-# All of them
+# All databases
 
 LSN = "00000025:00000d98:00a2"
 BLOCKS: list[tuple[Source, str]] = [
@@ -368,7 +368,7 @@ def test_a_position_is_never_taken_for_none(source, name):
         {},
         {"connector": "vitess", "vgtid": "[]", "ts_ms": 5},
         {"connector": "spanner", "lsn": 5, "file": 7},
-        # Its `ts_ms` is a server's clock, which can go back, and `ord` counts within another's second.
+        # `ts_ms` is a server's clock, which can go back, and `ord` counts within one of its seconds.
         {"connector": "mongodb", "ts_ms": 1_558_965_508_000, "ord": 31},
         {"ts_ms": 1_558_965_508_000, "ord": 31},
         {"connector": "postgresql", "lsn": None, "sequence": None},

@@ -1,4 +1,4 @@
-"""What a column's raw value stands for, down to the text and the field. No message quotes a value."""
+"""Raw values → canonical ones → text and fields. No error message quotes a value."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ def decimal(scale: int) -> dict[str, Any]:
 
 
 def value(field: dict[str, Any], raw: Any) -> Any:
-    """What a raw value of a column of this schema stands for."""
+    """The canonical value of a raw one, for a column of this schema."""
     logical = columns_of([field]).get("c")
     return raw if logical is None else logical_value(logical, raw)
 
@@ -46,7 +46,7 @@ def stored(type_: str, canonical: Any, **spec: Any) -> Any:
     return as_field(canonical, ColumnSpec(type=type_, **spec))
 
 
-# As PostgreSQL's connector wrote them, with what the SQL said.
+# As PostgreSQL's connector wrote them, with the SQL that they came from.
 
 DATE = connect("int32", DEBEZIUM + "Date")
 MICRO_TIME = connect("int64", DEBEZIUM + "MicroTime")
@@ -172,7 +172,7 @@ def test_a_value_as_debezium_writes_it(field, raw, in_text, type_, in_field):
     found = stored(type_, value(field, raw))
     assert found == in_field
     assert type(found) is type(in_field)
-    # And as text in a varchar, whatever it is.
+    # Any value can be text in a varchar.
     assert stored("varchar", value(field, raw)) == in_text
 
 
@@ -181,7 +181,7 @@ def test_null_is_null(field):
     assert value(field, None) is None
 
 
-# The same moment, whatever time.precision.mode sent it.
+# The same moment in every time.precision.mode.
 
 SAME = {
     "date": [
@@ -256,7 +256,7 @@ SAME = {
 def test_a_moment_is_one_value_however_it_is_sent(ways):
     found = [value(connect("string", name), raw) for name, raw in ways]
     assert len(set(found)) == 1, found
-    # What came out is taken again: a value that is canonical already stays what it is.
+    # A value that is canonical already stays as it is.
     assert value(connect("string", ways[0][0]), found[0]) == found[0]
 
 
@@ -280,7 +280,7 @@ def test_any_decimal_in_any_encoding(digits, scale):
     variable = value(VARIABLE, {"scale": scale, "value": unscaled(number, scale)})
     assert variable == number
     assert logical_value(from_encoding(f"decimal({scale})"), unscaled(number, scale)) == number
-    # decimal.handling.mode=string is a plain string, and says the same.
+    # decimal.handling.mode=string sends the same as a plain string.
     plain = f"{number:f}"
     assert as_text(precise) == as_text(variable) == stored("varchar", precise) == plain
     assert stored("double", precise) == stored("double", plain) == float(plain)
@@ -313,7 +313,7 @@ def test_a_decimal_as_avro_brings_it(raw):
     assert text(decimal(2), raw) == "12.30"
 
 
-# Which columns need it at all.
+# Which columns need a conversion.
 
 
 def test_only_columns_that_need_it_are_named():
@@ -383,7 +383,7 @@ def test_a_schema_that_never_ends():
         columns_of([{**schema, "field": "c"}])
 
 
-# Values in values.
+# Nested values.
 
 
 def nested(field: dict[str, Any]) -> dict[str, Any]:
@@ -416,7 +416,7 @@ def test_values_in_arrays_maps_and_structs(field, raw, shown):
     assert json.loads(text(field, raw)) == shown
 
 
-# Values that are not what their schema says.
+# Values that do not fit their schema.
 
 WRONG = [SECRET, "", "12", 7, -1.5, math.nan, math.inf, True, 2**70, [], [SECRET], {}, {"scale": 1}]
 SCHEMAS = [
@@ -523,5 +523,5 @@ def test_whatever_comes_is_stored_or_refused(field, raw, type_):
         found = stored(type_, canonical)
     except ValueError:
         return
-    # What a store could not write would stop the flow.
+    # A value that a store cannot write would stop the flow.
     json.dumps(found, allow_nan=False)

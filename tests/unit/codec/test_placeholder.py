@@ -1,4 +1,4 @@
-"""The placeholder for a value that was left out, in every shape that Debezium gives it."""
+"""Debezium's placeholder for a value that it left out, in every form that a type can give it."""
 
 import base64
 import hashlib
@@ -12,7 +12,7 @@ from hypothesis import given
 from operators.codec.placeholder import Unavailable
 from operators.contract.table import UNAVAILABLE
 
-# Plain, of other length, with signed bytes, with what base64 writes in two ways, quoted, as octets.
+# Plain, another length, signed bytes, characters that differ in URL-safe base64, quoted, octets.
 PLACEHOLDERS = [
     UNAVAILABLE,
     "__left_out__",
@@ -114,7 +114,7 @@ def test_hex_that_is_none_is_the_placeholder_itself():
 
 @pytest.mark.parametrize("placeholder", ["__left_out__", UNAVAILABLE, "hex:2d2d2d"])
 def test_a_message_with_a_placeholder_has_a_needle(placeholder):
-    """By which a record is known whose headers must be looked at: not for arrays of numbers or UUIDs."""
+    """A needle in a value means that its headers are read; arrays of numbers and UUIDs have none."""
     needles = Unavailable(placeholder).needles
     assert len(set(needles)) == len(needles)
     for shape, value in shapes(placeholder).items():

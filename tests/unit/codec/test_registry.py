@@ -91,7 +91,7 @@ def avro_serializer(stub: RegistryStub, schema: Any) -> Iterator[Any]:
 
 
 def as_avro(stub: RegistryStub, schema: Any, value: Any, *, key: bool = False) -> bytes:
-    """What a Connect worker with AvroConverter would have sent."""
+    """The bytes that a Connect worker with AvroConverter would have sent."""
     with avro_serializer(stub, schema) as serializer:
         raw = serializer(value, context(key))
     assert isinstance(raw, bytes)
@@ -296,7 +296,7 @@ def test_a_date_that_python_has_no_year_for_is_no_bad_record(
 def test_a_decimal_may_have_more_scale_than_precision(
     registry: RegistryStub, decoder: RegistryDecoder
 ) -> None:
-    # numeric(2, 5), which Avro does not allow and AvroConverter writes.
+    # numeric(2, 5): Avro does not allow it, but AvroConverter writes it.
     schema = record("Row", small=decimal(5, precision=2))
     number = registry.add(f"{TOPIC}-value", json.dumps(schema))
     raw = b"\0" + number.to_bytes(4, "big") + b"\x02\x0c"
@@ -424,7 +424,7 @@ def test_a_type_that_holds_itself(registry: RegistryStub, decoder: RegistryDecod
 
 
 def test_schemas_that_refer_to_others(registry: RegistryStub, decoder: RegistryDecoder) -> None:
-    """The same one by two ways, too: a diamond."""
+    """Also if two references lead to the same schema (a diamond)."""
 
     def reference(name: str) -> dict[str, Any]:
         return {"name": f"{TOPIC}.{name}", "subject": name, "version": 1}
@@ -613,7 +613,7 @@ def classes(
 
 
 def as_protobuf(stub: RegistryStub, value: Message, *, key: bool = False) -> bytes:
-    """What a Connect worker with ProtobufConverter would have sent."""
+    """The bytes that a Connect worker with ProtobufConverter would have sent."""
     with SchemaRegistryClient({"url": stub.url, "ssl.ca.location": False}) as client:
         serializer = ProtobufSerializer(
             type(value),
@@ -806,7 +806,7 @@ def test_protobuf_schemas_that_import_others(
 def test_an_imported_file_is_called_as_it_is_imported(
     registry: RegistryStub, decoder: RegistryDecoder
 ) -> None:
-    """Whatever name the registry gives it."""
+    """It does not matter which name the registry gives the file."""
     for name, imports, made in [
         ("money", [], file(message("Money", amount="bytes"), name="")),
         ("row", ["money"], file(message("Row", paid=".app.Money"), name="")),
@@ -899,7 +899,7 @@ def test_a_schema_that_the_registry_does_not_have(
     assert "schema 1" in error.cause
     assert registry.url in error.cause
     assert "`url` in [schema_registry]" in error.hint
-    # Not for ever: a registry may be behind.
+    # The failure is not cached: a registry may know the schema a moment later.
     registry.add(f"{TOPIC}-value", json.dumps(record("Row", id="long")))
     assert decoder.decode(raw, TOPIC, key=False) == ({"id": 2}, {})
 
@@ -951,11 +951,11 @@ def test_cut_and_damaged_messages_are_bad_records_that_quote_nothing(
     )
     row = classes(file(message("Row", text="string", more="string")))("Row")
     protobuf = as_protobuf(registry, row(text=SECRET, more=SECRET))
-    nested = protobuf[:5] + b"\x02\x02" + protobuf[6:]  # A message index that is not there.
+    nested = protobuf[:5] + b"\x02\x02" + protobuf[6:]  # A message index that does not exist.
     for raw in (*(avro[:end] for end in range(5, len(avro))), protobuf[:-1], nested):
         assert no_value_in(refused(decoder, raw))
     assert no_value_in(refused(decoder, avro.replace(SECRET.encode(), b"\xff" * len(SECRET))))
-    # No text at all: its length says that it is longer than the message.
+    # A text whose length is longer than the message.
     assert no_value_in(refused(decoder, avro[:5] + b"\xff\xff\xff\xff\x0f" + SECRET.encode()))
 
 
@@ -980,7 +980,7 @@ def fuzzed() -> Iterator[RegistryDecoder]:
         decoder.close()
 
 
-# What is fetched
+# Requests to the registry
 
 
 ROW = record("Row", id="long")

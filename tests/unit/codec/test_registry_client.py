@@ -1,4 +1,4 @@
-"""A registry that is down, refuses, is none, or has to be trusted: what the flow makes of it."""
+"""A registry that is down, refuses, is no registry, or has an untrusted certificate: the errors."""
 
 import datetime
 import ipaddress
@@ -163,7 +163,7 @@ def test_a_password_inside_the_address_is_not_shown(make: Decoder) -> None:
 
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
-    """A file with a key and the certificate of 127.0.0.1 that it signed itself."""
+    """A file with a key and a self-signed certificate for 127.0.0.1."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry")])
     now = datetime.datetime.now(datetime.UTC)

@@ -1,4 +1,4 @@
-"""Row keys: one for each row, the same however its key is written."""
+"""Row keys: one for each row, the same in whichever way its key is written."""
 
 from decimal import Decimal
 from typing import Any
@@ -18,7 +18,7 @@ from tests.changes import key, table
 
 DOCS = table()
 PARTS = st.text(max_size=30)
-"""Two of these fit into a key: a character can take twelve."""
+"""Two texts of this length fit into a key: an encoded character takes up to twelve."""
 
 SAFE = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.~-%:,"
 
@@ -165,7 +165,7 @@ VARIABLE = {"type": "struct", "name": "io.debezium.data.VariableScaleDecimal"}
         # Oracle's NUMBER
         (with_schema({"scale": 0, "value": "Kg=="}, **VARIABLE), None, 42),
         (with_schema({"scale": 1, "value": "Kg=="}, **VARIABLE), None, "4.2"),
-        # dates and moments, as numbers and with time.precision.mode=isostring
+        # dates and timestamps, as numbers and with time.precision.mode=isostring
         (with_schema(19_724, type="int32", name="io.debezium.time.Date"), None, "2024-01-02"),
         (key(id=19_724), "date-days", "2024-01-02"),
         (
@@ -178,7 +178,7 @@ VARIABLE = {"type": "struct", "name": "io.debezium.data.VariableScaleDecimal"}
         # bytes, as base64 and as hex
         (key(id="deadbeef"), "bytes-hex", "3q2+7w=="),
         (with_schema("3q2+7w==", type="bytes"), None, "3q2+7w=="),
-        # what needs no type
+        # values that need no type
         (with_schema(7, type="int32"), None, 7),
         (with_schema("a b", type="string"), None, "a b"),
         (with_schema(True, type="boolean"), None, True),
@@ -254,7 +254,7 @@ def test_a_mask_sees_the_value_that_the_type_stands_for():
     assert seen == ["99.90"]
 
 
-# What errors say.
+# Error messages.
 
 
 def test_an_error_says_the_kind_and_never_the_value():

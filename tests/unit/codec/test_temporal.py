@@ -1,4 +1,4 @@
-"""Moments of every encoding: one value each, whose text any calendar agrees with."""
+"""Dates and times in every encoding: one value for each, whose text other calendars agree with."""
 
 import math
 import re
@@ -74,7 +74,7 @@ def test_what_is_no_moment_of_its_kind(kind, unit, raw):
 
 
 def in_numpy(count: int, unit: Any) -> str:
-    """By numpy's own calendar, which neither begins nor ends, with years as ISO 8601 expands them."""
+    """By NumPy's calendar, which has all years; years in ISO 8601's expanded form."""
     _, year, rest = re.split(r"^(-?\d+)", str(np.datetime64(count, unit)))
     number = int(year)
     return ("-" if number < 0 else "+" if number > 9_999 else "") + f"{abs(number):04d}{rest}"

@@ -1,4 +1,4 @@
-"""The contract: what is accepted, and what the message says when it is not."""
+"""The contract: what it accepts, and the error messages for what it does not."""
 
 import os
 from collections.abc import Iterator
@@ -128,7 +128,7 @@ def test_a_table_may_have_a_name_of_its_own():
     assert contract.tables[0].name == "pages"
 
 
-# What is not: everything at once, with its key and what to do.
+# What is refused: all problems are reported at once, each with its key and fix.
 
 
 def test_every_problem_is_told_at_once():
@@ -197,7 +197,7 @@ def test_an_unknown_key_is_told_with_what_was_meant(sections, key, hint):
 
 
 def test_a_table_has_no_variables_to_point_to():
-    # A variable sets all tables at once or none: advice to set one key of one would not work.
+    # A variable can only set all tables at once: advice to set one table's key would not work.
     missing = {"topic": "app.public.docs", "collection": "docs", "text": "{a}"}
     (line,) = lines(problems(tables=[missing]))
     assert line == "tables[0].key: is missing; add it"
@@ -274,7 +274,7 @@ def test_a_field_of_rowvecs_own(field):
     assert f"'{field}' is a field of Rowvec's own" in line
     renamed = {field: {"type": "varchar", "field": f"docs_{field}"}}
     assert f'field = "docs_{field}"' in line
-    # The advice works.
+    # The fix that the message names works.
     contract = contract_from(data(tables=[tables("docs", columns=renamed)]), "x")
     assert contract.tables[0].fields() == {field: f"docs_{field}"}
 
@@ -303,7 +303,7 @@ def test_a_key_column_twice():
     assert line == "tables[0].key: names a column twice"
 
 
-# Tables together.
+# Several tables.
 
 
 def test_two_tables_of_one_topic():
@@ -393,7 +393,7 @@ def test_a_variable_wins_over_the_file(path, monkeypatch):
     assert contract.embedding.normalize is False
     assert contract.kafka.password is not None
     assert contract.kafka.password.get_secret_value() == SECRET
-    # The rest of the section is still the file's.
+    # The rest of the section still comes from the file.
     assert contract.milvus.uri == "http://milvus:19530"
 
 
@@ -543,7 +543,7 @@ def test_a_pod_of_a_stateful_set(monkeypatch, tmp_path):
     monkeypatch.setenv("BYTEWAX_STATEFULSET_NAME", "my-rowvec")
     monkeypatch.setenv("BYTEWAX_HOSTFILE_PATH", str(hosts))
     assert cluster_from(0, "") == (1, ("rowvec-0.rowvec:9999", "rowvec-1.rowvec:9999"))
-    # What is given by hand goes first.
+    # Options on the command line come first.
     assert cluster_from(0, "a:1") == (0, ("a:1",))
 
 

@@ -1,4 +1,4 @@
-"""What overtakes a letter, by tables and by a property; and what its topic says of letters."""
+"""Which changes supersede a letter, by examples and by a property; and reading the letters' topic."""
 
 from typing import NamedTuple
 
@@ -184,8 +184,8 @@ CHANGES = st.lists(
 
 @given(CHANGES)
 def test_a_replay_ends_in_what_the_log_says(changes):
-    """Even if the fence has forgotten all: what is sent is applied, whatever is there."""
-    # What a change of one place in the source's log does is the same each time it is sent.
+    """Even if the fence has forgotten everything, so that a replayed record is always applied."""
+    # A change of one position in the source's log has the same effect each time it is sent.
     kinds: dict[int, bool] = {}
     log: list[tuple[RowEvent, bool]] = []
     ends = [0, 0]

@@ -1,4 +1,4 @@
-"""A partition read by confluent-kafka: where it begins, and what its errors become."""
+"""A partition read by confluent-kafka: where reading starts, and what its errors become."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ SECTION = KafkaSection(bootstrap_servers="broker:9092")
 
 
 class Message:
-    """What the client answers with: an error, or a record without a key."""
+    """A message as the client returns it: an error, or a record without a key."""
 
     def __init__(self, offset: int = 0, code: int | None = None) -> None:
         self._offset = offset
@@ -39,7 +39,7 @@ class Message:
 
 
 class Consumer:
-    """A client that answers what a test says, and knows what it was assigned."""
+    """A client that returns what a test sets, and remembers its assignment."""
 
     answers: tuple[Message, ...] = ()
 

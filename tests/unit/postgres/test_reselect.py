@@ -1,4 +1,4 @@
-"""What is refused before the database is asked."""
+"""Look-ups that are refused without a query."""
 
 import pytest
 

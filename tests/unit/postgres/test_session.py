@@ -1,4 +1,4 @@
-"""What is known of the source database before anyone has reached it: its DSN, and whether psycopg is there."""
+"""The session with PostgreSQL without a server: its DSN, a missing psycopg, errors, what it closes."""
 
 import sys
 import traceback
@@ -82,4 +82,4 @@ def test_a_missing_psycopg_is_told_with_its_fix(monkeypatch: pytest.MonkeyPatch)
 def test_the_representation_holds_no_password() -> None:
     made = session(f"host=127.0.0.1 password={SECRET}")
     assert SECRET not in repr(made) + str(made)
-    made.close()  # of one that was never open
+    made.close()  # although it was never open

@@ -1,4 +1,4 @@
-"""Columns that come and go: fields of the collection, and what is told of it."""
+"""Columns that are added and dropped: the collection's fields, and what is logged."""
 
 import threading
 from typing import Any

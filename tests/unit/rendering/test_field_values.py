@@ -1,4 +1,4 @@
-"""How a canonical value is embedded as text and stored in a field. No message quotes a value."""
+"""Canonical values as text and as fields. No error message quotes a value."""
 
 import math
 from datetime import UTC, date, datetime
@@ -49,7 +49,7 @@ def test_a_value_as_text(canonical, shown):
 
 
 def test_an_integer_of_thousands_of_digits():
-    # Python prints no more than 4,300 of them, to be safe from those that take long.
+    # Python refuses to print more than 4,300 digits, because that takes long.
     assert as_text(10**5_000) == "1" + "0" * 5_000
     with pytest.raises(ValueError, match="too many digits"):
         as_text([10**5_000])

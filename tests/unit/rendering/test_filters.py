@@ -238,7 +238,7 @@ def test_never_raises_and_one_of_is_the_opposite_of_none_of(value: Any, scalar: 
 
 @given(st.integers() | st.floats(allow_nan=False), st.integers() | st.floats(allow_nan=False))
 def test_numbers_compare_as_numbers(value: Any, scalar: Any) -> None:
-    # A float stands for the decimal that it is written as, which is what its column holds.
+    # A float is compared as the decimal that it is written as, because its column holds that.
     left, right = Decimal(repr(value)), Decimal(repr(scalar))
     assert passes(value, at_least=scalar) == (left >= right)
     assert passes(value, at_most=scalar) == (left <= right)

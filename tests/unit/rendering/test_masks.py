@@ -1,4 +1,4 @@
-"""Masks: nothing of a masked value is left, not in its place and not in an error."""
+"""Masks: nothing of a masked value is left, neither in its place nor in an error message."""
 
 import hashlib
 import hmac
@@ -22,7 +22,7 @@ KEY = "0123456789abcdef-key"
 SECRET = "ann@example.com"
 EMAIL = r"[\w.]+@[\w.]+"
 SLOW = r"(a|aa)+$"
-LONG = "a" * 80 + "b"  # takes SLOW longer than anyone has
+LONG = "a" * 80 + "b"  # would never end on SLOW
 
 
 def masker(mask: Any, name: str = "docs", **section: Any) -> Masker:
@@ -216,7 +216,7 @@ class TestFailsClosed:
 
     def test_the_time_is_of_the_whole_value(self) -> None:
         made = masker({"redact": SLOW}, pattern_timeout_ms=200)
-        short = "a" * 24 + "b"  # well within it, but not a thousand of them
+        short = "a" * 24 + "b"  # one is well within the limit, a thousand are not
         assert made.value("who", short) == short
         assert refusal(made, [short] * 1_000)
 

@@ -1,4 +1,4 @@
-"""Rows → text and columns. What does not fit is refused, and no message quotes what was in the row."""
+"""Rows → text and columns. A value that does not fit is refused, and no error message quotes it."""
 
 import math
 from typing import Any
@@ -38,7 +38,7 @@ def upsert(**columns: Any) -> Upsert:
 def rendered(text: str, columns: dict[str, Any] | None, row: dict[str, Any]) -> Any:
     """The row; the second one of a shape goes a shorter way, and must come to the same."""
     contract = table(text=text, columns=columns or {})
-    # As the flow has it: there is a masker for every table, also where it masks nothing.
+    # As in the flow: every table has a masker, even if it masks nothing.
     renderer, event = Renderer(contract, Masker(contract, MaskingSection())), upsert(**row)
 
     def outcome() -> Any:
@@ -120,7 +120,7 @@ def test_all_but_text_and_columns_is_taken_over():
 def test_equal_texts_have_equal_hashes_and_others_have_others():
     assert render("{a}", a="1").text_hash == render("{a}", a=1).text_hash
     assert len({render("{a}", a=text).text_hash for text in ("", "a", "b", "ab")}) == 4
-    # Stored beside every vector: another hash would embed every text again.
+    # The hash is stored with every vector: another function would embed every text again.
     assert text_hash("Grüße") == "c483baa27a9abd2202924662a88aaf32"
 
 
@@ -318,7 +318,7 @@ def test_a_mirrored_column_that_is_not_there():
     assert "'c' of app.public.docs" in refusal("{t}", {"c": "int64"}, t="x").subject
 
 
-# What is not in the collection.
+# Rows that are kept out of the collection.
 
 
 @pytest.mark.parametrize(
