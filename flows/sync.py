@@ -11,7 +11,8 @@ from bytewax.dataflow import Dataflow
 from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
-from operators.codec.decoder import Decoder, FramedDecoder
+from operators.codec.decoder import Decoder
+from operators.codec.messages import FramedDecoder
 from operators.contract.sections import Contract
 from operators.errors import FatalError
 from operators.model.protocol import Embedder

@@ -10,8 +10,8 @@ from uuid import uuid4
 from flows.recovery.directory import check_directory
 from flows.sync import collection_specs, ensure_collections, rules_of
 from operators.changes.events import KafkaPosition, Upsert
-from operators.codec.decoder import FramedDecoder
 from operators.codec.log_positions import described
+from operators.codec.messages import FramedDecoder
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.kafka import topics as kafka_topics

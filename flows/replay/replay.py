@@ -22,7 +22,8 @@ from flows.replay.overtaking import Overtaking, RowEvent, ordered
 from flows.sync import rules_of
 from operators.changes.events import Delete, Ignored, KafkaPosition, Tombstone, Truncate, Upsert
 from operators.changes.row_key import RowKey
-from operators.codec.decoder import Decoder, FramedDecoder
+from operators.codec.decoder import Decoder
+from operators.codec.messages import FramedDecoder
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.kafka.dead_letters import (

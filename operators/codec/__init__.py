@@ -9,6 +9,7 @@ __all__ = [
     "decoder",
     "log_positions",
     "logical_types",
+    "messages",
     "placeholder",
     "registry",
     "row_keys",

@@ -8,9 +8,7 @@ record that is wrong in any way raises a `RecordError` with the fix in its hint,
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Protocol
-
-import orjson
+from typing import Any
 
 from operators.changes.events import (
     ChangeEvent,
@@ -26,18 +24,18 @@ from operators.changes.version import NO_POSITION, Version, make_version
 from operators.codec.envelope import (
     UNWRAPPED_MARKS,
     as_ignored,
-    fields_of,
     is_about_no_row,
     is_envelope,
     moment_of,
     no_row,
     source_of,
 )
-from operators.codec.log_positions import position_of, streamed_by_postgresql
-from operators.codec.logical_types import Logical, columns_of
+from operators.codec.fast_versions import streamed_version
+from operators.codec.log_positions import position_of
+from operators.codec.messages import FRAME, FramedDecoder, MessageReader
 from operators.codec.mongodb import document_of
 from operators.codec.placeholder import Unavailable
-from operators.codec.row_keys import KeyMaker, kind_of, names_of
+from operators.codec.row_keys import KeyMaker, names_of
 from operators.contract.table import TableSection
 from operators.errors import RecordError
 
@@ -45,20 +43,6 @@ KEYS_KEPT = 2**15
 """Size of the cache from Kafka keys to row keys: rows change repeatedly, and reading a key is slow."""
 
 _DELETE_MARKS = (b'"op":"d"', b'"__deleted":"true"', b'"__op":"d"')
-
-_FRAMED = b"\0"
-
-_JSON_FIX = "set the connector's key.converter and value.converter to JsonConverter"
-
-
-class FramedDecoder(Protocol):
-    """Decodes bytes that name their schema in a registry; `operators.codec.registry` implements it."""
-
-    def decode(
-        self, raw: bytes, topic: str, *, key: bool
-    ) -> tuple[Any, Mapping[str, Logical] | None]:
-        """The value as JSON would have it, and the logical types of the row's columns."""
-        ...
 
 
 class Decoder:
@@ -77,11 +61,11 @@ class Decoder:
         key_masks: Mapping[str, Callable[[Any], Any]] | None = None,
     ) -> None:
         self.table = table
-        self._framed = framed
         self._key = KeyMaker(table, key_masks)
+        self._messages = MessageReader(table, framed, self._key.subject)
         # Copied, because every record needs them, and reading them from a pydantic model is slow.
         self._generation = table.generation
-        self._prefix = f"{table.generation:04x}."
+        self._generation_digits = f"{table.generation:04x}"
         self._by_row = table.key_from == "row"
         self._any_row = table.shape == "unwrapped"
         self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
@@ -114,13 +98,13 @@ class Decoder:
 
     def _rows_in(self, raw: bytes) -> tuple[RowKey, ...]:
         """Row keys from the row's own columns: two if an update changed the key."""
-        message, schema = self._parsed(raw)
+        message, schema = self._messages.read(raw)
         if is_about_no_row(message):
             return ()
         images = (
             (message.get("before"), message.get("after")) if is_envelope(message) else (message,)
         )
-        types = self._types(schema)
+        types = self._messages.types(schema)
         keys = [self._key(row, types) for row in images if isinstance(row, dict)]
         if not keys:
             raise no_row(message)
@@ -131,7 +115,7 @@ class Decoder:
         if raw_value is None or (b'"t"' not in raw_value and self.header_needles is not None):
             return False
         try:
-            message, _ = self._parsed(raw_value)
+            message, _ = self._messages.read(raw_value)
             return (
                 is_envelope(message)
                 and message["op"] == "t"
@@ -160,7 +144,7 @@ class Decoder:
         """
         if raw is None:
             return Tombstone(row_key, position) if row_key else Ignored("tombstone")
-        message, schema = self._parsed(raw)
+        message, schema = self._messages.read(raw)
         op, source = message.get("op"), message.get("source")
         if not isinstance(op, str) or not isinstance(source, dict):
             return self._without_envelope(row_key, message, schema, raw, position, other_key)
@@ -170,10 +154,10 @@ class Decoder:
                 after = document_of(after)
             if not isinstance(after, dict):
                 raise no_row(message)
-            if self._by_row and self._key(after, self._types(schema)) != row_key:
+            if self._by_row and self._key(after, self._messages.types(schema)) != row_key:
                 # The update changed the key, and this is the row under its old key: delete it.
                 return self._delete(row_key, source, position, moved=True)
-            in_raw = schema is None and raw[:1] != _FRAMED and after is message["after"]
+            in_raw = schema is None and raw[:1] != FRAME and after is message["after"]
             row = None if in_raw else after
             return self._upsert(row_key, op, row, source, schema, raw, position, other_key)
         if op == "d":
@@ -230,11 +214,9 @@ class Decoder:
         self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
     ) -> tuple[Version, bool]:
         """The version of a change, and whether it has no position but its Kafka offset."""
-        numbers = streamed_by_postgresql(source)
-        if numbers is not None:
-            commit, own = numbers
-            # guard: commit-first-short, offset-tie-break-short, generation-short
-            return Version(f"{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}"), False
+        version = streamed_version(self._generation_digits, source, position.offset)
+        if version is not None:
+            return version, False
         place = position_of(source, streamed=streamed)
         lone = place is None
         place = NO_POSITION if place is None else place
@@ -287,68 +269,12 @@ class Decoder:
         return self._upsert(row_key, kind, row, source, schema, raw, position, other_key)
 
     def _read_key(self, raw: bytes) -> RowKey:
-        fields, schema = self._parsed(raw, True)
-        return self._key(fields, None if schema is None else self._types(schema))
-
-    def _types(self, schema: Any) -> Mapping[str, Logical] | None:
-        """The logical types that a schema gives the columns; None without a schema."""
-        if schema is None:
-            return None
-        try:
-            return columns_of(schema)
-        except ValueError as error:
-            raise RecordError(
-                subject=f"schema in a message of {self.table.topic}",
-                cause=str(error),
-                hint=_JSON_FIX,
-            ) from None
-
-    def _parsed(self, raw: bytes, key: bool = False) -> tuple[dict[str, Any], Any]:
-        """The message, and the schema of the row's columns that came with it, if any."""
-        if raw[:1] == _FRAMED and self.table.format != "json":
-            return self._unframed(raw, key=key)
-        try:
-            message = orjson.loads(raw)
-        except orjson.JSONDecodeError as error:
-            raise RecordError(
-                subject=self._subject(key),
-                cause=f"it is no JSON ({error.msg} at character {error.pos})",
-                hint=_JSON_FIX,
-            ) from None
-        if not isinstance(message, dict):
-            raise self._not_an_object(message, key)
-        if "payload" in message and message.keys() <= {"schema", "payload"}:
-            # A wrapped payload is an object; a key column that is called `payload` never holds one.
-            payload = message["payload"]
-            if isinstance(payload, dict):
-                return payload, fields_of(message.get("schema"))
-        return message, None
-
-    def _unframed(self, raw: bytes, *, key: bool) -> tuple[dict[str, Any], Any]:
-        if self._framed is None:
-            raise RecordError(
-                subject=self._subject(key),
-                cause="it is framed by a schema registry (Avro or Protobuf)",
-                hint="name the registry in the contract: url in [schema_registry]",
-            )
-        message, types = self._framed.decode(raw, self.table.topic, key=key)
-        if not isinstance(message, dict):
-            raise self._not_an_object(message, key)
-        return message, types
-
-    def _subject(self, key: bool) -> str:
-        return self._key.subject if key else "value"
-
-    def _not_an_object(self, value: Any, key: bool) -> RecordError:
-        return RecordError(
-            subject=self._subject(key),
-            cause=f"it is {kind_of(value)}, not a JSON object",
-            hint=_JSON_FIX,
-        )
+        fields, schema = self._messages.read(raw, True)
+        return self._key(fields, None if schema is None else self._messages.types(schema))
 
     def _about_no_row(self, raw: bytes) -> bool:
         try:
-            message, _ = self._parsed(raw)
+            message, _ = self._messages.read(raw)
         except RecordError:
             return False
         return is_about_no_row(message)

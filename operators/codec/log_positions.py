@@ -41,7 +41,8 @@ SNAPSHOT_READS = frozenset(
 Streamed changes have them too, once Debezium was restarted in the middle of an incremental snapshot.
 """
 
-_LIMIT = 2**64
+POSITION_LIMIT = 2**64
+"""Every number of a position is below it, so that it has a fixed width."""
 
 _BINLOG_NUMBER = re.compile(r"\.([0-9]{1,15})\Z")
 
@@ -69,29 +70,6 @@ def position_of(source: Source, *, streamed: bool = False) -> str | None:
     if streamed and source.get("snapshot") not in (None, "false"):  # guard: streamed
         source = {**source, "snapshot": "false"}
     return order(source)
-
-
-def streamed_by_postgresql(source: Source) -> tuple[int, int] | None:
-    """Commit and own LSN of a change that PostgreSQL streamed, None if anything else is to be seen.
-
-    The short way of nearly all changes; `position_of` comes to the same, and tells of the rest.
-    """
-    try:
-        # guard: snapshot-read-short
-        if source["connector"] != "postgresql" or source["snapshot"] != "false":
-            return None
-        own = source["lsn"]
-        sequence = source["sequence"]
-        if sequence[:2] != '["' or sequence[-2:] != '"]':
-            return None
-        first, second = sequence[2:-2].split('","')
-        commit = int(first)
-        int(second)
-    except (KeyError, TypeError, AttributeError, ValueError):
-        return None
-    if type(own) is int and 0 <= own < _LIMIT and 0 <= commit < _LIMIT:  # guard: usable-short
-        return commit, own
-    return None
 
 
 def described(source: Source) -> str:
@@ -136,11 +114,11 @@ def _postgresql(source: Source) -> str | None:
         own = last
     if own is None:
         return None
-    if type(own) is not int or not 0 <= own < _LIMIT:
+    if type(own) is not int or not 0 <= own < POSITION_LIMIT:
         raise _unusable("lsn")
     if commit is None:
         commit = own
-    elif not 0 <= commit < _LIMIT:
+    elif not 0 <= commit < POSITION_LIMIT:
         raise _unusable("sequence")
     snapshot = source.get("snapshot")
     if isinstance(snapshot, str) and snapshot in SNAPSHOT_READS:
@@ -174,7 +152,7 @@ def _mysql(source: Source) -> str | None:
     number = _BINLOG_NUMBER.search(file) if isinstance(file, str) else None
     if number is None:
         raise _unusable("file")
-    return f"{int(number[1]):016x}.{_number(source, 'pos', _LIMIT):016x}"
+    return f"{int(number[1]):016x}.{_number(source, 'pos', POSITION_LIMIT):016x}"
 
 
 def _by_commit(source: Source) -> str | None:
@@ -204,9 +182,9 @@ def _oracle(source: Source) -> str | None:
         return None
     snapshot = source.get("snapshot")
     if commit is None or (isinstance(snapshot, str) and snapshot in SNAPSHOT_READS):
-        return f"{_number(source, 'scn', _LIMIT):016x}.{0:016x}"
-    second = _number(source, "scn", _LIMIT, default=0)
-    return f"{_number(source, 'commit_scn', _LIMIT):016x}.{second:016x}"
+        return f"{_number(source, 'scn', POSITION_LIMIT):016x}.{0:016x}"
+    second = _number(source, "scn", POSITION_LIMIT, default=0)
+    return f"{_number(source, 'commit_scn', POSITION_LIMIT):016x}.{second:016x}"
 
 
 def _number(source: Source, field: str, limit: int, default: int | None = None) -> int:

@@ -43,7 +43,7 @@ from operators.codec.temporal import Temporal, from_python
 from operators.codec.text import as_text, plain
 from operators.contract.table import ColumnSpec, ColumnType
 
-_INT_LIMITS = {"int64": 2**63, "int32": 2**31}
+INT_LIMITS = {"int64": 2**63, "int32": 2**31}
 
 _REAL_LIMITS = {"double": sys.float_info.max, "float": 3.4028234663852886e38}
 
@@ -60,30 +60,6 @@ def as_field(value: Any, spec: ColumnSpec) -> Any:
     return None if value is None else _FIELDS[spec.type](value, spec)
 
 
-def field_maker(spec: ColumnSpec) -> Callable[[Any], Any]:
-    """`as_field` of one column, sooner done with what most columns hold."""
-    convert = _FIELDS[spec.type]
-    if spec.type == "varchar":
-        length = spec.max_length
-
-        def text(value: Any) -> Any:
-            if type(value) is str and len(value) <= length and value.isascii():
-                return value
-            return None if value is None else convert(value, spec)
-
-        return text
-    if spec.type in _INT_LIMITS:
-        limit = _INT_LIMITS[spec.type]
-
-        def integer(value: Any) -> Any:
-            if type(value) is int and -limit <= value < limit:
-                return value
-            return None if value is None else convert(value, spec)
-
-        return integer
-    return lambda value: None if value is None else convert(value, spec)
-
-
 def _varchar(value: Any, spec: ColumnSpec) -> str:
     text = as_text(value)
     try:
@@ -96,7 +72,7 @@ def _varchar(value: Any, spec: ColumnSpec) -> str:
 
 
 def _integer(value: Any, spec: ColumnSpec) -> int:
-    limit = _INT_LIMITS[spec.type]
+    limit = INT_LIMITS[spec.type]
     if isinstance(value, Temporal):
         value = _counted(value)
         if isinstance(value, float):  # PostgreSQL's infinity is later than any other moment.

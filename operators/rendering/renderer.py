@@ -1,7 +1,5 @@
 """A row's columns → the text that is embedded and the fields that are mirrored, under the contract."""
 
-import logging
-import string
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
@@ -9,21 +7,18 @@ from operators.changes.events import Delete, Upsert
 from operators.changes.rows import PartialRow, Row, Spans
 from operators.changes.text_hash import text_hash
 from operators.codec.decoder import Decoder
-from operators.codec.row_keys import names_of
 from operators.codec.sql_names import sql_name
 from operators.codec.text import as_text
 from operators.contract.table import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
-from operators.errors import FatalError, RecordError
+from operators.errors import RecordError
 from operators.rendering.added_columns import AddedColumns
 from operators.rendering.columns import MISSING, ColumnReader, Types
-from operators.rendering.field_values import as_field, field_maker
+from operators.rendering.drift import ColumnDrift
+from operators.rendering.fast_rows import FastRows
+from operators.rendering.field_values import as_field
 from operators.rendering.filters import compile_filter, is_soft_deleted
 from operators.rendering.masks import Masker
-
-logger = logging.getLogger(__name__)
-
-MAX_SHAPES_TOLD = 32
-"""How many column sets of a topic are logged; one with many kinds of rows would fill the log."""
+from operators.rendering.template import TextTemplate
 
 Rendered: TypeAlias = Row | PartialRow | Delete
 """A row that the filter or a soft delete removes becomes a delete of the same version."""
@@ -46,9 +41,7 @@ class Renderer:
         self._name = table.name
         self._added = added
         self._reader = ColumnReader(table, masker)
-        self._literals: list[tuple[str, str | None]] = [
-            (literal, name) for literal, name, _, _ in string.Formatter().parse(table.text)
-        ]
+        self._text_template = TextTemplate(table)
         self._template = table.template_columns()
         self._fields = [
             (column, spec.field or column, spec) for column, spec in table.columns.items()
@@ -56,15 +49,13 @@ class Renderer:
         self._keep = compile_filter(table.filter) if table.filter else None
         self._filtered = tuple(dict.fromkeys(condition.column for condition in table.filter))
         self._empty_is_gone = table.empty_text == "skip"
-        self._cut = table.chunks is not None
-        self._known = table.known_columns()
-        # No masks, encodings, filter or soft delete, which would have to look at each value.
-        self._plain = added is None and not (
-            table.masks or table.encodings or table.filter or table.soft_delete
+        self._chunked = table.chunks is not None
+        self._drift = ColumnDrift(table, self._reader, added)
+        self._fast = (
+            FastRows(table, self._text_template, self._reader.lengths)
+            if added is None and FastRows.can_read(table)
+            else None
         )
-        self._makers = [(column, field, field_maker(spec)) for column, field, spec in self._fields]
-        self._seen: frozenset[str] = frozenset()
-        self._shapes: set[frozenset[str]] = set()
 
     def render(self, event: Upsert) -> Rendered:
         """The row as the store will hold it, except for its vector.
@@ -75,18 +66,18 @@ class Renderer:
             FatalError: The table's columns changed, and the contract says to halt.
         """
         columns = event.columns
-        if self._plain and event.schema is None and columns.keys() == self._seen:
-            row = self._plain_row(event, columns)
-            if row is not None:
-                return row
+        if self._fast is not None and event.schema is None and columns.keys() == self._drift.seen:
+            found = self._fast.read(columns)
+            if found is not None:
+                return self._finished(event, *found)
         types, read = self._reader.types(event), self._reader.value
         if (self._keep or self.table.soft_delete) and not self._is_there(columns, types):
             return _gone(event)
         texts: dict[str, str | None] = {}
         missing: dict[str, None] = {}
         mirrored = self._fields
-        if self._added is not None or columns.keys() != self._seen:
-            mirrored = [*mirrored, *self._drifted(columns, types)]
+        if self._added is not None or columns.keys() != self._drift.seen:
+            mirrored = [*mirrored, *self._drift.added_fields(columns, types)]
         for column in self._template:
             value = read(columns, types, column)
             if type(value) is str:
@@ -122,37 +113,6 @@ class Renderer:
                 None if event.old_key is None else event.version,
             )
         return self._row(event, texts, fields)
-
-    def _plain_row(self, event: Upsert, columns: Mapping[str, Any]) -> Rendered | None:
-        """What `render` makes of a row with nothing but plain values, as nearly all have; else None."""
-        lengths = self._reader.lengths
-        pieces: list[str] = []
-        spans: list[tuple[str, int, int]] = []
-        fields: dict[str, Any] = {}
-        at = 0
-        try:
-            for literal, name in self._literals:
-                if literal:
-                    pieces.append(literal)
-                    at += len(literal)
-                if name is not None:
-                    value = columns[name]
-                    if type(value) is not str or len(value) in lengths:  # guard: left-out-plain
-                        return None
-                    pieces.append(value)
-                    end = at + len(value)
-                    spans.append((name, at, end))
-                    at = end
-            for column, field, make in self._makers:
-                value = columns[column]
-                kind = type(value)
-                # guard: left-out-plain-field
-                if (kind is str and len(value) in lengths) or kind is list or kind is dict:
-                    return None
-                fields[field] = make(value)
-        except (KeyError, ValueError, TypeError, OverflowError):
-            return None  # and why is told by the long way
-        return self._finished(event, "".join(pieces), tuple(spans), fields)
 
     def complete(
         self, partial: PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
@@ -241,14 +201,14 @@ class Renderer:
     def _row(
         self, event: Upsert | PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
     ) -> Row | Delete:
-        return self._finished(event, *self._composed(texts), fields)
+        return self._finished(event, *self._text_template.compose(texts), fields)
 
     def _finished(
         self, event: Upsert | PartialRow, text: str, spans: Spans, fields: Mapping[str, Any]
     ) -> Row | Delete:
         if self._empty_is_gone and not text.strip():
             return _gone(event)
-        if not self._cut:
+        if not self._chunked:
             encoded = len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
             if encoded > MAX_VARCHAR_BYTES:  # guard: text-bytes
                 raise RecordError(
@@ -270,28 +230,6 @@ class Renderer:
             event.lone,
         )
 
-    def _composed(self, texts: Mapping[str, str | None]) -> tuple[str, Spans]:
-        pieces: list[str] = []
-        spans: list[tuple[str, int, int]] = []
-        at = 0
-        for literal, name in self._literals:
-            if literal:
-                pieces.append(literal)
-                at += len(literal)
-            if name is None:
-                continue
-            value = texts[name]
-            if value is None:
-                spans.append((name, -1, -1))
-                value = self.table.defaults.get(name, "")
-                end = at + len(value)
-            else:
-                end = at + len(value)
-                spans.append((name, at, end))
-            pieces.append(value)
-            at = end
-        return "".join(pieces), tuple(spans)
-
     def _is_there(self, row: Mapping[str, Any], types: Types) -> bool:
         """Whether the row passes the filter and is not marked as deleted."""
         columns = [*self._filtered, *filter(None, (self.table.soft_delete,))]
@@ -311,42 +249,6 @@ class Renderer:
     def _mirrored(self) -> list[tuple[str, str, ColumnSpec]]:
         extra = {} if self._added is None else self._added.specs
         return [*self._fields, *((name, name, spec) for name, spec in extra.items())]
-
-    def _drifted(self, row: Mapping[str, Any], types: Types) -> list[tuple[str, str, ColumnSpec]]:
-        """Apply `drift.added` to columns that the contract does not name; log each new set of columns.
-
-        Returns:
-            Those of them that are mirrored.
-        """
-        policy = self.table.drift.added
-        columns = frozenset(row)
-        unknown = columns - self._known
-        if unknown and policy in ("dead-letter", "halt"):
-            raise (FatalError if policy == "halt" else RecordError)(
-                subject=f"column {names_of(sorted(unknown))} of {self.table.topic}",
-                cause=f'the contract does not name it, and says drift.added = "{policy}"',
-                hint="mirror it in `columns`, or list it in `unmirrored`",
-            )
-        before, self._seen = self._seen, columns
-        if before and columns not in self._shapes and len(self._shapes) < MAX_SHAPES_TOLD:
-            logger.warning(
-                "The columns of %s changed: %s came, %s went (drift.added = %s)",
-                self.table.topic,
-                names_of(sorted(columns - before)),
-                names_of(sorted(before - columns)),
-                policy,
-            )
-        if len(self._shapes) < MAX_SHAPES_TOLD:
-            self._shapes.add(columns)
-        if self._added is None:
-            return []
-        for column in sorted(unknown - self._added.specs.keys()):
-            value = self._reader.value(row, types, column)
-            if value is not None and value is not MISSING:
-                self._added.add(column, value)
-        specs = self._added.specs.items()
-        # Only unknown ones: a column that the contract names by now may still have its added field.
-        return [(name, name, spec) for name, spec in specs if name in unknown]
 
     def _text(self, column: str, value: Any) -> str | None:
         try:

@@ -27,24 +27,21 @@ GUARDS: tuple[Guard, ...] = (
         "commit-first-short",
         "the fast path for streamed changes also orders by the commit first",
         replaced(
-            'f"{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}"',
-            by='f"{self._prefix}{own:016x}.{commit:016x}.{position.offset:016x}"',
+            'f"{generation}.{commit:016x}.{own:016x}.{offset:016x}"',
+            by='f"{generation}.{own:016x}.{commit:016x}.{offset:016x}"',
         ),
         EVENTS,
     ),
     Guard(
         "offset-tie-break-short",
         "the fast path also lets the later offset win at the same position",
-        replaced("position.offset", by="0"),
+        replaced("offset", by="0"),
         EVENTS,
     ),
     Guard(
         "generation-short",
         "the fast path also orders by the generation first",
-        replaced(
-            'f"{self._prefix}{commit:016x}.{own:016x}.{position.offset:016x}"',
-            by='f"0000.{commit:016x}.{own:016x}.{position.offset:016x}"',
-        ),
+        replaced("generation", by='"0000"'),
         EVENTS,
     ),
     Guard(

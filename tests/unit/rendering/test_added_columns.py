@@ -13,7 +13,8 @@ from operators.changes.version import make_version
 from operators.contract.table import UNAVAILABLE, TableSection
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.rendering.added_columns import AddedColumns
-from operators.rendering.renderer import MAX_SHAPES_TOLD, Renderer
+from operators.rendering.drift import MAX_SHAPES_LOGGED
+from operators.rendering.renderer import Renderer
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
 from tests.changes import TOPIC, contract, doc, table
@@ -191,10 +192,10 @@ def test_rows_of_all_kinds_fill_neither_the_log_nor_the_memory(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     renderer = Renderer(table())
-    for number in range(10 * MAX_SHAPES_TOLD):
+    for number in range(10 * MAX_SHAPES_LOGGED):
         renderer.render(upsert(**{f"extra{number}": 1}))
-    assert len(caplog.records) < MAX_SHAPES_TOLD
-    assert len(renderer._shapes) <= MAX_SHAPES_TOLD
+    assert len(caplog.records) < MAX_SHAPES_LOGGED
+    assert len(renderer._drift._shapes) <= MAX_SHAPES_LOGGED
 
 
 def test_an_ignored_column_leaves_no_trace() -> None:
