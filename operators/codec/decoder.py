@@ -67,7 +67,6 @@ class Decoder:
         self._generation = table.generation
         self._generation_digits = f"{table.generation:04x}"
         self._by_row = table.key_from == "row"
-        self._any_row = table.shape == "unwrapped"
         self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
         self.header_needles: tuple[bytes, ...] | None = (
             None
@@ -247,7 +246,7 @@ class Decoder:
         if ignored is not None:
             return ignored
         if self.table.shape == "envelope" or not (
-            self._any_row or not UNWRAPPED_MARKS.isdisjoint(message)
+            self.table.shape == "unwrapped" or not UNWRAPPED_MARKS.isdisjoint(message)
         ):
             raise RecordError(
                 subject="value",

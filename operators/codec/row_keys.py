@@ -37,7 +37,6 @@ class KeyMaker:
             for column, encoding in table.encodings.items()
             if column in table.key
         }
-        self._plain = not self._types and not self._masks
 
     def __call__(
         self, fields: Mapping[str, Any], types: Mapping[str, logical_types.Logical] | None = None
@@ -53,9 +52,7 @@ class KeyMaker:
             RecordError: A key column is missing, null, or not a scalar; or the key is too long.
         """
         if types is None:
-            types, plain = self._types, self._plain
-        else:
-            plain = not types and not self._masks
+            types = self._types
         parts: list[str] = []
         for column in self._columns:
             try:
@@ -66,8 +63,7 @@ class KeyMaker:
                     cause=f"it has no column '{column}' but {names_of(fields)}",
                     hint="make `key` of the table in the contract name the primary key's columns",
                 ) from None
-            if not plain:
-                value = self._converted(column, value, types)
+            value = self._converted(column, value, types)
             # By exact type: True is an int too, and must not become 1.
             kind = type(value)
             if kind is int:

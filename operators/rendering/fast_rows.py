@@ -1,7 +1,8 @@
 """The fast path to the text and fields of a row with nothing but plain values, as nearly all rows have.
 
-`Renderer.render` without it gives the same, and is what counts: this only saves time.
-`benchmarks.fast_paths` says how much.
+`Renderer.render` without it gives the same row, and is what counts. This only saves time: without it,
+decoding and rendering a record takes 12 % longer, and 6 % longer without `_field_maker` alone
+(`benchmarks.fast_paths`). The other fast path is `operators.codec.fast_versions`.
 """
 
 from collections.abc import Callable, Mapping
