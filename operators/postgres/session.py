@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from operators.contract.sections import SourceSection
@@ -177,9 +177,12 @@ def _connect(parameters: Mapping[str, Any]) -> "Connection":
             cause=message[:200].rstrip(" .:-"),
             hint="check dsn in [source] and that it is up",
         ) from None
-    for known in psycopg.postgres.types:
-        if known.name not in _AS_PYTHON:
-            connection.adapters.register_loader(known.oid, TextLoader)
+    with ExitStack() as failing:
+        failing.callback(connection.close)
+        for known in psycopg.postgres.types:
+            if known.name not in _AS_PYTHON:
+                connection.adapters.register_loader(known.oid, TextLoader)
+        failing.pop_all()
     return connection
 
 
@@ -187,16 +190,15 @@ def _connect(parameters: Mapping[str, Any]) -> "Connection":
 def _deadline(connection: "Connection", seconds: float) -> Iterator[None]:
     """Shut the connection down after `seconds`: a frozen server does not keep its own time limit."""
     # A duplicate, because the connection may have closed its own, and the number may be reused.
-    peer = socket.socket(fileno=os.dup(connection.fileno()))
-    timer = threading.Timer(seconds, _shut, [peer])
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
-        timer.join()
-        peer.close()
+    with socket.socket(fileno=os.dup(connection.fileno())) as peer:
+        timer = threading.Timer(seconds, _shut, [peer])
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
 
 
 def _shut(peer: socket.socket) -> None:

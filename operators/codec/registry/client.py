@@ -42,13 +42,15 @@ class RegistryClient:
     """
 
     def __init__(self, section: SchemaRegistrySection) -> None:
-        self._open = ExitStack()
         try:
             self.subject = f"schema registry {_without_credentials(section.url)}"
-            # Two clients, because each caches only one form of a schema.
-            self._as_text, self._serialized = (
-                self._open.enter_context(SchemaRegistryClient(_options(section))) for _ in range(2)
-            )
+            options = _options(section)
+            with ExitStack() as opening:
+                # Two clients, because each caches only one form of a schema.
+                self._as_text, self._serialized = (
+                    opening.enter_context(SchemaRegistryClient(options)) for _ in range(2)
+                )
+                self._open = opening.pop_all()
         except OSError as error:
             raise ContractError(
                 subject="ca_file in [schema_registry]",
@@ -101,13 +103,13 @@ class RegistryClient:
         try:
             return ask()
         except SchemaRegistryError as error:
-            raise self._told(schema_id, error) from error
+            raise self._error_of(schema_id, error) from error
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self._no_registry("its answer is none of a schema registry") from error
         except Exception as error:  # of its HTTP library, which depends on its version
             raise self._unreachable(error) from error
 
-    def _told(self, schema_id: int, error: SchemaRegistryError) -> Exception:
+    def _error_of(self, schema_id: int, error: SchemaRegistryError) -> Exception:
         """The error to raise for an unsuccessful answer."""
         status, code = error.http_status_code, error.error_code
         if status in (401, 403):

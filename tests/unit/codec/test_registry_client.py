@@ -14,6 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from operators.codec.registry import client
 from operators.codec.registry.decoder import RegistryDecoder
 from operators.contract.sections import SchemaRegistrySection
 from operators.errors import ContractError, FatalError
@@ -215,3 +216,23 @@ def test_a_ca_file_that_is_none_is_told_before_anything_is_read(
         path.write_text(content)
     with pytest.raises(ContractError, match="ca_file in"):
         make("https://127.0.0.1:1", ca_file=path)
+
+
+def test_if_the_second_client_fails_the_first_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    class Client:
+        def __init__(self, _options: Any) -> None:
+            if opened:
+                raise OSError("no such file")
+
+        def __enter__(self) -> None:
+            opened.append("open")
+
+        def __exit__(self, *_: object) -> None:
+            opened.append("closed")
+
+    monkeypatch.setattr(client, "SchemaRegistryClient", Client)
+    with pytest.raises(ContractError, match="ca_file"):
+        client.RegistryClient(SchemaRegistrySection(url="http://127.0.0.1:1"))
+    assert opened == ["open", "closed"]

@@ -1,9 +1,14 @@
 """The session with PostgreSQL without a server: its DSN, a missing psycopg, errors, what it closes."""
 
+import os
+import socket
 import sys
+import threading
 import traceback
+from types import SimpleNamespace
 from typing import Any
 
+import psycopg
 import pytest
 
 from operators.contract.sections import SourceSection
@@ -83,3 +88,48 @@ def test_the_representation_holds_no_password() -> None:
     made = session(f"host=127.0.0.1 password={SECRET}")
     assert SECRET not in repr(made) + str(made)
     made.close()  # although it was never open
+
+
+class Connection:
+    """A connection with a socket of its own and no server behind it."""
+
+    def __init__(self, register_loader: Any = lambda *_: None) -> None:
+        self._socket, self._peer = socket.socketpair()
+        self.adapters = SimpleNamespace(register_loader=register_loader)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def close(self) -> None:
+        self._socket.close()
+        self._peer.close()
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_connection_that_cannot_be_set_up_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = descriptors()
+    monkeypatch.setattr(psycopg, "connect", lambda **_: Connection(register_loader=refuse))
+    with pytest.raises(RuntimeError) as caught:
+        session("host=127.0.0.1").run("docs", version)
+    assert descriptors() == before
+    assert caught.tb  # holds the frames, so that nothing was closed by the garbage collector
+
+
+@pytest.mark.parametrize("fails", ["start", "__init__"])
+def test_without_a_thread_for_the_deadline_everything_is_closed(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = descriptors()
+    monkeypatch.setattr(psycopg, "connect", lambda **_: Connection())
+    monkeypatch.setattr(threading.Timer, fails, refuse)
+    with pytest.raises(RuntimeError) as caught:
+        session("host=127.0.0.1").run("docs", version)
+    assert descriptors() == before
+    assert caught.tb  # holds the frames, so that nothing was closed by the garbage collector
