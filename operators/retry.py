@@ -59,7 +59,7 @@ class RetryPolicy:
                 _StopWhenStopping(self.stopping),  # guard: retry-stopping
             ),
             sleep=tenacity.sleep_using_event(self.abort),
-            before_sleep=self._told,
+            before_sleep=self._log,
             reraise=True,
         )
         try:
@@ -72,7 +72,7 @@ class RetryPolicy:
                 hint=f"{error.hint or 'Bring it back'}. Then start again: nothing is lost",
             ) from error
 
-    def _told(self, state: tenacity.RetryCallState) -> None:
+    def _log(self, state: tenacity.RetryCallState) -> None:
         self.telemetry.store_retries.add(1)
         outcome = state.outcome
         wait = state.next_action.sleep if state.next_action else 0.0

@@ -86,9 +86,9 @@ class Move(NamedTuple):
 
 def texts_of(row: Row) -> dict[str, str | None]:
     """The columns of a rendered row's template, as text."""
-    return cut(row.text, row.spans)
+    return split_by_spans(row.text, row.spans)
 
 
-def cut(text: str, spans: Spans) -> dict[str, str | None]:
-    """The columns that a text was made of."""
+def split_by_spans(text: str, spans: Spans) -> dict[str, str | None]:
+    """The columns that a text was made of; None is NULL."""
     return {name: None if start < 0 else text[start:end] for name, start, end in spans}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from operators.changes.rows import PartialRow, Row, cut, texts_of
+from operators.changes.rows import PartialRow, Row, split_by_spans, texts_of
 from operators.changes.version import Version
 from operators.store.protocol import Entity
 
@@ -36,7 +36,7 @@ def donor_of_entities(entities: Sequence[Entity]) -> Donor:
     """
     first = entities[0]
     text = joined((entity.start, entity.text) for entity in entities)
-    return Donor(first.version, cut(text, first.spans), first.columns)
+    return Donor(first.version, split_by_spans(text, first.spans), first.columns)
 
 
 def may_give(donor: Donor, partial: PartialRow) -> bool:

@@ -51,7 +51,7 @@ _CONNECT_TYPES = {
 }
 
 
-class AvroShape(NamedTuple):
+class AvroSchema(NamedTuple):
     """What a writer schema says about its values.
 
     Attributes:
@@ -72,7 +72,7 @@ def without_conversions(text: str) -> str:
     return json.dumps(json.loads(text, object_hook=_set_aside))
 
 
-def shape_of(text: str, references: Iterable[str]) -> AvroShape:
+def read_schema(text: str, references: Iterable[str]) -> AvroSchema:
     """Read a schema; needed once for each.
 
     Args:
@@ -88,7 +88,7 @@ def shape_of(text: str, references: Iterable[str]) -> AvroShape:
     schema = parse_schema(json.loads(text), named)
     row = _row(schema, named)
     columns = None if row is None else columns_of(_fields(row, named, (row["name"],)))
-    return AvroShape(_Conversions(named).of(schema), columns)
+    return AvroSchema(_Conversions(named).of(schema), columns)
 
 
 def _set_aside(schema: dict[str, Any]) -> dict[str, Any]:

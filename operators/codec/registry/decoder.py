@@ -159,7 +159,7 @@ def _avro_reader(registry: RegistryClient, schema_id: int, schema: Schema) -> _R
     for reference, found in registry.references(schema_id, schema):
         references.append(avro.without_conversions(_text(found)))
         fetched.add(reference, references[-1], found)
-    convert, columns = avro.shape_of(text, references)
+    convert, columns = avro.read_schema(text, references)
     read = AvroDeserializer(fetched, conf={"schema.id.deserializer": _FROM_PREFIX})
     if convert is None:
         return lambda raw: (read(raw), columns)
@@ -225,7 +225,9 @@ class _ProtobufReader:
 
     def _made(self, index: tuple[int, ...]) -> _Reader:
         try:
-            message, convert, columns = protobuf.shape_of(self._file, self._references, index)
+            message, convert, columns = protobuf.read_message_type(
+                self._file, self._references, index
+            )
         except RecordError as error:
             return _refusing(error)
         read = ProtobufDeserializer(message, {"schema.id.deserializer": _FROM_PREFIX})

@@ -70,7 +70,7 @@ _BY_TYPE = {
 }
 
 
-class ProtobufShape(NamedTuple):
+class ProtobufType(NamedTuple):
     """What a schema says about one of its messages.
 
     Attributes:
@@ -96,9 +96,9 @@ def file_of(text: str, name: str) -> FileDescriptorProto:
     return file
 
 
-def shape_of(
+def read_message_type(
     file: FileDescriptorProto, references: Sequence[FileDescriptorProto], index: Sequence[int]
-) -> ProtobufShape:
+) -> ProtobufType:
     """Make the class of a message; needed once for each.
 
     Args:
@@ -115,7 +115,7 @@ def shape_of(
     descriptor = pool.FindMessageTypeByName(name)
     row = _row(descriptor)
     columns = {field.name: _logical(field) for field in row.fields}
-    return ProtobufShape(
+    return ProtobufType(
         GetMessageClass(descriptor),
         _Conversions().of(descriptor),
         {name: logical for name, logical in columns.items() if logical is not None},
