@@ -32,7 +32,7 @@ class KafkaSection(Section):
     librdkafka: dict[str, str | int | bool] = Field(default={}, repr=False)  # may hold a password
 
     @model_validator(mode="after")
-    def _sasl_is_whole(self) -> Self:
+    def _sasl_names_its_mechanism(self) -> Self:
         if self.security_protocol.startswith("SASL") and self.sasl_mechanism is None:
             raise ValueError(f"security_protocol {self.security_protocol} needs sasl_mechanism")
         return self
