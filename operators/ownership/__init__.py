@@ -1,7 +1,9 @@
-"""Who may write, and what was seen: the ledger, the lease, and the gate of every write.
+"""Who may write to a collection, and how far it was filled: the lease and the ledger.
 
-`ledger` compares a start's state with what was written down, `lease` and `kill_timer` make sure that
-there is one writer, `fenced_store` is the gate. May import: store, changes, contract, retry.
+`ledger` refuses a start whose recovery state does not belong to the collection; `entries` is what it
+stores, `accept` what a user can override. `lease` and `kill_timer` make sure that there is one
+writer, and `fenced_store` refuses writes without the lease. May import: store, changes, contract,
+retry, errors.
 """
 
 __all__ = ["accept", "entries", "fenced_store", "kill_timer", "lease", "ledger"]

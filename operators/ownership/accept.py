@@ -1,11 +1,11 @@
-"""What may be accepted at a start, and what each acceptance gives up."""
+"""Findings that a user may accept at a start (`--accept-…`), and what each acceptance costs."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 
 
 class Accept(StrEnum):
-    """What a user can say to go on without: the option is `--accept-…`."""
+    """A finding that the user accepts for one start; the option is `--accept-` and the value."""
 
     LOST_STATE = "lost-state"
     OLDER_STATE = "older-state"
@@ -29,4 +29,4 @@ LOST: Mapping[Accept, str] = {
     Accept.MISSED_RECORDS: "reads from the oldest record that is there; the changes in between are "
     "lost until their rows change again, or Debezium makes a snapshot",
 }
-"""What each means: what the flow does then, and what is lost."""
+"""For each: what the flow does then, and what is lost. Part of messages: "The flow …"."""

@@ -1,4 +1,4 @@
-"""What an entry of the ledger holds."""
+"""An entry of the ledger: what one process has written down about one collection."""
 
 import hashlib
 import json
@@ -17,8 +17,8 @@ class Stamp(NamedTuple):
     """What a partition's recovery state remembers of the ledger.
 
     Attributes:
-        identity: Of the collection that its records go to; "" if that has none.
-        sequence: Of the ledger when the state was made; 0 if it was never written.
+        identity: Identity of the collection that its records go to; "" if that has none.
+        sequence: Sequence of the ledger when the state was made; 0 if it was never written.
     """
 
     identity: str
@@ -30,10 +30,10 @@ class Holder:
     """Who holds the lease on a collection.
 
     Attributes:
-        id: Made up by the process; "" once it has let go.
-        where: For people.
+        id: Random id of the process; "" after it released the lease.
+        where: Process and host, for messages.
         lock: Identity of the lock of its recovery directory; "" if it has none.
-        lease_s: How long it may go on without renewing.
+        lease_s: Seconds for which it may write without renewing the lease.
     """
 
     id: str = ""
@@ -44,14 +44,15 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What one process tells of one collection.
+    """What one process has written down about one collection.
 
     Attributes:
-        identity: Of the collection.
-        history: Raised whenever somebody has accepted a break: what was seen before no longer counts.
+        identity: Identity of the collection.
+        history: Raised when a user accepts another collection: `seen` of entries with a lower history
+            is ignored.
         sequence: Rises with every write of any process.
-        tables: Digest of what the contract says of each table, by name.
-        seen: Offset up to which records are known to be committed, by `topic/partition`.
+        tables: Digest of what the contract says about each table, by name.
+        seen: By `topic/partition`, the offset up to which records are known to be committed.
     """
 
     identity: str
@@ -63,11 +64,11 @@ class Entry:
     tables: Mapping[str, str] = field(default_factory=dict)
     seen: Mapping[str, int] = field(default_factory=dict)
     breaks: Mapping[str, int] = field(default_factory=dict)
-    """By `topic/partition`, how often somebody has accepted a break there: an entry that knows of fewer
-    says nothing about it."""
+    """By `topic/partition`, how often a user has accepted that its state is lost or older: entries with
+    a lower count are ignored for that partition."""
 
     def pack(self) -> str:
-        """As text for the store."""
+        """The entry as text for the ledger store."""
         holder = self.holder
         return json.dumps(
             {
@@ -87,10 +88,10 @@ class Entry:
 
     @classmethod
     def unpack(cls, name: str, body: str) -> "Entry":
-        """The entry that `pack` saw.
+        """The entry that `pack` made a text of.
 
         Raises:
-            FatalError: It is not one of this release's.
+            FatalError: The text has another format than this release reads.
         """
         try:
             values: dict[str, Any] = json.loads(body)
@@ -107,10 +108,11 @@ class Entry:
 
 
 def digest_of(table: TableSection, hmac_key: str | None) -> str:
-    """What decides what becomes of a table's rows, as a digest; keys only as digests of themselves.
+    """Digest of all settings that decide what a table's rows look like in the collection.
 
-    Not in it is what may change without making a row different: how messages are read, and what is
-    done about drift. The model and how texts are cut are the collection's own.
+    Left out are settings that change no stored row: how messages are read, and what is done about
+    drift. The model and the chunk sizes are compared through the collection's spec instead. The HMAC
+    key goes in as a digest of itself, so that the ledger does not reveal it.
     """
     decides = (
         "topic",

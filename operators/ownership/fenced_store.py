@@ -1,4 +1,4 @@
-"""A store that is written to only while this process holds the lease on it."""
+"""A vector store that accepts writes only while this process holds the lease."""
 
 from collections.abc import Collection, Sequence
 
@@ -10,7 +10,11 @@ from operators.store.protocol import CollectionSpec, Entity, Stored, VectorStore
 
 
 class FencedStore:
-    """A `VectorStore` whose writes need the lease; see `Lease.writing` for what else they raise."""
+    """A `VectorStore` whose writes need the lease; `Lease.writing` says what they raise without it.
+
+    Lane threads and the worker share it. It has no state of its own: the store and the lease do
+    their own locking.
+    """
 
     def __init__(self, store: VectorStore, lease: Lease) -> None:
         self._store = store

@@ -1,14 +1,12 @@
-"""A death at a fixed moment that the kernel carries out, whatever this process is doing then.
+"""A kernel timer that ends this process with SIGKILL when its lease runs out.
 
-Two writers must never overlap, and a check before each write cannot see to that: a process can be
-frozen between the check and the write, for longer than any lease, and writes when it goes on. So the
-end of a lease is handed to the kernel. A timer of the process sends SIGKILL, which takes effect on a
-stopped process as well, in the stop, and which a process of a frozen group meets before it runs
-another instruction of its own. The clock is CLOCK_BOOTTIME: it goes on while the machine is
-suspended, and nobody sets it.
+Two writers must never overlap, and a check before each write cannot ensure that: a process can be
+frozen between the check and the write for longer than any lease, and writes when it is resumed. So
+the kernel enforces the end of a lease. Its timer sends SIGKILL, which ends a stopped process as well,
+and ends a process of a frozen group before that runs another instruction. The clock is
+CLOCK_BOOTTIME: it runs on while the machine is suspended, and cannot be set.
 
-What was handed to the kernel before is not called back: a request that lies in a socket's buffer may
-still be sent after the death.
+A request that already lies in the kernel's socket buffer may still be sent after the SIGKILL.
 """
 
 import ctypes
@@ -42,20 +40,21 @@ _BUG = "This is a bug in Rowvec"
 
 
 class KillTimer:
-    """Has the kernel end this process at a moment, running or stopped, unless it is put off.
+    """Has the kernel end this process at a given moment, running or stopped, unless it is moved.
 
-    Safe to share between threads. The timer belongs to the process that made it: a child that it
-    forks has none, and is refused when it asks for one here.
+    Threads may share it: the lease thread arms it, and whichever thread finishes the last write of a
+    closed gate disarms it; a lock guards the timer's handle. The timer belongs to the process that
+    made it: a forked child does not inherit it, and its calls are refused.
 
     Raises:
         FatalError: There is no such timer: this is not Linux, its kernel refuses, or the process is
-            process 1 of its container, which no signal of its own can end.
+            process 1 of its container, which no signal from inside it can end.
     """
 
     def __init__(self) -> None:
         if os.getpid() == _INIT:  # guard: timer-first-process
-            # The kernel drops every signal to the first process of a PID namespace that is not
-            # handled and does not come from outside, SIGKILL and a timer's too.
+            # The kernel drops signals to the first process of a PID namespace unless that handles
+            # them or they come from outside; SIGKILL from a timer of its own is dropped as well.
             raise FatalError(
                 subject=_SUBJECT,
                 cause="this is process 1 of its container, which the kernel protects from SIGKILL",
@@ -74,25 +73,25 @@ class KillTimer:
         self._timer = timer
 
     def arm(self, at: float) -> None:
-        """Die at this moment, and no longer at the one that was given before.
+        """Be killed at this moment; replaces the moment that was given before.
 
         Args:
             at: Seconds of CLOCK_BOOTTIME. A moment in the past kills at once.
 
         Raises:
-            FatalError: It is no moment, or the kernel refuses.
+            FatalError: `at` is not a finite number, or the kernel refuses.
         """
         if not math.isfinite(at):
             raise FatalError(subject=_SUBJECT, cause="was given no moment", hint=_BUG)
-        # Rounded down, for dying early is safe. Zero would disarm, so the past begins after it.
+        # Rounded down: to be killed early is safe. Zero would disarm the timer, so 1 is the least.
         self._set(max(1, math.floor(min(at, _LATEST) * _NANOSECONDS)))
 
     def disarm(self) -> None:
-        """Let the process live until `arm` is called again."""
+        """Do not be killed, until `arm` is called again."""
         self._set(0)
 
     def close(self) -> None:
-        """Give the timer back, disarmed; every later call does nothing."""
+        """Disarm and delete the timer; every later call does nothing."""
         if self._pid != os.getpid():
             return
         with self._lock:
@@ -104,7 +103,7 @@ class KillTimer:
         seconds, rest = divmod(nanoseconds, _NANOSECONDS)
         value = _Itimerspec(it_value=_Timespec(tv_sec=seconds, tv_nsec=rest))
         if self._pid != os.getpid():  # guard: timer-forked
-            # Its number may by chance be that of a timer that the child made itself.
+            # The handle could by chance be that of a timer which the child made itself.
             raise FatalError(
                 subject=_SUBJECT, cause="belongs to the process that forked this one", hint=_BUG
             )
@@ -127,7 +126,7 @@ class KillTimer:
 
 
 class _Sigevent(ctypes.Structure):
-    """`struct sigevent`, alike in the kernel, glibc and musl: 64 bytes, three fields of a signal."""
+    """`struct sigevent`: 64 bytes in the kernel, glibc and musl alike, of which 16 are used here."""
 
     _fields_ = (
         ("sigev_value", ctypes.c_void_p),
@@ -146,13 +145,13 @@ class _Itimerspec(ctypes.Structure):
 
 
 def _library() -> Any:
-    """The C library's timers, with their types declared: a pointer taken for an int would be cut."""
+    """The C library's timer functions with declared types, or ctypes would truncate pointers to int."""
     if sys.platform != "linux":
         raise FatalError(
             subject=_SUBJECT, cause=f"cannot be had on {sys.platform}", hint="Run it on Linux"
         )
-    # glibc before 2.34 has them in a library of their own. Asked by name alone, each answers with its
-    # newest version, whose timer_t is a pointer, as musl's is.
+    # glibc before 2.34 has them in librt. Without a version, the look-up returns the newest one, whose
+    # timer_t is a pointer, as in musl.
     for name in (None, "librt.so.1"):
         try:
             library = ctypes.CDLL(name, use_errno=True)

@@ -1,21 +1,23 @@
-"""One writer for a collection: a lease in the ledger, and a kernel timer that keeps it honest.
+"""One writer for a collection: a lease in the ledger, enforced by a kernel timer.
 
-Milvus cannot refuse the late write of a process that has been replaced. So a process may write only
-while it holds the lease on every collection of its contract, renews it all the while, and is ended by
-the kernel, running or stopped, before anybody else may take it over (`operators.ownership.kill_timer`).
+Milvus cannot refuse the late write of a process that has been replaced. So a process writes only
+while it holds the lease on every collection of its contract. It renews the lease periodically, and
+the kernel ends it, running or stopped, before another process may take the lease over
+(`operators.ownership.kill_timer`).
 
-**Taking over.** A newcomer waits until an entry has not changed for as long as its lease lasts. It need
-not wait for one that was let go, nor for one whose holder is known to be dead: by the lock of the very
-same recovery directory, which the newcomer has now.
+**Taking over.** A new process waits until the holder's entry has not changed for as long as its lease
+lasts. It does not wait if the lease was released, or if the holder is known to be dead: the new
+process has the lock of the same recovery directory.
 
-**Milvus is down.** Then nobody can renew, and nobody can write: the gate closes, requests under way
-come to their deadline, and the timer is put off. When Milvus is back and the lease is still this
-process's, it goes on.
+**Milvus is down.** Nobody can renew the lease, so writing stops: the gate closes, requests in flight
+run into their deadlines, and then the timer is disarmed, so that an outage kills no process. When
+Milvus is back and the lease still belongs to this process, it continues.
 
-Milvus has no compare-and-set. A claim counts only if its write took less than the time for which the
-claimant then waits before it looks again; so of two that claim at once, at most one goes on. What was
-written later than that may have written over somebody who goes on until he looks: then this process
-waits until he must have looked, or is dead, before it counts.
+**Two claims at once.** Milvus has no compare-and-set: the last write wins. So after writing its claim
+a process waits for the settle time, then reads the entry again; it may go on only if the entry is
+still its own. This is sound only if the write itself took no longer than the settle time, so a slower
+claim is thrown away and repeated. A slow renewal may overwrite a newer claimant, which keeps writing
+until its next check. So after one, this process waits one full lease before it counts a renewal.
 """
 
 import logging
@@ -36,7 +38,7 @@ _KILL = 0.9
 """Share of the lease after which the kernel ends a process that has not renewed it."""
 
 _MARGIN = 0.05
-"""Share of it that is left for putting the timer off."""
+"""Share of the lease between the deadline of the last write and the kill, for disarming the timer."""
 
 _SETTLE_S = 1.0
 
@@ -46,24 +48,24 @@ _CLAIMS = 5
 
 
 class Timer(Protocol):
-    """Ends the process at a moment; `operators.ownership.kill_timer` has the real one."""
+    """Ends the process at a given moment; `operators.ownership.kill_timer` is the real one."""
 
     def arm(self, at: float) -> None:
-        """To be ended at a moment, in seconds of the lease's clock."""
+        """End the process at this moment, in seconds of the lease's clock."""
         ...
 
     def disarm(self) -> None:
-        """Not to be ended."""
+        """Do not end the process."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseTimes:
-    """In seconds.
+    """Durations of a lease, in seconds.
 
     Attributes:
-        lease: How long a holder may go on without renewing.
-        request: How long a request may take that is under way: twice its deadline.
+        lease: How long a holder may write without renewing.
+        request: The longest that a started request can take: twice its deadline.
     """
 
     lease: float
@@ -71,37 +73,44 @@ class LeaseTimes:
 
     @property
     def gate(self) -> float:
-        """After a renewal, how long writes may begin: so that they end before the kernel strikes."""
+        """For how long after a renewal writes may begin, so that they end before the kill."""
         return self.lease * (_KILL - _MARGIN) - self.request  # guard: gate-before-death
 
     @property
     def renewal(self) -> float:
-        """How often to renew."""
+        """Time between two renewals."""
         return self.gate / 3
 
     @property
     def settle(self) -> float:
-        """How long a claim may take, and is left to stand before it counts."""
+        """The longest that writing a claim may take, and how long to wait before reading it again."""
         return max(min(_SETTLE_S, self.lease / 4), self.lease * _SETTLE)
 
 
 def boottime() -> float:
-    """Seconds since the machine was started, those that it slept included."""
+    """Seconds since the machine was started, including those it was suspended."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Lease:
     """The lease of one process on all collections of its contract.
 
+    Threads that use it: the main thread calls `claim`, `confirm` and `end`; the lease thread, which
+    `claim` starts, renews the lease (`keep`); lane threads and the worker pass the gate (`writing`)
+    for every write. `_changing` guards what they share: `_in_flight`, `_gate_until`, `_armed` and
+    `_lost`. Only the lease thread uses `_told_at` and `_alone_from` once it runs, only the main thread
+    `_settled_at`.
+
     Args:
-        ledger: Has the entries.
-        times: How long everything may take.
+        ledger: Reads and writes the entries.
+        times: Durations.
         timer: Ends the process.
-        holder: Who this process is.
-        processes: Of the flow; entries of higher numbers are those of an earlier, larger one.
-        free_locks: Locks that this process has taken or found free: their holders are dead.
-        now: Seconds; of a clock that goes on while the machine sleeps.
-        wait: Waits so many seconds; returns True if it is to give up.
+        holder: This process.
+        processes: Number of processes of the flow; entries of higher process numbers are left over
+            from an earlier, larger flow.
+        free_locks: Locks that this process has taken or found free, so their holders are dead.
+        now: Seconds of a clock that runs on while the machine is suspended.
+        wait: Waits for so many seconds; returns True if the process should stop.
     """
 
     def __init__(
@@ -140,10 +149,10 @@ class Lease:
     # Taking it.
 
     def claim(self) -> None:
-        """Take the lease, waiting for that of a holder of whom nothing is known to run out.
+        """Take the lease. Waits for another holder's lease to run out, unless that is known to be dead.
 
         Raises:
-            FatalError: Somebody else holds it, and renews it.
+            FatalError: Another process holds the lease and renews it.
         """
         for _ in range(_CLAIMS):
             began, entries = self._wait_until_free()
@@ -165,10 +174,10 @@ class Lease:
         )
 
     def confirm(self) -> None:
-        """Return when the claim has stood for long enough to count; before the first write.
+        """Wait for the settle time, then check that the claim was not overwritten; before any write.
 
         Raises:
-            FatalError: Somebody else has claimed it as well.
+            FatalError: Another process has claimed the lease as well.
         """
         left = self._settled_at - self._now()
         if left > 0:
@@ -177,7 +186,11 @@ class Lease:
         self._settled_at = float("-inf")
 
     def _wait_until_free(self) -> tuple[float, dict[str, Entry]]:
-        """When the entries were last read, and found free; and what they were."""
+        """Wait until no other process holds the lease.
+
+        Returns:
+            The moment before the entries were read, and the entries.
+        """
         first: dict[str, tuple[int, float]] = {}
         told = False
         while True:
@@ -206,7 +219,7 @@ class Lease:
             raise FatalError(subject="the flow", cause="it was stopped while it waited its turn")
 
     def _others(self, entries: Mapping[str, Entry]) -> dict[str, Entry]:
-        """Entries with a holder who may still be writing, and is no peer of this process."""
+        """Entries whose holder may still be writing and is not another process of the same flow."""
         return {
             name: entry
             for name, entry in entries.items()
@@ -227,11 +240,11 @@ class Lease:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Around every request that changes something.
+        """The gate: every request that changes the store runs inside this context.
 
         Raises:
-            RetriableError: The lease could not be renewed of late.
-            FatalError: It was lost.
+            RetriableError: The last renewal is too old.
+            FatalError: The lease was lost.
         """
         with self._changing:
             self.check()
@@ -253,13 +266,13 @@ class Lease:
         """Raise if the lease was lost.
 
         Raises:
-            FatalError: Somebody else has it.
+            FatalError: Another process holds the lease, or this one has released it.
         """
         if self._lost is not None:  # guard: lease-ended
             raise self._lost
 
     def renew(self) -> None:
-        """Renew the lease; what goes wrong is kept for `check` and `writing`."""
+        """Renew the lease. It raises nothing: if the lease is lost, `check` and `writing` raise."""
         began = self._now()
         found = False
         try:
@@ -275,23 +288,24 @@ class Lease:
             self._lose(error)  # guard: lease-lost
         except RowvecError as error:
             # guard: lease-late-unanswered
-            if found:  # it may have been written all the same, and late
+            if found:  # the write may arrive late all the same
                 self._doubt()
             logger.warning("The lease could not be renewed: %s", error)
             self.expire()
 
     def _doubt(self) -> None:
-        """Somebody may have claimed the lease after it was read, and been written over.
+        """Count no renewal for one lease, if the last write may have overwritten another claimant.
 
-        Only where it had not been renewed for so long that others may take it. From then on nobody
-        finds it unchanged, so that one lease later nobody else goes on.
+        That is possible only if our lease had run out by then, so that others could claim it. Our
+        entry now changes at every renewal, so no other process can win; after one lease we are the
+        only writer.
         """
         now = self._now()
         if not self._armed and now - self._told_at >= self._times.lease - self._times.request:
             self._alone_from = now + self._times.lease
 
     def expire(self) -> None:
-        """Put the timer off where nothing may be written any more, and nothing is under way."""
+        """Disarm the timer if the gate has closed and no write is in flight."""
         with self._changing:
             # guard: timer-under-way
             if self._armed and self._now() >= self._gate_until and not self._in_flight:
@@ -299,7 +313,7 @@ class Lease:
                 self._armed = False
 
     def keep(self) -> None:
-        """Renew until `end`: the body of a thread."""
+        """Renew periodically until `end`: the body of the lease thread."""
         step = self._times.renewal / 4
         renewed = self._now()
         while not self._ended.wait(step):
@@ -311,13 +325,13 @@ class Lease:
             self.expire()
 
     def end(self) -> None:
-        """Let go of the lease: whoever comes next need not wait. Nothing may be written after it."""
+        """Release the lease, so that the next process need not wait; no write is allowed after it."""
         self._ended.set()
         with self._changing:
             self._gate_until = float("-inf")
             held, self._lost = self._lost is None, self._lost or self._taken("this one has ended")
         if self._thread.is_alive():
-            # A renewal under way uses the connection that is closed next.
+            # A renewal in progress uses the connection, which the caller closes next.
             self._thread.join(self._times.request)
         try:
             if held:
@@ -334,7 +348,8 @@ class Lease:
         with self._changing:
             if self._ended.is_set():
                 return
-            # From before the entries were read: whoever sees this renewal sees it later.
+            # Counted from before the entries were read: another process can only see this renewal
+            # later than that, so it waits longer than this process may write.
             # guard: timer-armed, timer-from-before
             self._timer.arm(began + self._times.lease * _KILL)
             self._armed = True

@@ -1,15 +1,15 @@
-"""What a collection has seen, kept beside it: so that state which does not belong to it is told.
+"""The ledger: how far each collection was filled, so that recovery state that does not fit is refused.
 
 The recovery directory alone cannot tell that it is an old copy, nor Milvus alone that it was restored
 from a backup. So each process of a flow keeps an entry for every collection that it writes to, in a
-small collection of its own (`LedgerStore`), and the recovery state of each partition remembers which
-collection it belongs to and how far the ledger was. Where the two do not fit, nothing is read: a
-`FatalError` says what happened, and the two ways on.
+small collection of its own (`LedgerStore`), and the recovery state of each partition remembers the
+collection's identity and the ledger's sequence. If the two do not fit together, the flow reads
+nothing: a `FatalError` says what happened, and the two ways to continue.
 
-**Exact by one epoch.** An entry tells for every partition up to which offset the recovery files are
-known to be committed. It is written when the first records of the next epoch come in, before any of
-them is sent on. So a directory that is behind it has lost an epoch which another one has followed, and
-one that is not covers all that was written by what it gathers first.
+**Exact to one epoch.** An entry says for every partition up to which offset the recovery files are
+known to be committed. It is written when the first records of the next epoch arrive, before any of
+them is passed on. State behind the ledger is an old copy: it lacks an epoch that was committed. State
+at or after it is safe: the first batch that it gathers covers everything already written.
 """
 
 import logging
@@ -31,18 +31,18 @@ logger = logging.getLogger(__name__)
 
 
 class Ledger:
-    """One process's part of the ledger, and the checks of its state against all of it.
+    """One process's entries of the ledger, and the checks of its state against all entries.
 
     First `adopt`, then `check`, then `resume` for each partition; then `closed` and `emitting`. Any
     thread may write.
 
     Args:
-        store: Where the entries are.
+        store: Holds the entries.
         retry: For `emitting`.
-        tables: Of the contract.
+        tables: Tables of the contract.
         process: Number of this process in the flow.
-        accepted: What the user goes on without.
-        hmac_key: Of the contract's masks.
+        accepted: Findings that the user accepts.
+        hmac_key: Key of the contract's masks.
     """
 
     def __init__(
@@ -72,17 +72,17 @@ class Ledger:
         self._sequence = 0
         self._stored = 0
         self.fence: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Around what `emitting` writes; the lease's, where there is one."""
+        """Context around the writes of `emitting`: `Lease.writing`, once there is a lease."""
 
     # Starting.
 
     @property
     def collections(self) -> Collection[str]:
-        """Names of the collections that this is about."""
+        """Names of the contract's collections."""
         return self._tables.keys()
 
     def entries(self) -> dict[str, Entry]:
-        """All entries by name, `collection/process`, as they are now.
+        """Read all entries, by name: `collection/process`.
 
         Raises:
             RetriableError: They could not be read now.
@@ -90,7 +90,7 @@ class Ledger:
         return {name: Entry.unpack(name, body) for name, body in self._store.read().items()}
 
     def adopt(self, entries: Mapping[str, Entry]) -> None:
-        """Go on from what all processes have told; what is written then leaves the rest as it is."""
+        """Take over the entries of all processes; later writes build on this process's own."""
         self._known = {name: [] for name in self._tables}
         for name, entry in entries.items():
             collection = name.rpartition("/")[0]
@@ -102,14 +102,14 @@ class Ledger:
         self._sequence = self._stored = max(told, default=0)
 
     def check(self, identities: Mapping[str, str]) -> None:
-        """Hold contract and collections against what was told of them.
+        """Compare contract and collections with the entries.
 
         Args:
-            identities: Of the collections, by name.
+            identities: Identity of each collection, by name.
 
         Raises:
-            FatalError: The contract, a collection or the release is another one, and that was not
-                accepted.
+            FatalError: The contract, a collection or the number of shards is another one, and the
+                user has not accepted that.
         """
         for collection, entries in self._known.items():
             said = [entry for entry in entries if entry.tables]
@@ -167,16 +167,17 @@ class Ledger:
             )
 
     def resume(self, topic: str, partition: int, at: int | None, stamp: Stamp | None) -> None:
-        """Check where a partition is to go on.
+        """Check the recovery state of a partition before it is resumed.
 
         Args:
-            topic: Of the partition.
+            topic: Topic of the partition.
             partition: Its number.
-            at: The offset; None if there is no recovery state.
+            at: The offset to resume at; None if there is no recovery state.
             stamp: What the recovery state remembers of the ledger.
 
         Raises:
-            FatalError: The state does not belong to the collection, and that was not accepted.
+            FatalError: The state does not belong to the collection, and the user has not accepted
+                that.
         """
         collection = self._collections[topic]
         part = f"{topic}/{partition}"
@@ -221,15 +222,15 @@ class Ledger:
 
     @property
     def distrusts(self) -> bool:
-        """Whether what the recovery state knows of rows has to be looked up again."""
+        """Whether the versions of rows in the recovery state may be wrong and must be looked up."""
         broken = any(entry.breaks for known in self._known.values() for entry in known)
         return broken or bool(self._accepted & {Accept.OLDER_STATE, Accept.OTHER_COLLECTION})
 
     def refuse(self, what: Accept, subject: str, cause: str, hint: str) -> None:
-        """Stop, unless the user has accepted it.
+        """Stop, unless the user has accepted this finding.
 
         Raises:
-            FatalError: With the two ways on.
+            FatalError: Not accepted; the message names both ways to continue.
         """
         if what not in self._accepted:  # guard: not-accepted
             raise FatalError(
@@ -241,7 +242,7 @@ class Ledger:
         logger.warning("%s: %s. Accepted: the flow %s.", subject, cause, LOST[what])
 
     def forget(self, topic: str, partition: int) -> None:
-        """Have what was seen of a partition count no longer, in any entry."""
+        """Ignore, in all entries, up to which offset a partition was committed."""
         collection, part = self._collections[topic], f"{topic}/{partition}"
         with self._writing:
             mine = self._mine[collection]
@@ -266,25 +267,28 @@ class Ledger:
     # Running.
 
     def stamp(self, topic: str) -> Stamp:
-        """What the recovery state of a partition is to remember."""
+        """What the recovery state of a partition of this topic has to remember."""
         return Stamp(self._mine[self._collections[topic]].identity, self._stored)
 
     def closed(self, topic: str, partition: int, epoch: int, offset: int) -> None:
-        """Note where a partition's epoch has ended; it is not committed yet.
+        """Note at which offset an epoch of a partition has ended; the epoch is not committed yet.
 
         Args:
-            topic: Of the partition.
+            topic: Topic of the partition.
             partition: Its number.
-            epoch: How many epochs this process has closed before, the same for all partitions; -1
-                for where it begins.
-            offset: The next to be read.
+            epoch: Number of epochs that this process has closed before, the same for all partitions;
+                -1 to note where the partition was resumed.
+            offset: The next offset to be read.
         """
         ends = self._closed.setdefault(f"{topic}/{partition}", {})
         ends[epoch] = offset
         ends.pop(epoch - 2, None)
 
     def emitting(self, epoch: int) -> None:
-        """Tell that all epochs before this one are committed; before the first record of it goes on.
+        """Write down that all epochs before this one are committed.
+
+        Called before the first record of the epoch is passed on. Bytewax lets it in only when the
+        epoch before is committed.
 
         Raises:
             FatalError: The ledger cannot be written.
@@ -299,15 +303,16 @@ class Ledger:
             if offset >= 0 and offset != self._told.get(part)
         }
         if seen or self._epoch < 0:
-            # What was accepted at the start is told as well, before anything is written by it.
+            # The first write also stores what the user accepted at the start, before any row is
+            # written because of it.
             self._retry.call(partial(self._tell, seen))
             self._told.update(seen)
         self._epoch = epoch
 
     def ended(self) -> None:
-        """Note that the flow has ended cleanly: the last epoch is committed as well.
+        """Note that the flow has ended cleanly, so its last epoch is committed as well.
 
-        It is told with the next write, when the lease is let go.
+        The next write stores it: the one that releases the lease.
         """
         last = {part: ends[max(ends)] for part, ends in self._closed.items()}
         seen = {part: offset for part, offset in last.items() if offset >= 0}
@@ -327,10 +332,10 @@ class Ledger:
         return replace(entry, seen={**entry.seen, **now})
 
     def write(self, change: Callable[[str, Entry], Entry]) -> None:
-        """Change the entries of this process, and store them; once, without another try.
+        """Change the entries of this process and store them, without retrying.
 
         Raises:
-            RetriableError: They could not be stored now. The change is kept for the next time.
+            RetriableError: They could not be stored now. The change is stored with the next write.
         """
         with self._writing:
             self._sequence += 1

@@ -1,4 +1,4 @@
-"""The vector store as the flow needs it: a protocol, its values, and the ids of its entities."""
+"""Protocols of a vector store and of a ledger store, their values, and the ids of entities."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,19 +12,19 @@ from operators.changes.version import Version
 from operators.contract.table import MAX_VARCHAR_BYTES, ColumnSpec
 
 MAX_LEDGER_BYTES = MAX_VARCHAR_BYTES
-"""Of one text in the ledger, as UTF-8."""
+"""The most bytes that one text in the ledger may have, as UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """What a collection must be; compared with what it is before the first message is read.
+    """What a collection must look like. It is compared with the real one before the flow starts.
 
     Attributes:
         fields: Mirrored columns by field name.
         dim: Length of a vector.
         metric: COSINE, IP or L2.
-        model: Identity of the model whose vectors it holds, `name@revision`.
-        extra_fields: Whether it may have nullable fields besides, as `add_field` makes them.
+        model: Identity of the model that made its vectors, `name@revision`.
+        extra_fields: Whether further nullable fields, as `add_field` creates them, are allowed.
     """
 
     name: str
@@ -36,17 +36,17 @@ class CollectionSpec:
 
 
 class Entity(NamedTuple):
-    """What the store holds for one row. Every field is written at every write.
+    """What the store holds for one row, or for one chunk of it. Every write sends every field.
 
     Attributes:
         id: `entity_id` of the row key.
         vector: float32 (dim,), finite.
         text: The row's text, or one chunk of it.
         text_hash: Digest of the row's whole text.
-        columns: Mirrored columns by field name; None is SQL's NULL. Extra fields of the collection may
-            be left out, which is NULL as well.
-        chunk: Number of the chunk, from 0.
-        chunks: How many there are of this row.
+        columns: Mirrored columns by field name; None is SQL's NULL. An extra field of the collection
+            that is left out is written as NULL.
+        chunk: Number of this chunk, from 0.
+        chunks: Number of chunks of the row.
         start: Where the chunk begins in the row's text, in characters; chunks may overlap.
         spans: Where the template's columns lie in the row's text.
     """
@@ -71,7 +71,7 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the store knows of a row by its first chunk: enough to fence a stale event."""
+    """What the first chunk of a stored row says: enough to recognise a stale event."""
 
     version: Version
     text_hash: str
@@ -81,72 +81,73 @@ class Stored:
 class VectorStore(Protocol):
     """Collections of entities, written by one writer per id.
 
-    Every method may raise `RetriableError` (down, slow, overloaded: the same call may succeed later)
-    or `FatalError` (refused for a reason that retrying cannot change). Reads are Strong: they see
-    every write that was acknowledged before they began.
+    Every method may raise `RetriableError` (the store is down, slow or overloaded: the same call may
+    succeed later) or `FatalError` (retrying cannot help). Reads are Strong: they see every write that
+    was acknowledged before they began. Several threads may call one store; at most `max_writers` of
+    them may write.
     """
 
     @property
     def max_writers(self) -> int | None:
-        """How many threads may write at once, or None for as many as one likes."""
+        """How many threads may write at the same time; None for any number."""
         ...
 
     @property
     def can_add_fields(self) -> bool:
-        """Whether `add_field` works here."""
+        """Whether this store supports `add_field`."""
         ...
 
     def ensure(self, spec: CollectionSpec) -> bool:
-        """Create the collection, or check that the one there matches; never alter it.
+        """Create the collection, or check that the existing one matches; never alter it.
 
         Returns:
             True if the collection holds no entity.
 
         Raises:
-            FatalError: It is there with another dim, metric, model, or other fields.
+            FatalError: It exists with another dim, metric, model, or other fields.
         """
         ...
 
     def fields(self, collection: str) -> dict[str, ColumnSpec]:
-        """The mirrored columns that the collection has fields for, extra ones too, by field name."""
+        """The mirrored columns, by field name, that the collection has fields for; extra ones too."""
         ...
 
     def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
-        """Give a collection whose spec says `extra_fields` another nullable field.
+        """Add a nullable field to a collection whose spec allows `extra_fields`.
 
-        What is there holds NULL in it, and an entity that lacks it is written with NULL. A field
-        that is there already and can hold the column is left as it is.
+        Existing entities hold NULL in it, and an entity that lacks it is written with NULL. If the
+        field exists already and can hold the column, nothing is changed.
 
         Args:
-            collection: Checked by `ensure` before.
-            name: Of the field.
-            spec: Of the column; its own `field` is not looked at.
+            collection: Must have passed `ensure`.
+            name: Name of the new field.
+            spec: The column that the field mirrors; its own `field` is ignored.
 
         Raises:
-            FatalError: The store cannot add fields, or this one is there and cannot hold the column.
+            FatalError: The store cannot add fields, or the field exists and cannot hold the column.
         """
         ...
 
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
-        """Version, text hash and number of chunks of those of `ids` that exist."""
+        """Version, text hash and number of chunks, for those of `ids` that exist."""
         ...
 
     def vectors(self, collection: str, ids: Sequence[str]) -> dict[str, tuple[str, Vector]]:
-        """Text hash and vector of those of `ids` that exist."""
+        """Text hash and vector, for those of `ids` that exist."""
         ...
 
     def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
-        """Those of `ids` that exist, whole."""
+        """The entities of those `ids` that exist, with every field."""
         ...
 
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
-        """Write whole entities; afterwards each of the ids holds exactly what was given.
+        """Write entities; afterwards each id holds exactly the entity that was given.
 
         The ids must be distinct within one call.
 
         Raises:
-            RecordError: An entity of this call cannot be stored; none of the call's entities may be
-                taken as written. The caller narrows down which one.
+            RecordError: An entity of this call cannot be stored. The caller must treat all of the
+                call's entities as not written, and find out which one is refused.
         """
         ...
 
@@ -161,19 +162,19 @@ class VectorStore(Protocol):
         version: Version,
         shards: Collection[int] | None = None,
     ) -> None:
-        """Remove every entity of a table whose version is below this one: its TRUNCATE.
+        """Carry out a TRUNCATE: remove every entity of a table whose version is below this one.
 
-        Nobody may be writing rows of those shards meanwhile, in no lane and no process: a row that
-        is written anew after it was found to be older, and before it is removed, would be lost.
+        While this runs, no lane and no process may write rows of those shards. Otherwise a row that
+        was read as older, then written anew, would be removed in its new version.
 
         Args:
-            collection: Where the rows are.
+            collection: The collection of the table.
             table: `Entity.table`.
             version: Compared as a string with `Entity.version`.
-            shards: Numbers of the shards whose rows to remove; None for all.
+            shards: Numbers of the shards whose rows are removed; None for all.
 
         Raises:
-            FatalError: `version` holds more than hex digits and dots, or there is no such shard.
+            FatalError: `version` holds more than hex digits and dots, or a shard does not exist.
         """
         ...
 
@@ -182,9 +183,10 @@ class VectorStore(Protocol):
         ...
 
     def identity(self, collection: str) -> str:
-        """What tells this collection from any other that had, or will have, its name.
+        """A random id that tells this collection from any other one of the same name.
 
-        Made up when it was created; "" where that was before there were such.
+        It is generated when the collection is created; "" for a collection of an older release,
+        which generated none.
         """
         ...
 
@@ -194,10 +196,10 @@ class VectorStore(Protocol):
 
 
 class LedgerStore(Protocol):
-    """Small texts by name, beside the collections that they are about.
+    """Small texts by name, stored in the same database as the collections.
 
     Reads are Strong: they see every write that was acknowledged before they began. Of two writes of
-    one name, the later that arrives holds.
+    one name, the one that arrives last wins. Several threads may call it.
 
     Both methods may raise `RetriableError` and `FatalError`, as those of `VectorStore`.
     """
@@ -207,16 +209,17 @@ class LedgerStore(Protocol):
         ...
 
     def write(self, entries: Mapping[str, str]) -> None:
-        """Insert or replace entries; afterwards each of the names holds exactly what was given.
+        """Insert or replace entries; afterwards each name holds exactly the text that was given.
 
-        All or none only as far as they fit one request. After an error any of them may be written.
+        Entries that fit one request are written together or not at all. After an error, any of the
+        entries may have been written.
 
         Args:
-            entries: Texts of at most `MAX_LEDGER_BYTES` of UTF-8 by names that are percent-encoded:
-                ASCII letters, digits and `._-~%/`.
+            entries: Texts of at most `MAX_LEDGER_BYTES` of UTF-8, by percent-encoded names: ASCII
+                letters, digits and `._-~%/`.
 
         Raises:
-            FatalError: A name or a text is something else; then none of them is written.
+            FatalError: A name or a text breaks these rules; then none of them is written.
         """
         ...
 
@@ -224,17 +227,17 @@ class LedgerStore(Protocol):
 def entity_id(row_key: RowKey, chunk: int = 0) -> str:
     """The primary key in Milvus: the row's key and the chunk's number.
 
-    A row key is percent-encoded already; with `#` and digits it is still safe in a filter.
+    A row key is percent-encoded, so the id is safe inside a filter expression.
     """
     return f"{row_key}#{chunk}"
 
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One result of a search, the best first.
+    """One result of a search.
 
     Attributes:
-        score: As the metric has it: higher is nearer for COSINE and IP, lower for L2.
+        score: In the metric's own terms: higher is nearer for COSINE and IP, lower for L2.
         columns: Mirrored columns by field name.
     """
 

@@ -1,4 +1,4 @@
-"""Requests to the store: cut to size, tried again, traced, and halved where the data is refused."""
+"""Requests to the store, in rows: limited in size, retried, traced, and halved if data is refused."""
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -21,20 +21,20 @@ from operators.telemetry import Telemetry, TraceContext
 T = TypeVar("T")
 
 Entities = tuple[Entity, ...]
-"""All of one row, by chunk."""
+"""All entities of one row, ordered by chunk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """What a lane asks of the store, in rows rather than entities.
+    """What a lane asks of the store, in rows rather than entities. Immutable, so threads may share it.
 
-    A row of several chunks is kept whole as well as a store without transactions can: a chunk with
-    the number of all of them is the first to be written and the last to be removed, so that whatever
-    a crash leaves behind is found again.
+    Milvus has no transactions over several entities. So that a crash leaves no chunk behind that
+    nobody would find, the first chunk holds the number of all chunks, is written first and removed
+    last.
 
     Attributes:
-        batch_rows: Entities of one request at the most.
-        contexts: Spans that the requests belong to.
+        batch_rows: The most entities of one request.
+        contexts: Trace spans that the requests belong to.
     """
 
     store: VectorStore
@@ -44,18 +44,18 @@ class Requests:
     contexts: tuple[TraceContext, ...] = ()
 
     def within(self, contexts: Sequence[TraceContext]) -> "Requests":
-        """The same as part of these spans."""
+        """The same requests, traced as part of these spans."""
         return replace(self, contexts=tuple(contexts))
 
     def vectors(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, tuple[str, Vector]]:
-        """Text hash and vector of those rows that exist; for rows of one entity."""
+        """Text hash and vector of those rows that exist; only for tables without chunks."""
         found = self.retry.call(lambda: self.store.vectors(collection, list(map(entity_id, keys))))
         return _by_row(keys, found)
 
     def rows(self, collection: str, keys: Sequence[RowKey]) -> dict[RowKey, Entities]:
-        """Those rows that exist whole: with all their chunks, each of the same version.
+        """The entities of those rows that are complete: every chunk exists, all of one version.
 
-        A row that a crash, or a refused write, has left without some of its chunks is not among them.
+        A row that lacks chunks after a crash or a refused write is left out.
         """
         if not keys:
             return {}
@@ -80,8 +80,8 @@ class Requests:
         """Remove rows.
 
         Args:
-            collection: Where they are.
-            keys: Of rows that may exist.
+            collection: The collection that holds them.
+            keys: Keys of the rows; a row need not exist.
             cut: Whether a row may have several chunks.
         """
         if cut and keys:
@@ -93,7 +93,7 @@ class Requests:
     def delete_older(
         self, collection: str, table: str, version: Version, shards: Collection[int]
     ) -> None:
-        """Remove the rows of a table that a TRUNCATE took, in these shards."""
+        """Remove the rows of a table that a TRUNCATE of this version deleted, in these shards."""
         self._traced(  # guard: truncate-own-shards
             collection,
             "delete",
@@ -104,14 +104,16 @@ class Requests:
     def upsert(
         self, collection: str, rows: Sequence[Entities], *, cut: bool
     ) -> list[tuple[Entities, RecordError]]:
-        """Write rows; each then has exactly the chunks that were given.
+        """Write rows; afterwards each has exactly the chunks that were given.
 
         Returns:
-            Those that the store refuses, with the reason. The others are written.
+            The rows that the store refused, each with the reason. All others are written.
         """
         counts = {row[0].row_key: len(row) for row in rows} if cut else {}
         surplus = self._surplus(collection, counts) if counts else {}
-        # Until its surplus is gone, the first chunk tells of it; what is there by then is whole.
+        # A row that gets shorter is written in three steps: all its chunks, the first one still with
+        # the old number; then the surplus is deleted; then the first one with the new number. After
+        # a crash in between, the first chunk still tells how many to look for.
         # guard: chunk-surplus-first
         sent = [_announcing(row, surplus.get(row[0].row_key)) for row in rows] if surplus else rows
         refused = self._upsert(collection, sent)
@@ -141,7 +143,7 @@ class Requests:
         return refused
 
     def _surplus(self, collection: str, counts: Mapping[RowKey, int]) -> dict[RowKey, range]:
-        """The stored chunks beyond the given number of each row that has such."""
+        """Numbers of the stored chunks beyond the given number, for each row that has any."""
         keys = list(counts)
         ids = list(map(entity_id, keys))
         found: dict[RowKey, Stored] = _by_row(
@@ -165,7 +167,7 @@ class Requests:
         rows: Sequence[Entities],
         refused: list[tuple[Entities, RecordError]],
     ) -> None:
-        """Upsert; where the store refuses the data, halve down to the rows that it refuses."""
+        """Upsert rows; if the store refuses the data, halve until single rows are refused."""
         entities = [entity for row in rows for entity in row]
         try:
             self._traced(
@@ -211,7 +213,10 @@ def _announcing(row: Entities, surplus: range | None) -> Entities:
 
 
 def _is_whole(row: Entities) -> bool:
-    """Whether chunks that were written together are all of a text, though surplus is announced."""
+    """Whether these chunks make up the row's whole text, though the first one counts more chunks.
+
+    That is so after a crash that came before the surplus chunks of a shorter text were deleted.
+    """
     text = ""
     for entity in row:
         text = text[: entity.start] + entity.text
@@ -224,6 +229,6 @@ def _under_way(send: Callable[[], None]) -> None:
 
 
 def _by_row(keys: Sequence[RowKey], found: Mapping[str, T]) -> dict[RowKey, T]:
-    """What was found by the id of a row's first entity, by row."""
+    """Values that were found by the id of a row's first entity, by row key instead."""
     pairs = ((key, found.get(entity_id(key))) for key in keys)
     return {key: value for key, value in pairs if value is not None}

@@ -1,4 +1,4 @@
-"""A store is written to under the lease alone, and read without it."""
+"""Writes to the store need the lease; reads do not."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +21,7 @@ VERSION = make_version(0, f"{1:016x}", 0)
 
 
 class Turn(Lease):
-    """A lease that is held until a test takes it away."""
+    """A lease that is held until the test takes it away."""
 
     def __init__(self) -> None:
         self.held = True
@@ -37,7 +37,7 @@ class Turn(Lease):
 
 
 class Watching(MemoryStore):
-    """Sees that nothing is written outside of the lease."""
+    """Asserts that every write happens inside `Lease.writing`."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The timer that ends a process, in processes of their own."""
+"""The kernel timer that kills a process, tested in child processes."""
 
 import os
 import signal
@@ -31,7 +31,7 @@ LIVE = f"os._exit({LIVED})"
 
 @contextmanager
 def child(code: str) -> Iterator[subprocess.Popen[str]]:
-    """A process that runs this code with a `timer`; ended in any case."""
+    """A child process that runs this code with a `timer`; killed when the test leaves the context."""
     with subprocess.Popen(
         [sys.executable, "-c", PRELUDE + code],
         cwd=ROOT,
@@ -97,7 +97,7 @@ def test_a_stopped_process_dies_in_the_stop_and_at_the_moment():
         os.kill(process.pid, signal.SIGSTOP)
         _, status = os.waitpid(process.pid, os.WUNTRACED)
         assert os.WIFSTOPPED(status)
-        # Nobody continues it: it is dead out of the stop.
+        # No SIGCONT is sent: SIGKILL ends the process while it is stopped.
         _, status = os.waitpid(process.pid, 0)
         died = time.clock_gettime(time.CLOCK_BOOTTIME)
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -118,7 +118,7 @@ for _ in range(16): threading.Thread(target=write).start()
     assert process.returncode == KILLED
     first, *written = out.splitlines()
     assert len(written) > 16
-    # The signal reaches the last thread a moment later than the first.
+    # The signal does not reach all threads at the same instant.
     assert max(map(float, written)) < float(first) + 0.5
 
 
@@ -169,13 +169,13 @@ def test_no_moment_is_refused():
 def test_a_moment_beyond_all_clocks_does_not_come_round(moment: float):
     timer = KillTimer()
     try:
-        timer.arm(moment)  # Cut to 64 bits, some of these would be in the past.
+        timer.arm(moment)  # Truncated to 64 bits, some of these would lie in the past.
     finally:
         timer.close()
 
 
 def test_the_first_process_of_a_container_is_told(monkeypatch: pytest.MonkeyPatch):
-    """The kernel would drop the signal: whoever relies on the timer there has none."""
+    """The kernel drops a timer's SIGKILL to process 1, so the timer would not work there."""
     monkeypatch.setattr(os, "getpid", lambda: 1)
     with pytest.raises(FatalError, match="process 1") as refused:
         KillTimer()

@@ -1,4 +1,4 @@
-"""One writer at a time, whatever happens to the others, on a clock that only the test moves."""
+"""The lease lets one process write at a time. The clock moves only when the test moves it."""
 
 import random
 from collections.abc import Callable
@@ -22,11 +22,7 @@ TIMES = LeaseTimes(lease=90.0, request=60.0)
 
 
 class World:
-    """A store, a clock, and the processes that were killed by their timers.
-
-    Attributes:
-        writes: Who wrote when, by the fence.
-    """
+    """A ledger store and a clock that all processes share."""
 
     def __init__(self) -> None:
         self.store = MemoryLedger()
@@ -41,7 +37,7 @@ class World:
 
 
 class Process:
-    """A lease with a timer that kills when the clock has come there."""
+    """A process with a lease; it is its own timer, and dead once the clock has passed the deadline."""
 
     def __init__(self, world: World, name: str, lock: str = "", **more: Any) -> None:
         self.world = world
@@ -58,7 +54,7 @@ class Process:
             wait=self._wait,
             **more,
         )
-        # The renewals are the test's.
+        # No thread: the test renews the lease itself.
         self.lease._thread.start = lambda: None  # type: ignore[method-assign]
 
     def arm(self, at: float) -> None:
@@ -179,7 +175,7 @@ def test_a_request_under_way_keeps_the_timer_armed():
         world.pass_by(TIMES.gate + 1)
         one.lease.expire()
         assert one.deadline is not None
-    # It came to its deadline.
+    # The request has run into its deadline and ended.
     assert one.deadline is None
 
 
@@ -198,7 +194,7 @@ def test_who_slept_too_long_finds_that_another_has_it():
         with pytest.raises(FatalError):
             one.lease.check()
     two.write()
-    one.lease.end()  # it does not let go of another's
+    one.lease.end()  # must not release the other process's lease
     two.lease.renew()
     two.write()
 
@@ -232,7 +228,7 @@ def test_a_claim_that_was_written_over_does_not_count():
 
 
 def silent_for(seconds: float, process: Process) -> None:
-    """It could not renew, and has put its timer off."""
+    """Let time pass without a renewal, until the process has disarmed its timer."""
     process.world.pass_by(seconds)
     process.lease.expire()
     assert process.deadline is None
@@ -261,7 +257,7 @@ def test_renewals_after_a_long_silence_that_take_too_long_count_one_lease_later(
 
 
 def test_after_a_short_silence_a_slow_renewal_counts_at_once():
-    """Nobody can have found the lease unchanged for long enough."""
+    """No other process can have seen the lease unchanged for long enough to claim it."""
     world = World()
     one = world.process("one").start()
     silent_for(TIMES.gate + 1, one)
@@ -345,7 +341,7 @@ def test_a_renewal_counts_from_before_it_looked():
     world.store.read = slow  # type: ignore[method-assign]
     began = world.now
     one.lease.renew()
-    # Whoever saw the entry unchanged from then on may take over a lease later.
+    # Another process may have read the entry at that moment, and may take over one lease later.
     assert one.deadline is not None
     assert one.deadline < began + TIMES.lease
 
@@ -368,7 +364,7 @@ def test_what_the_ledger_holds_besides_stays():
 
 @pytest.mark.parametrize("seed", range(300))
 def test_never_two_at_once(seed: int) -> None:
-    """Processes that claim, freeze, wake, lose Milvus and end, in any order."""
+    """Random schedules: processes claim, freeze, wake up, lose Milvus and end."""
     draw = random.Random(seed)
     world = World()
     world.store = Unreliable(world, draw)
@@ -385,7 +381,7 @@ def test_never_two_at_once(seed: int) -> None:
                 with suppress(RowvecError):
                     new.start()
                     running.append((new, 0.0))
-            case 2 if running:  # frozen in the middle of anything
+            case 2 if running:  # one freezes, whatever it was doing
                 index = draw.randrange(len(running))
                 running[index] = (running[index][0], world.now + draw.choice([1, 30, 100, 500]))
             case 3 if awake and draw.random() < 0.3:
@@ -393,7 +389,7 @@ def test_never_two_at_once(seed: int) -> None:
                 running = [(p, until) for p, until in running if p is not awake[0]]
             case _:
                 _renew(running, world)
-        # All that may write now, or has a request under way that began when it might.
+        # Every process that may write now, or still has a request in flight from when it might.
         able = []
         for process, _ in running:
             if not process.dead:
@@ -412,7 +408,7 @@ def _renew(running: list[tuple[Process, float]], world: World) -> None:
 
 
 class Unreliable(MemoryLedger):
-    """Slow at times, and down at others."""
+    """A ledger store that is sometimes slow and sometimes down."""
 
     def __init__(self, world: World, draw: random.Random) -> None:
         super().__init__()

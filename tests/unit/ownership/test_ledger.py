@@ -1,4 +1,4 @@
-"""The ledger: state that does not belong to what it finds is refused, with the two ways on."""
+"""The ledger refuses recovery state that does not fit the collection, and names both ways on."""
 
 import json
 from typing import Any
@@ -31,7 +31,7 @@ def started(
     tables: tuple[TableSection, ...] | None = None,
     hmac_key: str | None = None,
 ) -> Ledger:
-    """A ledger after its checks."""
+    """A ledger that has passed its start-up checks."""
     ledger = Ledger(store, retry(), tables or (table(),), process, accepted, hmac_key)
     ledger.adopt(ledger.entries())
     ledger.check(dict.fromkeys(ledger.collections, identity))
@@ -39,7 +39,7 @@ def started(
 
 
 def ran(store: MemoryLedger, *ends: int, process: int = 0, partition: int = 0) -> Stamp:
-    """A process that began at the first offset, closed an epoch at each other, and went on."""
+    """Run a process from the first offset, with an epoch that ends at each further one."""
     ledger = started(store, process=process)
     ledger.closed(TOPIC, partition, -1, ends[0])
     ledger.emitting(0)
@@ -79,11 +79,11 @@ def test_what_was_committed_is_told_before_the_next_epoch_goes_on():
     ledger.closed(TOPIC, 0, -1, -2)
     ledger.closed(TOPIC, 1, -1, 30)
     ledger.emitting(0)
-    assert seen(store) == {f"{TOPIC}/1": 30}  # nothing is known of what never was read
+    assert seen(store) == {f"{TOPIC}/1": 30}  # partition 0 was never read
     ledger.closed(TOPIC, 0, 0, 10)
     ledger.closed(TOPIC, 1, 0, 40)
     assert seen(store) == {f"{TOPIC}/1": 30}  # not committed yet
-    # One partition has closed the next epoch already: that is not committed.
+    # One partition has closed the next epoch already, which is not committed.
     ledger.closed(TOPIC, 1, 1, 50)
     ledger.emitting(1)
     assert seen(store) == {f"{TOPIC}/0": 10, f"{TOPIC}/1": 40}
@@ -169,7 +169,7 @@ def test_what_was_accepted_once_need_not_be_again(accept):
     again.resume(TOPIC, 0, 9, ledger.stamp(TOPIC))
     with refused(Accept.OLDER_STATE):
         again.resume(TOPIC, 0, 8, ledger.stamp(TOPIC))
-    with refused(Accept.OLDER_STATE):  # the other partition's was not accepted
+    with refused(Accept.OLDER_STATE):  # accepted was the state of another partition
         again.resume(TOPIC, 1, 509, ledger.stamp(TOPIC))
 
 

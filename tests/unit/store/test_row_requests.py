@@ -1,4 +1,4 @@
-"""Rows of many chunks in a store without transactions: what a crash at any moment leaves behind."""
+"""Rows of several chunks in a store without transactions: a crash at any moment leaves no orphan."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -96,7 +96,7 @@ def test_a_crash_at_any_moment_leaves_nothing_that_is_not_found_again(
     before: int, after: int, operation: str, applied: bool
 ) -> None:
     for number in range(3):
-        # One id for each request, so that there is much to be torn.
+        # One id per request: the crash can come between any two chunks.
         bench = Bench(Failing(number, operation, applied=applied), batch_rows=1)
         bench.upsert(row(ONE, 1, before))
         bench.store.armed = True  # type: ignore[attr-defined]
@@ -109,13 +109,13 @@ def test_a_crash_at_any_moment_leaves_nothing_that_is_not_found_again(
             [f"1.{chunk}" for chunk in range(before)],
             [f"2.{chunk}" for chunk in range(after)],
         )
-        # What comes after the crash cleans it up, whichever it is.
+        # The same operation after the crash removes whatever chunks were left.
         bench.delete(ONE) if after == 0 else bench.upsert(row(ONE, 2, after))
         assert bench.texts() == ({} if after == 0 else texts_of(row(ONE, 2, after)))
 
 
 class Failing(MemoryStore):
-    """Fails with one of the requests of a kind, once it is armed."""
+    """Once armed, fails at the given number of requests of one kind."""
 
     def __init__(self, number: int, operation: str, *, applied: bool) -> None:
         super().__init__()
@@ -145,11 +145,11 @@ def test_the_first_chunk_tells_of_the_surplus_until_that_is_gone() -> None:
     bench.store.history.clear()
     bench.upsert(row(ONE, 2, 2))
     assert [(each.op, each.id) for each in bench.store.history] == [
-        ("upsert", "docs:1#0"),  # of 4
+        ("upsert", "docs:1#0"),  # says that there are 4 chunks
         ("upsert", "docs:1#1"),
         ("delete", "docs:1#2"),
         ("delete", "docs:1#3"),
-        ("upsert", "docs:1#0"),  # of 2
+        ("upsert", "docs:1#0"),  # says that there are 2
     ]
     assert bench.found(ONE) == ["2.0", "2.1"]
 
@@ -173,7 +173,7 @@ def test_a_row_that_lacks_a_chunk_is_not_taken_for_whole() -> None:
 
 
 def test_chunks_of_two_versions_are_not_taken_for_one_row() -> None:
-    # What a store leaves that wrote a request by halves.
+    # As after a request that the store carried out only in part.
     bench = Bench()
     bench.upsert(row(ONE, 1, 3))
     bench.store.upsert("docs", row(ONE, 2, 3)[:2])
