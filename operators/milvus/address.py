@@ -1,4 +1,4 @@
-"""Where a Milvus server is, and with which credentials; refused when it cannot be right."""
+"""Address and credentials of a Milvus server, checked before anything connects."""
 
 import ipaddress
 from typing import NamedTuple
@@ -14,7 +14,7 @@ class Address(NamedTuple):
     """A server to connect to.
 
     Attributes:
-        where: How to call it in messages; never with credentials.
+        where: Its name in messages; contains no credentials.
     """
 
     uri: str
@@ -26,8 +26,8 @@ def server_address(section: MilvusSection) -> Address:
     """The server that `milvus.uri` names.
 
     Raises:
-        FatalError: It is no address, TLS is half set up, or credentials lie where they would be seen
-            or are the default of every Milvus.
+        FatalError: It is no address, TLS is configured only in part, credentials are in the URI, or
+            they are Milvus's defaults and the server is on another machine.
     """
     parts = urlsplit(section.uri)
     where = f"Milvus '{parts.scheme}://{parts.hostname}:{parts.port or 19530}'"

@@ -1,7 +1,7 @@
-"""A connection to Milvus that speaks in Rowvec's values and raises Rowvec's errors.
+"""A connection to Milvus that takes Rowvec's values and raises Rowvec's errors.
 
-The only import of pymilvus. It knows how each kind of Milvus has to be asked, and nothing of what
-the answers are for; that is `operators.milvus.store`.
+The only import of pymilvus. It knows how requests differ between Milvus Lite and servers of
+different versions; what the requests are for is the business of `operators.milvus.store`.
 """
 
 import logging
@@ -26,12 +26,12 @@ from operators.milvus.lite import close_directory, open_directory
 from operators.milvus.schema import Field, Shape, id_filter
 
 MAX_WINDOW = 16_384
-"""Servers answer a request with no more entities."""
+"""The most entities that a server puts into one answer."""
 
 IDS_PER_REQUEST = 4_096
 
 WIDE_ROWS_PER_REQUEST = 1_000
-"""Rows with a text of 64 KiB, or a vector of 4,096: an answer of some tens of MiB at most."""
+"""For rows with a text of 64 KiB or a vector of 4,096: an answer of a few tens of MiB at most."""
 
 _NARROW_ROWS_PER_PAGE = 10_000
 
@@ -71,18 +71,20 @@ T = TypeVar("T")
 
 
 class Client:
-    """One connection. Safe to share between threads; every request has its deadline.
+    """One connection; every request has a deadline.
+
+    Threads may share it: lanes, the worker and the lease thread do. pymilvus does its own locking;
+    `_writing` serialises writes to Milvus Lite.
 
     Args:
-        section: Where Milvus is, and the credentials.
+        section: Address and credentials.
 
     Raises:
         FatalError, RetriableError: See `MilvusStore`.
     """
 
     def __init__(self, section: MilvusSection) -> None:
-        # Every error is raised; the client would log it as well, with what the server said of the
-        # data, through a handler of its own.
+        # Every error is raised. pymilvus would also log it, and quote the data that the server refused.
         logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
         self._timeout = section.request_timeout_s
         self._writing = threading.Lock()
@@ -97,7 +99,7 @@ class Client:
             {"server_pem_path": str(section.ca_file)} if section.ca_file else {}
         )
         try:
-            # Dedicated: a shared connection would outlive close().
+            # Dedicated, because a shared connection stays open after close().
             self._client = self._call(
                 where,
                 MilvusClient,
@@ -116,11 +118,11 @@ class Client:
         self.can_add_fields = not self.lite and _at_least(self.version, (2, 6))
 
     def about(self, collection: str, what: str = "") -> str:
-        """How to call a collection in messages."""
+        """The name of a collection in messages."""
         return f"collection '{collection}' at {self._where}{what}"
 
     def close(self) -> None:
-        """Release the connection, and the directory of Milvus Lite; a second call does nothing."""
+        """Close the connection and release Milvus Lite's directory; a second call does nothing."""
         client, self._client = getattr(self, "_client", None), None
         if client is not None:
             client.close()
@@ -129,15 +131,18 @@ class Client:
             close_directory(path)
 
     def has_collection(self, collection: str) -> bool:
-        """Whether there is a collection of that name."""
+        """Whether a collection of this name exists."""
         return bool(self._call(self.about(collection), self._client.has_collection, collection))
 
     def make_collection(self, collection: str, wanted: Shape) -> Shape:
-        """See that there is a collection with an index, and return it as it is: perhaps another.
+        """Create a collection and its index where they are missing.
 
-        A creation that a crash cut short is completed. It need not be loaded afterwards.
+        It also completes a creation that a crash interrupted. The collection may not be loaded yet.
+
+        Returns:
+            The collection as it is, which may differ from `wanted` if it existed before.
         """
-        # Processes of one flow start together: what this one does not find, another may be making.
+        # Processes of one flow start together, so another one may create it at the same time.
         if not self.has_collection(collection):
             try:
                 self.create_collection(collection, wanted)
@@ -155,7 +160,7 @@ class Client:
         return found
 
     def create_collection(self, collection: str, shape: Shape) -> None:
-        """Create it with a new identity, without its index."""
+        """Create a collection with a new identity, but without its index."""
         identity = uuid.uuid4().hex
         schema = MilvusClient.create_schema(
             auto_id=False,
@@ -169,7 +174,8 @@ class Client:
         for field in shape.fields.values():
             options = _options(field, nullable=field.nullable and self.nullable)
             schema.add_field(field.name, _TYPES[field.type], **options)
-        # Both are written twice: Lite forgets descriptions, old servers forget properties.
+        # Model and identity are written twice: Lite does not keep descriptions, old servers do not
+        # keep properties.
         self._call(
             self.about(collection),
             self._client.create_collection,
@@ -180,18 +186,18 @@ class Client:
         )
 
     def create_index(self, collection: str, metric: str) -> None:
-        """Give a collection its index over the vectors; returns before that is built."""
+        """Create the index over the vectors; returns before it is built."""
         index = MilvusClient.prepare_index_params()
         index.add_index("vector", index_type="AUTOINDEX", metric_type=metric)
-        # Not waited for: the client would wait without a deadline, and loading waits anyway.
+        # sync=False, because pymilvus would wait without a deadline; loading waits for the index.
         self._call(self.about(collection), self._client.create_index, collection, index, sync=False)
 
     def load(self, collection: str) -> None:
-        """Make it ready to be read; returns at once where it is."""
+        """Load a collection so that it can be read; returns at once if it is loaded."""
         self._call(self.about(collection), self._client.load_collection, collection)
 
     def describe(self, collection: str) -> Shape:
-        """A collection as it is."""
+        """Ask Milvus for a collection's fields, metric, model and identity."""
         about = self._call(self.about(collection), self._client.describe_collection, collection)
         fields = {}
         for raw in about["fields"]:
@@ -218,9 +224,9 @@ class Client:
         return Shape(fields, metric, model, identity=identity)
 
     def add_field(self, collection: str, field: Field) -> None:
-        """Add a nullable field; entities that are there hold NULL in it.
+        """Add a nullable field; existing entities hold NULL in it.
 
-        Written by pymilvus' own documentation of Milvus 2.6; it was never run against such a server.
+        Written from pymilvus' documentation of Milvus 2.6; never run against such a server.
         """
         self._call(
             self.about(collection, f", new field '{field.name}'"),
@@ -234,14 +240,14 @@ class Client:
     def upsert(
         self, collection: str, rows: list[dict[str, Any]], refused: type[RowvecError]
     ) -> None:
-        """Write rows, in one request.
+        """Write rows in one request.
 
         Args:
-            collection: Where to.
-            rows: With every field.
-            refused: What to raise when Milvus understood the request and did not accept it.
+            collection: The collection to write to.
+            rows: Rows with every field.
+            refused: The error to raise if Milvus understood the request and refused it.
         """
-        # A rate limit goes to the caller, who backs off without holding the request.
+        # No retry here on a rate limit: the caller backs off, and holds no lock meanwhile.
         with self._turn_to_write(collection):
             self._call(
                 self.about(collection, f", {len(rows)} entities"),
@@ -271,16 +277,17 @@ class Client:
         fields: Sequence[str],
         per_request: int = IDS_PER_REQUEST,
     ) -> Iterator[dict[str, Any]]:
-        """These fields of those of `ids` that exist."""
+        """Read these fields of those of `ids` that exist."""
         for some in _chunks(ids, per_request):
             yield from self.query(collection, id_filter(some), fields)
 
     def query(
         self, collection: str, filter: str, fields: Sequence[str], *, window: bool = False
     ) -> list[dict[str, Any]]:
-        """These fields of every match; with `window` of some, but of as many as one answer holds.
+        """Read these fields of all matching entities.
 
-        Milvus Lite puts any number into one answer, and takes nearly as long for a part of them.
+        With `window`, a server returns only as many as fit one answer. Milvus Lite always returns
+        all: it has no such limit, and a part would take nearly as long.
         """
         more: dict[str, Any] = {"limit": MAX_WINDOW} if window and not self.lite else {}
         rows = self._read(
@@ -294,13 +301,13 @@ class Client:
         return [dict(row) for row in rows]
 
     def pages(self, collection: str, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """Every entity once, "id" always with it, in no order, by pages that are not empty."""
+        """Read every entity once, in no order, in pages that are not empty; "id" is always included."""
         names = list(dict.fromkeys(["id", *fields]))
         wide = not _WIDE_FIELDS.isdisjoint(names)
         per_page = WIDE_ROWS_PER_REQUEST if wide else _NARROW_ROWS_PER_PAGE
         if self.lite:
-            # Lite sorts the whole collection for every page of an iterator, but has no limit on the
-            # size of an answer: take all ids at once, then the rows by id.
+            # Lite sorts the whole collection for every page of an iterator, but does not limit the
+            # size of an answer. So read all ids at once, then the rows by id.
             ids = [row["id"] for row in self.query(collection, "", ["id"])]
             for some in _chunks(ids, min(per_page, IDS_PER_REQUEST)):
                 page = [{"id": one} for one in some]
@@ -331,15 +338,15 @@ class Client:
         fields: Sequence[str],
         refused: type[RowvecError],
     ) -> list[dict[str, Any]]:
-        """The nearest entities, best first: each with "id", "distance", and "entity" for its fields.
+        """Find the nearest entities, best first: each has "id", "distance", and fields in "entity".
 
         Args:
-            collection: Where to.
+            collection: The collection to search.
             vector: float32 (dim,).
-            limit: How many.
+            limit: The most entities to return.
             filter: A boolean expression, "" for all.
-            fields: What to return.
-            refused: What to raise when Milvus did not accept the filter.
+            fields: Fields to return.
+            refused: The error to raise if Milvus refuses the filter.
         """
         found = self._read(
             collection,
@@ -356,10 +363,10 @@ class Client:
 
     @contextmanager
     def _turn_to_write(self, collection: str) -> Iterator[None]:
-        """One writer at a time where it has to be so; who waits too long for the others is told.
+        """Let one thread write at a time on Milvus Lite, which loses rows of concurrent writers.
 
-        Milvus Lite loses rows of concurrent writers, and the ledger is written by another thread
-        than the lanes.
+        The lease thread writes the ledger while a lane writes rows. A thread that waits longer than
+        the request timeout gets a `RetriableError`.
         """
         if not self.lite:
             yield
@@ -383,9 +390,9 @@ class Client:
         refused: type[RowvecError] = FatalError,
         **kwargs: Any,
     ) -> T:
-        """Call the client with the deadline; what it raises becomes one of ours.
+        """Call pymilvus with the deadline, and translate its errors into Rowvec's.
 
-        `refused` is what a request becomes that Milvus understood and did not accept.
+        `refused` is the error for a request that Milvus understood and refused.
         """
         try:
             return function(*args, timeout=self._timeout, **kwargs)
@@ -393,9 +400,9 @@ class Client:
             raise_translated(error, subject, self._where, refused)
 
     def _read(self, collection: str, function: Callable[..., T], **kwargs: Any) -> T:
-        """Call a reading function; a collection that is not loaded is loaded first.
+        """Call a reading function; if the collection is not loaded, load it and call again.
 
-        Not beforehand: a user who may only read has no right to load.
+        It is not loaded beforehand, because a user with read rights alone may not load.
         """
         subject = self.about(collection)
         try:
@@ -426,6 +433,6 @@ def _chunks(ids: Sequence[str], size: int) -> Iterator[Sequence[str]]:
 
 
 def _at_least(version: str, wanted: tuple[int, int]) -> bool:
-    """Whether a server is that new; a version that is no number is a recent build."""
+    """Whether a server has at least this version; one without a number is taken for a recent build."""
     match = re.match(r"v?(\d+)\.(\d+)", version)
     return match is None or (int(match[1]), int(match[2])) >= wanted

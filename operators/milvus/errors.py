@@ -1,6 +1,6 @@
-"""What an error of Milvus means: try again, stop, or this request can never succeed.
+"""What an error of Milvus means: try again, stop, or refuse this request.
 
-A Milvus that is dead, or that revoked the token, must never look like a bad record.
+A Milvus that is down, or that revoked the token, must never be mistaken for a bad record.
 """
 
 import enum
@@ -13,12 +13,12 @@ from operators.errors import FatalError, RetriableError, RowvecError
 
 
 class Verdict(enum.Enum):
-    """What to do next."""
+    """What to do about an error."""
 
     TRANSIENT = enum.auto()
     FATAL = enum.auto()
     REFUSED = enum.auto()
-    """The request as such was refused: for a write, by its data; for a search, by its filter."""
+    """This request can never succeed: because of a write's data, or a search's filter."""
 
 
 _GRPC_FATAL = {
@@ -49,13 +49,13 @@ _SCHEMA_CHANGED = ("unexpected field", "missed an field")
 def raise_translated(
     error: Exception, subject: str, where: str, refused: type[RowvecError]
 ) -> NoReturn:
-    """Raise the error of Rowvec's that this one means.
+    """Raise the error of Rowvec that corresponds to this one.
 
     Args:
-        error: What the client raised.
-        subject: What the call was about.
-        where: How to call the server in a hint.
-        refused: What to raise when the request was understood and not accepted.
+        error: The error that pymilvus raised.
+        subject: Subject of the new error.
+        where: Name of the server, for hints.
+        refused: The error to raise if Milvus understood the request and refused it.
     """
     verdict, cause, hint = verdict_of(error)
     kind: type[RowvecError]
@@ -70,10 +70,10 @@ def raise_translated(
 
 
 def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
-    """What to do, why, and a hint.
+    """The verdict on an error, its cause, and a hint.
 
-    What is not known is transient: retrying is bounded, and then the flow stops. The other way
-    round, a Milvus that is ill would turn into dead letters.
+    An unknown error counts as transient: retries are bounded, and then the flow stops. If it counted
+    as refused, a Milvus with a problem of its own would turn good rows into dead letters.
     """
     status, details = _grpc_status(error)
     message = details or getattr(error, "message", "") or str(error)
@@ -90,10 +90,11 @@ def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
     if _NO_DATABASE.search(message):
         return Verdict.FATAL, cause, "Create the database, or correct milvus.database"
     if code == 6 or "cannot parse expression" in message:
-        return Verdict.REFUSED, cause, ""  # Lite's illegal argument; 2.3's only sign of a filter
+        # Lite's code for an illegal argument; Milvus 2.3 has none for a bad filter.
+        return Verdict.REFUSED, cause, ""
     if code in _FATAL_CODES:
         return Verdict.FATAL, cause, _FATAL_CODES[code]
-    if type(error).__name__ in {"DataNotMatchException", "ParamError"}:  # found by the client
+    if type(error).__name__ in {"DataNotMatchException", "ParamError"}:  # refused by pymilvus
         if any(sign in message for sign in _SCHEMA_CHANGED):
             return (
                 Verdict.FATAL,
@@ -109,15 +110,15 @@ def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
 def _grpc_status(error: BaseException) -> tuple[str, str]:
     """Name and details of the gRPC status at the root of an error, or two empty strings.
 
-    The client wraps a refused token as "server unavailable", so the chain has to be walked; it
-    re-raises errors "from" themselves, so the walk has to look out for circles.
+    pymilvus reports a refused token as "server unavailable", so the chain of causes has to be
+    searched. It also raises errors from themselves, so the chain may be circular.
     """
     seen: set[int] = set()
     pending: list[BaseException | None] = [error]
     while pending:
         one = pending.pop(0)
         if one is None or id(one) in seen or isinstance(one, RowvecError):
-            continue  # One of ours was being handled when this arose: it is another story.
+            continue  # One of Rowvec's was being handled when this arose; it is not the cause.
         seen.add(id(one))
         if isinstance(one, grpc.FutureTimeoutError):
             return "DEADLINE_EXCEEDED", "no answer in time"

@@ -1,4 +1,4 @@
-"""`LedgerStore` over Milvus: a small collection of its own, beside those that it tells about."""
+"""`LedgerStore` over Milvus: the entries are rows of a small collection, `rowvec_ledger`."""
 
 import threading
 from collections.abc import Mapping
@@ -11,11 +11,12 @@ from operators.milvus.schema import LEDGER_SHAPE, check_ledger_shape
 
 
 class MilvusLedger:
-    """The collection `rowvec_ledger`, created when it is first read or written. Safe to share.
+    """The collection `rowvec_ledger`, created when it is first read or written.
+
+    Threads may share it: the lease thread and the worker do. A lock lets one of them create it.
 
     Args:
-        client: Shared with the collections, and closed by who opened it. Every request has its
-            deadline.
+        client: The vector store's connection; the vector store closes it.
     """
 
     def __init__(self, client: Client) -> None:
@@ -26,7 +27,7 @@ class MilvusLedger:
     def read(self) -> dict[str, str]:
         """See `LedgerStore.read`."""
         self._ensure()
-        # One request is enough as a rule; how long a claim takes decides whether it counts.
+        # Usually one request is enough, and it is quick: a lease claim that takes long does not count.
         rows = self._client.query(LEDGER, "", ["id", "body"], window=True)
         if len(rows) >= MAX_WINDOW:
             rows = [row for page in self._client.pages(LEDGER, ["body"]) for row in page]
@@ -40,7 +41,7 @@ class MilvusLedger:
             self._client.upsert(LEDGER, some, FatalError)
 
     def _ensure(self) -> None:
-        """Create or complete the collection and check it, once."""
+        """At the first call, create or complete the collection and check it."""
         with self._opening:
             if not self._open:
                 found = self._client.make_collection(LEDGER, LEDGER_SHAPE)

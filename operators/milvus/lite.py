@@ -1,7 +1,8 @@
 """Milvus Lite, served inside this process on a loopback port.
 
-One worker thread, so that its requests never overlap: with more, Milvus Lite loses acknowledged
-rows of concurrent writers when the process is killed.
+It has one worker thread, so that its requests never overlap: with more, Milvus Lite loses
+acknowledged rows of concurrent writers when the process is killed. The table of running servers is
+shared by all threads of the process, under one lock.
 """
 
 import atexit
@@ -25,9 +26,9 @@ _running: dict[str, _Server] = {}
 
 
 def open_directory(path: str) -> str:
-    """Serve a directory on loopback, or join who serves it in this process already; the URI.
+    """Serve a directory on loopback, or reuse the server that this process runs for it; the URI.
 
-    The client could do so itself, but with ten worker threads, and it would swallow why it failed.
+    pymilvus could do so itself, but with ten worker threads, and it hides the reason of a failure.
     """
     try:
         from milvus_lite.adapter.grpc.server import start_server_in_thread
@@ -69,7 +70,7 @@ def open_directory(path: str) -> str:
 
 
 def close_directory(path: str) -> None:
-    """Leave a directory; who leaves it last stops the server and frees it for other processes."""
+    """Stop using a directory; the last user stops its server and frees it for other processes."""
     with _lock:
         running = _running.get(path)
         if running is None:

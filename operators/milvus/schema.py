@@ -1,6 +1,6 @@
-"""What a collection holds, field by field, and what may be said of it in a filter.
+"""The fields of a collection, and the filter expressions over them.
 
-Values only: no client, no network. What may go into the fields is in `operators.milvus.rows`.
+Values only: no client, no network. `operators.milvus.rows` checks the values of the fields.
 """
 
 import re
@@ -42,7 +42,7 @@ PROVENANCE: Mapping[str, tuple[ColumnType, int]] = {
     "rv_spans": ("varchar", MAX_SPANS_BYTES),
     "rv_shard": ("int64", 0),
 }
-"""Fields of every collection that say where an entity came from: type, and bytes of a varchar."""
+"""Type and size in bytes of the fields in every collection that say where an entity came from."""
 
 _SAFE_ID = re.compile(r"[A-Za-z0-9_.~%:,#/-]+")
 
@@ -60,10 +60,10 @@ class Field:
     """One field of a collection.
 
     Attributes:
-        size: Bytes that a varchar may hold, components of a vector, else 0.
-        nullable: Whether it can hold NULL; where it cannot, NULL becomes the type's zero value.
-        optional: Whether an entity may lack it, which stands for NULL: the contract has no such
-            column.
+        size: Bytes of a varchar, dimensions of a vector, else 0.
+        nullable: Whether it can hold NULL. If not, NULL is stored as the type's zero value.
+        optional: Whether an entity may lack it, which is stored as NULL. True for fields that the
+            contract does not name.
     """
 
     name: str
@@ -81,10 +81,10 @@ class Shape:
     """A collection as it is, or should be.
 
     Attributes:
-        metric: "" where none is recorded.
-        model: "" where none is recorded.
-        extra_fields: Whether it may have nullable fields besides.
-        identity: Made up when it was created; "" where none is recorded, or it is yet to be created.
+        metric: "" if none is recorded.
+        model: "" if none is recorded.
+        extra_fields: Whether further nullable fields are allowed.
+        identity: Random id from its creation; "" if none is recorded or it does not exist yet.
     """
 
     fields: Mapping[str, Field]
@@ -97,7 +97,7 @@ class Shape:
 LEDGER_SHAPE = Shape(
     {
         "id": Field("id", "varchar", _LEDGER_NAME_BYTES),
-        # Milvus has no collection without one, and of no fewer dimensions; nobody searches it.
+        # Never searched: Milvus demands a vector field, of at least two dimensions.
         "vector": Field("vector", "vector", 2),
         "body": Field("body", "varchar", MAX_LEDGER_BYTES),
     },
@@ -122,21 +122,21 @@ def shape_of(spec: CollectionSpec) -> Shape:
 
 
 def mirroring(name: str, column: ColumnSpec) -> Field:
-    """The field of this name that a column is mirrored into."""
+    """The field of this name that mirrors a column."""
     return Field(name, column.type, column.max_length if column.type == "varchar" else 0, True)
 
 
 def check_shape(collection: str, wanted: Shape, found: Shape) -> Shape:
-    """Accept a collection that can hold what is wanted.
+    """Check that a collection can hold what is wanted.
 
-    Whether a wanted field is nullable is no difference: it depends on the server that made the
+    Whether a wanted field is nullable is not compared: it depends on the server that created the
     collection.
 
     Returns:
-        The collection as it is, to write by: fields that are not wanted are optional.
+        The collection as it is, with the fields that are not wanted marked as optional.
 
     Raises:
-        FatalError: It cannot; every difference is named.
+        FatalError: It cannot hold it; the message names every difference.
     """
     problems = []
     for name, want in wanted.fields.items():
@@ -173,11 +173,11 @@ def check_shape(collection: str, wanted: Shape, found: Shape) -> Shape:
 
 
 def missing_field(collection: str, shape: Shape, name: str, column: ColumnSpec) -> Field | None:
-    """The field that the collection needs to mirror this column, or None where it is there.
+    """The field to add so that the collection mirrors this column; None if it has the field.
 
     Raises:
-        FatalError: The name cannot be one of a mirrored field, the field is there and cannot hold
-            the column, or the collection is to have no field that the contract does not name.
+        FatalError: The name is reserved, the field exists and cannot hold the column, or the
+            contract does not allow extra fields.
     """
     wanted = replace(mirroring(name, column), optional=True)
     subject = f"collection '{collection}', new field '{name}'"
@@ -204,7 +204,7 @@ def missing_field(collection: str, shape: Shape, name: str, column: ColumnSpec) 
 
 
 def cannot_add(collection: str, name: str, where: str) -> FatalError:
-    """What to raise where the store cannot add a field to a collection that is there."""
+    """The error for a store that cannot add a field to an existing collection."""
     return FatalError(
         subject=f"collection '{collection}', new field '{name}'",
         cause=f"cannot be added: {where} is no Milvus 2.6 or newer, which alone can do so",
@@ -214,12 +214,12 @@ def cannot_add(collection: str, name: str, where: str) -> FatalError:
 
 
 def mirrored(names: Sequence[str]) -> list[str]:
-    """Those field names that mirror a column of the table."""
+    """Those of the field names that mirror a column of the table."""
     return [n for n in names if n not in RESERVED_FIELDS and not n.startswith(PROVENANCE_PREFIX)]
 
 
 def column_specs(shape: Shape) -> dict[str, ColumnSpec]:
-    """The mirrored fields of a collection by name; none of a type that no column can have."""
+    """The mirrored fields of a collection by name, without those of types that no column can have."""
     specs = {}
     for name in mirrored(list(shape.fields)):
         field = shape.fields[name]
@@ -230,14 +230,14 @@ def column_specs(shape: Shape) -> dict[str, ColumnSpec]:
 
 
 def check_ledger_shape(subject: str, found: Shape) -> None:
-    """Accept the ledger's collection only as Rowvec makes it.
+    """Check that the ledger's collection is exactly as Rowvec creates it.
 
     Args:
-        subject: How to call it.
-        found: As it is.
+        subject: Its name in messages.
+        found: The collection as it is.
 
     Raises:
-        FatalError: It is something else.
+        FatalError: It is different.
     """
     has = {name: str(field) for name, field in found.fields.items()}
     wants = {name: str(field) for name, field in LEDGER_SHAPE.fields.items()}
@@ -255,10 +255,10 @@ def check_ledger_shape(subject: str, found: Shape) -> None:
 
 
 def check_ledger_names(names: Collection[str]) -> None:
-    """Refuse names of the ledger's entries that could say more than themselves in a filter.
+    """Refuse names of ledger entries that would not be safe inside a filter expression.
 
     Raises:
-        FatalError: One is not percent-encoded, or too long.
+        FatalError: A name is not percent-encoded, or too long.
     """
     for name in names:
         if not _SAFE_LEDGER_NAME.fullmatch(name):
@@ -276,10 +276,10 @@ def check_ledger_names(names: Collection[str]) -> None:
 
 
 def check_ids(ids: Sequence[str]) -> None:
-    """Refuse ids that could say more than themselves inside a filter expression.
+    """Refuse ids that would not be safe inside a filter expression.
 
     Raises:
-        FatalError: An id is not percent-encoded: a mistake in Rowvec, never in the data.
+        FatalError: An id is not percent-encoded: a bug in Rowvec, never a fault of the data.
     """
     for one in ids:
         if not _SAFE_ID.fullmatch(one):  # guard: id-checked
@@ -301,10 +301,10 @@ def id_filter(ids: Sequence[str]) -> str:
 
 
 def check_version(version: Version) -> None:
-    """Refuse what is no version, and could say more than itself inside a filter expression.
+    """Refuse a version that would not be safe inside a filter expression.
 
     Raises:
-        FatalError: It holds more than hex digits and dots: a mistake in Rowvec.
+        FatalError: It holds more than hex digits and dots: a bug in Rowvec.
     """
     if not _SAFE_VERSION.fullmatch(version):  # guard: version-checked
         raise FatalError(
@@ -315,10 +315,10 @@ def check_version(version: Version) -> None:
 
 
 def check_shards(shards: Collection[int]) -> None:
-    """Refuse what is no number of a shard.
+    """Refuse numbers that are not those of shards.
 
     Raises:
-        FatalError: One is not: a mistake in Rowvec.
+        FatalError: A number is not that of a shard: a bug in Rowvec.
     """
     if not all(type(shard) is int and 0 <= shard < SHARDS for shard in shards):
         raise FatalError(
@@ -329,11 +329,11 @@ def check_shards(shards: Collection[int]) -> None:
 
 
 def older_filter(table: str, version: Version, shards: Collection[int] | None) -> str:
-    """The expression that matches the entities of a table, or of some shards, below a version.
+    """The expression that matches a table's entities below a version, in all or in some shards.
 
-    A table's name may hold any character, and no server takes every one of them in a literal. Its
-    ids do not: they begin with the name percent-encoded and a colon, and no other table's do. So
-    they lie between that and the same with a semicolon, the character after the colon.
+    It selects the table by a range of ids, because a table's name may hold characters that no server
+    accepts in a literal. Ids begin with the percent-encoded name and a colon, so all ids of the table,
+    and no others, lie between that prefix and the same prefix with a semicolon, the next character.
 
     Raises:
         FatalError: See `check_version` and `check_shards`.

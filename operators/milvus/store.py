@@ -1,8 +1,4 @@
-"""`VectorStore` over Milvus: a server by URI, or Milvus Lite by path.
-
-How Milvus is asked is in `milvus_client`, what a collection holds in `milvus_schema`, what may go
-in and how it comes out in `milvus_rows`, what an error means in `milvus_errors`.
-"""
+"""`VectorStore` over Milvus: a server by URI, or Milvus Lite by path."""
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
@@ -34,22 +30,26 @@ from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
 MAX_HITS = MAX_WINDOW
 
 _WHOLE_ROWS_PER_REQUEST = 250
-"""Rows with everything at once; servers give up an answer of 100 MB."""
+"""For rows with every field; servers fail at an answer of 100 MB."""
 
 
 class MilvusStore:
-    """Collections in Milvus. Safe to share between threads, `max_writers` of which may write.
+    """Collections in Milvus.
 
-    Every request has the deadline `request_timeout_s`. The client's own retries end with it, so a
-    call that finds no server fails at once, and one that finds a sick server within twice the
-    deadline. Backing off and trying again is the caller's.
+    Threads may share it; at most `max_writers` of them may write. `_shapes` maps a checked collection
+    to its fields: the main thread fills it (`ensure`), lanes replace single values under `_adding`
+    (`add_field`), and everybody reads it without a lock.
+
+    Every request has the deadline `request_timeout_s`, which also bounds pymilvus' own retries. So a
+    call fails at once if no server answers, and within twice the deadline if the server is slow. The
+    caller backs off and tries again.
 
     Args:
-        section: Where Milvus is, and the credentials.
+        section: Address and credentials.
 
     Raises:
-        FatalError: It can never work like this: a directory that another process holds, refused or
-            default credentials, an address that is no address.
+        FatalError: The settings can never work: a directory that another process holds, refused or
+            default credentials, an invalid address.
         RetriableError: Nothing answers there now.
     """
 
@@ -59,20 +59,20 @@ class MilvusStore:
         self._client = Client(section)
         self.version = self._client.version
         self.nullable = self._client.nullable
-        """Whether a new collection can hold NULL; where not, NULL becomes the type's zero value."""
+        """Whether a new collection can hold NULL; if not, NULL is stored as the type's zero value."""
 
     @property
     def max_writers(self) -> int | None:
-        """1 for Milvus Lite, by path or as a server: it loses rows of concurrent writers."""
+        """1 for Milvus Lite, by path or as a server, because it loses rows of concurrent writers."""
         return 1 if self._client.lite else None
 
     @property
     def can_add_fields(self) -> bool:
-        """Whether `add_field` works: on servers from 2.6 on, not on Milvus Lite."""
+        """Whether `add_field` works: on servers from version 2.6, not on Milvus Lite."""
         return self._client.can_add_fields
 
     def ensure(self, spec: CollectionSpec) -> bool:
-        """See `VectorStore.ensure`. A creation that a crash cut short is completed."""
+        """See `VectorStore.ensure`. It also completes a creation that a crash interrupted."""
         wanted = shape_of(spec)
         shape = check_shape(spec.name, wanted, self._client.make_collection(spec.name, wanted))
         self._client.load(spec.name)
@@ -86,8 +86,8 @@ class MilvusStore:
     def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
         """See `VectorStore.add_field`.
 
-        Written by the documentation of Milvus 2.6 and tested against a stub of its API, but never
-        run against such a server.
+        Written from the documentation of Milvus 2.6 and tested against a stub of its API; never run
+        against such a server.
         """
         with self._adding:
             shape = self._checked_shape(collection)
@@ -95,7 +95,7 @@ class MilvusStore:
                 return
             if not self.can_add_fields:
                 raise cannot_add(collection, name, f"'{self.version}'")
-            # Other processes of the flow meet the new column as well: one of them adds it.
+            # Other processes of the flow see the new column as well, and may add it first.
             shape = check_shape(collection, shape, self._client.describe(collection))
             field = missing_field(collection, shape, name, spec)
             if field is not None:
@@ -129,7 +129,7 @@ class MilvusStore:
         }
 
     def entities(self, collection: str, ids: Sequence[str]) -> dict[str, Entity]:
-        """See `VectorStore.entities`. Written again, they change nothing."""
+        """See `VectorStore.entities`. Writing them again changes nothing."""
         fields = list(self._read_shape(collection).fields)
         return {
             row["id"]: to_entity(row)
@@ -137,14 +137,14 @@ class MilvusStore:
         }
 
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
-        """See `VectorStore.upsert`. Nothing is sent if one entity of the call cannot be stored."""
+        """See `VectorStore.upsert`. If one entity of the call cannot be stored, nothing is sent."""
         shape = self._checked_shape(collection)
         for rows in requests(to_rows(entities, shape, json_arrays=self.nullable)):
             try:
                 self._client.upsert(collection, rows, RecordError)
             except RecordError:
-                # The rows passed every check against this shape. Refused all the same, the likely
-                # culprit is a collection that was made anew with another one, and no record.
+                # The rows passed every check against this shape. So most likely the collection was
+                # created again with other fields, which is fatal and no fault of a record.
                 check_shape(collection, shape, self._client.describe(collection))
                 raise
 
@@ -161,9 +161,9 @@ class MilvusStore:
     ) -> None:
         """See `VectorStore.delete_older`.
 
-        The ids are read and then deleted, page by page: every request is small and has its deadline,
-        and what is read is Strong. A delete by expression would be as long as the table, and each
-        server has its own idea of what that sees. A call that fails half way may be made again.
+        The ids are read and then deleted, page by page: every request is small and has a deadline, and
+        reads are Strong. A delete by expression would take as long as the table is large, and servers
+        differ in which rows it sees. If the call fails half way, it can be repeated.
         """
         older = older_filter(table, version, shards)
         before: set[str] = set()
@@ -184,11 +184,11 @@ class MilvusStore:
         return int(rows[0]["count(*)"])
 
     def identity(self, collection: str) -> str:
-        """See `VectorStore.identity`. Asked anew each time: somebody may have dropped it."""
+        """See `VectorStore.identity`. Not cached: the collection may have been dropped meanwhile."""
         return self._client.describe(collection).identity
 
     def ledger(self) -> MilvusLedger:
-        """The ledger beside the collections, over the same connection; ends with this one's."""
+        """The ledger in the same database. It uses this connection, and ends with it."""
         return MilvusLedger(self._client)
 
     def search(
@@ -205,13 +205,13 @@ class MilvusStore:
             collection: A collection of Rowvec's.
             vector: float32 (dim,).
             limit: 1 to `MAX_HITS`.
-            filter: A boolean expression in Milvus' own language; "" for all. The user's own:
-                nothing from the data may be spliced into it.
+            filter: A boolean expression in Milvus' language, "" for all. It is written by the user:
+                no value from the data may be put into it.
             fields: Mirrored columns to return; None for all.
 
         Raises:
-            FatalError: There is no such collection, the vector does not fit it, or the filter does
-                not parse.
+            FatalError: There is no such collection, the vector does not fit it, or the filter is
+                invalid.
         """
         shape = self._read_shape(collection)
         dim = shape.fields["vector"].size
@@ -237,13 +237,13 @@ class MilvusStore:
     def scan(
         self, collection: str, fields: Sequence[str] | None = None
     ) -> Iterator[dict[str, Any]]:
-        """Every entity of a collection once, in no order, read by pages.
+        """Read every entity of a collection once, in no order, in pages.
 
         It sees every write that was acknowledged before it began. "id" is always returned.
 
         Args:
             collection: A collection of Rowvec's.
-            fields: What to return; None for every field but the vector.
+            fields: Fields to return; None for all but the vector.
         """
         shape = self._read_shape(collection)
         wanted = [f for f in shape.fields if f != "vector"] if fields is None else fields
@@ -251,7 +251,7 @@ class MilvusStore:
             yield from page
 
     def close(self) -> None:
-        """Release the connection, and the directory of Milvus Lite; a second call does nothing."""
+        """Close the connection and release Milvus Lite's directory; a second call does nothing."""
         self._client.close()
 
     def _checked_shape(self, collection: str) -> Shape:

@@ -18,7 +18,7 @@ from tests.fakes import MemoryStore
 
 @dataclass
 class Backend:
-    """A store of one kind, and how to open another on the same data (not for the one in memory)."""
+    """A store of one kind, and how to open a second one on the same data (not in memory)."""
 
     kind: str
     store: Any

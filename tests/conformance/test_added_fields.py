@@ -121,7 +121,7 @@ def test_entities_have_the_new_fields_and_may_lack_them(store: Any):
 
 
 def test_what_was_there_holds_null():
-    store = MemoryStore()  # Nothing else that can be had here adds a field to what is there.
+    store = MemoryStore()  # No other store of this suite can add a field to existing entities.
     store.ensure(spec_of("grows", extra_fields=True))
     store.upsert("grows", [entity("1")])
     add_all(store, "grows")

@@ -1,4 +1,4 @@
-"""What every `LedgerStore` promises, asked of one in memory and of every kind of Milvus alike."""
+"""What every `LedgerStore` promises, tested on one in memory and on every kind of Milvus."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def shared(backend: Backend) -> LedgerStore:
 
 @pytest.fixture
 def ledger(backend: Backend, shared: LedgerStore) -> LedgerStore:
-    """The ledger without an entry; making another takes a server three seconds."""
+    """The shared ledger, emptied: creating a new collection takes a server three seconds."""
     if isinstance(shared, MemoryLedger):
         shared.entries.clear()
     elif entries := shared.read():
@@ -125,14 +125,14 @@ def test_entries_that_are_refused(ledger: LedgerStore, name: str, body: str, cau
 
 
 def test_threads_write_at_once(backend: Backend, ledger: LedgerStore):
-    """The ledger's thread and the lanes', each at its own names: none of the writes is lost."""
+    """Several threads write entries of different names at once; no write is lost."""
     errors: list[BaseException] = []
 
     def write(number: int) -> None:
         try:
             for beat in range(30):
                 ledger.write({f"docs/{number}": str(beat), f"docs/{number}/{beat}": ""})
-        except BaseException as error:  # told by the assertion below
+        except BaseException as error:  # reported by the assertion below
             errors.append(error)
 
     threads = [threading.Thread(target=write, args=(n,)) for n in range(4)]
@@ -146,7 +146,7 @@ def test_threads_write_at_once(backend: Backend, ledger: LedgerStore):
     assert ledger.read() == wanted
 
 
-# Only of Milvus
+# Only on Milvus
 
 
 @pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
@@ -174,7 +174,7 @@ def test_several_create_it_at_once(backend: Backend, ledger: LedgerStore):
             try:
                 barrier.wait()
                 stores[number].ledger().write({f"docs/{number}": "1"})
-            except BaseException as error:  # told by the assertion below
+            except BaseException as error:  # reported by the assertion below
                 errors.append(error)
 
         threads = [threading.Thread(target=start, args=(n,)) for n in range(4)]
@@ -192,7 +192,7 @@ def test_several_create_it_at_once(backend: Backend, ledger: LedgerStore):
 
 @pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
 def test_a_ledger_that_is_gone_stops_the_writer(backend: Backend, ledger: LedgerStore):
-    """It is not made anew: whoever removed it removed what protects the collections."""
+    """A ledger that was removed is not created again: it protected the collections."""
     ledger.write({"docs/0": "1"})
     client = backend.store._client
     client._client.drop_collection(LEDGER)
@@ -211,7 +211,7 @@ def test_a_ledger_that_is_gone_stops_the_writer(backend: Backend, ledger: Ledger
 def test_a_creation_that_was_cut_short_is_completed(
     backend: Backend, ledger: LedgerStore, step: str, monkeypatch: pytest.MonkeyPatch
 ):
-    """What a kill leaves after each step of it."""
+    """The state that a kill leaves after each step of the creation."""
     client = backend.store._client
     client._client.drop_collection(LEDGER)
 
@@ -270,7 +270,7 @@ def test_something_else_of_its_name_is_left_alone(
 
 @pytest.fixture
 def mortal(tmp_path) -> Iterator[MilvusStore]:
-    """A store on a Milvus Lite server of its own."""
+    """A store with a Milvus Lite server of its own."""
     with lite_server(tmp_path / "data") as uri:
         store = MilvusStore(MilvusSection(uri=uri, request_timeout_s=1))
         with closing(store):
@@ -303,7 +303,7 @@ def test_a_server_that_is_gone_may_come_back(tmp_path):
 
 
 class Occupied:
-    """Stands for the client below: its writes begin, and end when they may."""
+    """Replaces pymilvus: a write signals that it has begun, and ends when the test allows it."""
 
     def __init__(self, client: MilvusClient) -> None:
         self._client = client
@@ -325,7 +325,7 @@ class Occupied:
 
 
 def test_lite_has_one_writer_and_who_waits_for_it_has_a_deadline(mortal: MilvusStore):
-    """The ledger of a store waits for the store's own writes, and for no longer than a request."""
+    """The ledger waits for a write of the store to end, but no longer than the request timeout."""
     store = mortal
     store.ensure(CollectionSpec("docs", {}, 2, "L2", "hash@1"))
     ledger = store.ledger()
@@ -351,7 +351,7 @@ def test_lite_has_one_writer_and_who_waits_for_it_has_a_deadline(mortal: MilvusS
     assert ledger.read() == {"docs/0": "2"}
 
 
-# Only of the one in memory
+# Only in memory
 
 
 def test_failures_that_are_planned():

@@ -1,4 +1,4 @@
-"""What every `VectorStore` promises, asked of one in memory and of every kind of Milvus alike."""
+"""What every `VectorStore` promises, tested on one in memory and on every kind of Milvus."""
 
 import itertools
 import json
@@ -127,7 +127,7 @@ def entity(key: str, version: int = 1, **changes) -> Entity:
 
 
 def row_of(table: str, key: int, version: int, chunk: int = 0) -> Entity:
-    """An entity under the key that the flow would give it."""
+    """An entity with the id that the flow would give it."""
     section = TableSection(topic="t", name=table, collection="c", key=("id",), text="{id}")
     row_key = KeyMaker(section)({"id": key})
     made = entity("", version, table=table, row_key=row_key, chunk=chunk)
@@ -141,7 +141,7 @@ def assert_same(found: Entity, wanted: Entity) -> None:
 
 
 def contents(backend: Backend, collection: str) -> dict[str, dict]:
-    """Everything in a collection but the vectors, by id; fails when an id comes twice."""
+    """Everything in a collection but the vectors, by id; fails if an id occurs twice."""
     rows = list(backend.store.scan(collection))
     found = {row["id"]: row for row in rows}
     assert len(found) == len(rows)
@@ -154,7 +154,7 @@ def columns_of(row: dict) -> dict:
 
 @pytest.fixture(scope="module")
 def shared(backend: Backend) -> str:
-    """A collection for all tests that care for their own ids only."""
+    """A collection shared by the tests that look at their own ids only."""
     name = next(_names)
     assert backend.store.ensure(spec_of(name))
     return name
@@ -162,7 +162,7 @@ def shared(backend: Backend) -> str:
 
 @pytest.fixture
 def fresh(backend: Backend, shared: str) -> str:
-    """The same collection without an entity; making another takes a server three seconds."""
+    """The shared collection, emptied: creating a new one takes a server three seconds."""
     backend.store.delete(shared, [row["id"] for row in backend.store.scan(shared, ["id"])])
     return shared
 
@@ -325,7 +325,7 @@ def test_hostile_keys_come_back_and_delete_only_themselves(backend: Backend, fre
     assert contents(backend, fresh).keys() == {one.id for one in batch}
     ids = [one.id for one in batch]
     assert backend.store.vectors(fresh, ids).keys() == set(ids)
-    for one in batch:  # If one took others with it, the next would be missing.
+    for one in batch:  # If a delete removed other ids too, a later one would be missing.
         assert store.stored(fresh, [one.id]) == {one.id: Stored(one.version, one.text_hash)}
         store.delete(fresh, [one.id])
     assert store.stored(fresh, ids) == {}
@@ -364,7 +364,7 @@ def test_thousands_of_rows_in_one_call(backend: Backend, fresh: str):
     assert all(np.array_equal(found[one.id][1], one.vector) for one in batch)
     scanned = {row["id"]: row["stock"] for row in store.scan(fresh, ["stock"])}
     assert scanned == {one.id: number for number, one in enumerate(batch)}
-    assert contents(backend, fresh).keys() == set(ids)  # by smaller pages, as texts are wide
+    assert contents(backend, fresh).keys() == set(ids)  # in smaller pages, because of the texts
     store.delete(fresh, ids[:2_500])
     assert contents(backend, fresh).keys() == set(ids[2_500:])
 
@@ -387,7 +387,7 @@ def test_delete_older_leaves_newer_rows_and_other_tables(backend: Backend, fresh
     store.delete_older(fresh, "no such table", Version("f" * 16))
     assert contents(backend, fresh).keys() == left
     for number, table in enumerate(TABLES):
-        version = number % 4 + 2  # the rows below it go, the one that has it stays
+        version = number % 4 + 2  # rows below this version are removed, a row at it stays
         store.delete_older(fresh, table, Version(f"{version:016x}"))
         left -= {row_of(table, n, n).id for n in range(1, version)}
         assert contents(backend, fresh).keys() == left, table
@@ -529,7 +529,7 @@ def test_limits_are_inclusive(backend: Backend, shared: str):
 
 def test_json_arrays_are_stored_or_refused(backend: Backend, shared: str):
     one = entity("json-array", columns={**FULL, "extra": [1, {"a": 2}]})
-    if not backend.store.nullable:  # Before Milvus 2.5 a server takes objects only.
+    if not backend.store.nullable:  # Milvus before 2.5 accepts JSON objects only
         with pytest.raises(RecordError, match="not an object"):
             backend.store.upsert(shared, [one])
         return
@@ -599,7 +599,7 @@ def test_every_difference_is_told_at_once_and_nothing_is_altered(backend: Backen
 
 
 def drop(backend: Backend, collection: str) -> None:
-    """An operator removes a collection."""
+    """Drop a collection, as an operator might."""
     if backend.kind == "memory":
         backend.store.drop(collection)
     else:
@@ -744,7 +744,7 @@ def test_a_store_that_cannot_add_fields_says_what_to_do(backend: Backend):
     spec = spec_of(next(_names), extra_fields=True)
     assert not store.can_add_fields
     store.ensure(spec)
-    store.add_field(spec.name, "stock", ColumnSpec(type="int64"))  # It is there: nothing to do.
+    store.add_field(spec.name, "stock", ColumnSpec(type="int64"))  # exists: nothing to do
     with pytest.raises(FatalError, match=r"Milvus 2\.6") as refused:
         store.add_field(spec.name, "colour", ColumnSpec(type="varchar"))
     assert "`columns`" in refused.value.hint
@@ -847,7 +847,7 @@ def test_a_query_of_another_length(backend: Backend, zoo: str):
 
 @pytest.mark.parametrize(
     "backend",
-    # A store in memory has no connections.
+    # The store in memory has no connections.
     ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
     indirect=True,
     scope="module",
@@ -888,7 +888,7 @@ def test_lanes_may_write_at_once(backend: Backend, fresh: str):
             for start in range(0, 200, 20):
                 keys = range(number * 200 + start, number * 200 + start + 20)
                 backend.store.upsert(fresh, [entity(str(key), key) for key in keys])
-        except BaseException as error:  # told by the assertion below
+        except BaseException as error:  # reported by the assertion below
             errors.append(error)
 
     lanes = [
@@ -930,7 +930,7 @@ def test_something_else_listens_there(tmp_path):
 
 @pytest.fixture
 def mortal(tmp_path) -> Iterator[tuple[MilvusStore, str]]:
-    """A store on a server of its own, and the server's URI."""
+    """A store with a server of its own, and the server's URI."""
     with lite_server(tmp_path / "data") as uri:
         section = MilvusSection(uri=uri, request_timeout_s=2)
         with closing(MilvusStore(section)) as store:

@@ -64,7 +64,7 @@ def test_an_error_of_milvus(error, wanted):
 
 
 def refused_at_connecting() -> MilvusException:
-    """As the client raises it: wrapped, and then again "from" itself."""
+    """An error as pymilvus raises it: wrapped, and then raised again from itself."""
     try:
         try:
             raise Status(grpc.StatusCode.UNAUTHENTICATED, "auth check failure")

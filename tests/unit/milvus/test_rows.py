@@ -1,4 +1,4 @@
-"""Requests to Milvus have no more bytes than servers take. What a row may hold: `tests/conformance`."""
+"""Requests to Milvus stay below the byte limit. `tests/conformance` tests what a row may hold."""
 
 import pytest
 from hypothesis import given

@@ -147,7 +147,7 @@ def test_a_state_that_is_gone_is_refused():
     ran(store, 5, 10, 20)
     with refused(Accept.LOST_STATE, f"{TOPIC}[0]", "offset 20"):
         started(store).resume(TOPIC, 0, None, None)
-    # A partition that is new has none.
+    # A new partition has no recovery state, and is accepted without one.
     started(store).resume(TOPIC, 7, None, None)
 
 
@@ -169,7 +169,7 @@ def test_what_was_accepted_once_need_not_be_again(accept):
     again.resume(TOPIC, 0, 9, ledger.stamp(TOPIC))
     with refused(Accept.OLDER_STATE):
         again.resume(TOPIC, 0, 8, ledger.stamp(TOPIC))
-    with refused(Accept.OLDER_STATE):  # accepted was the state of another partition
+    with refused(Accept.OLDER_STATE):  # the acceptance was about partition 0 only
         again.resume(TOPIC, 1, 509, ledger.stamp(TOPIC))
 
 
