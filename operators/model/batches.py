@@ -6,20 +6,21 @@ from itertools import pairwise
 import numpy as np
 
 BATCHES_PER_BUDGET = 16
-"""A batch costs, whatever is in it, as much as this part of its budget of tokens."""
+"""The fixed cost of a batch, whatever is in it: this fraction of its token budget."""
 
 
 def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[int]]:
-    """Pack texts into batches that waste little padding and fit a budget.
+    """Pack texts into batches that waste little padding and fit a token budget.
 
-    What a batch costs is its padded size, rows × longest row, and something for being a batch at all
-    (`1 / BATCHES_PER_BUDGET` of the budget). Over the texts sorted by length, the cuts are those of
-    the least cost in sum. The longest come first: if a device is too small for the budget, the first
-    batch shows it.
+    The cost of a batch is its padded size (rows × longest row) plus a fixed cost of
+    `1 / BATCHES_PER_BUDGET` of the budget. The texts are sorted by length and divided where the total
+    cost is least. The longest come first: if the device has too little memory for the budget, the
+    first batch shows it.
 
     Args:
         lengths: Tokens of each text.
-        max_batch_tokens: The padded size that no batch exceeds, save one text that does so alone.
+        max_batch_tokens: The most tokens of a batch, padding included. A longer text gets a batch of
+            its own.
 
     Returns:
         Batches of indices into `lengths`, every index once; the same for the same arguments.
@@ -27,7 +28,7 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     sizes = np.array([lengths[i] for i in order], np.int64)
     count = len(order)
-    # least[i]: cost of the first i texts; came_from[i]: where the last of their batches begins.
+    # least[i]: the least cost of the first i texts; came_from[i]: where their last batch begins.
     least = np.zeros(count + 1, np.int64)
     came_from = np.zeros(count + 1, np.int64)
     begins = np.arange(count)
@@ -49,16 +50,17 @@ def token_batches(lengths: Sequence[int], max_batch_tokens: int) -> list[list[in
 
 
 def even_batches(lengths: Sequence[int], max_batch_tokens: int, ways: int) -> list[list[int]]:
-    """As `token_batches`, for a model that pads nothing, and so many batches at a time.
+    """As `token_batches`, but for a model without padding that calculates several batches at once.
 
     Args:
         lengths: Tokens of each text.
-        max_batch_tokens: What no batch exceeds by more than its last text.
-        ways: How many batches are calculated at once.
+        max_batch_tokens: The budget. A batch may exceed it by its last text.
+        ways: How many batches are calculated at the same time.
 
     Returns:
-        Batches of indices into `lengths`, every index once, the longest texts first. As few as fit, in
-        a multiple of `ways` unless there are fewer texts, and all of about as many tokens.
+        Batches of indices into `lengths`, every index once, the longest texts first. All have about
+        the same number of tokens. There are as few as fit, but a multiple of `ways` (fewer only if
+        there are fewer texts).
     """
     order = sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
     ends = np.cumsum([lengths[i] for i in order])

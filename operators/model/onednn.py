@@ -1,7 +1,7 @@
-"""Linear layers on a CPU: the products that nearly all of a model's time goes into.
+"""Faster linear layers on a CPU; a model spends nearly all of its time in these products.
 
-PyTorch multiplies float32 by MKL, which keeps its best code for one vendor's processors. oneDNN, which
-comes with PyTorch as well, has it for all: on an AMD EPYC it is more than twice as fast.
+PyTorch multiplies float32 with MKL, which reserves its fastest code for one vendor's processors. The
+same PyTorch contains oneDNN, which has no such limit: on an AMD EPYC it is more than twice as fast.
 """
 
 import time
@@ -23,7 +23,7 @@ _TRIAL = 2_048, 384, 1_536
 
 
 class OneDnnLinear(nn.Module):
-    """A linear layer by oneDNN, its weights laid out beforehand; with GELU behind it if asked."""
+    """A linear layer calculated by oneDNN, with its weights reordered once; optionally with GELU."""
 
     def __init__(self, linear: nn.Linear, *, gelu: bool = False) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class OneDnnLinear(nn.Module):
         )
 
     def forward(self, states: Tensor) -> Tensor:
-        """Of shape (…, features)."""
+        """States of shape (…, features)."""
         made: Tensor = torch.ops.mkldnn._linear_pointwise(
             states, self._weight, self._bias, *self._after
         )
@@ -42,14 +42,14 @@ class OneDnnLinear(nn.Module):
 
 
 class Int8Linear(nn.Module):
-    """A linear layer in 8-bit integers: a scale for each row of weights, one for all the states."""
+    """A linear layer in 8-bit integers: one scale for each row of weights, one for all states."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         weight = linear.weight.detach()
         scales = weight.abs().amax(1).clamp_min(torch.finfo(weight.dtype).tiny) / 127
         with warnings.catch_warnings():
-            # PyTorch announces that it will drop such tensors one day; its version is pinned.
+            # PyTorch warns that a later version will drop such tensors; its version is pinned.
             warnings.filterwarnings("ignore", message=".*quantize_per_channel")
             quantized = torch.quantize_per_channel(
                 weight, scales, torch.zeros(len(weight), dtype=torch.long), 0, torch.qint8
@@ -59,21 +59,24 @@ class Int8Linear(nn.Module):
         torch.backends.quantized.engine = before
 
     def forward(self, states: Tensor) -> Tensor:
-        """Of shape (…, features), float32."""
+        """States of shape (…, features), float32."""
         made: Tensor = torch.ops.quantized.linear_dynamic(states, self._packed)
         return made
 
 
 def to_int8(model: nn.Module) -> None:
-    """Let every linear layer of a float32 model multiply in int8; it is not to be undone."""
+    """Replace every linear layer of a float32 model by one in int8; cannot be undone."""
     for parent, name, linear in _linears(model):
         setattr(parent, name, Int8Linear(linear))
 
 
 def to_onednn(model: nn.Module) -> Undo:
-    """Let oneDNN multiply where it is faster here; return what puts everything back.
+    """Replace linear layers by oneDNN's, if those are faster on this machine.
 
-    The results are the same but for rounding.
+    Results are the same except for rounding.
+
+    Returns:
+        A function that restores the original layers.
     """
     undo: list[Undo] = []
     for parent, name, linear in _linears(model) if _onednn_pays(model.dtype) else ():
@@ -87,7 +90,7 @@ def to_onednn(model: nn.Module) -> Undo:
 
 
 def _linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
-    # The exact type: what another library has made of a layer is left alone.
+    # The exact type: layers that another library has replaced stay as they are.
     return [
         (parent, name, child)
         for parent in model.modules()
@@ -97,7 +100,7 @@ def _linears(model: nn.Module) -> list[tuple[nn.Module, str, nn.Linear]]:
 
 
 def _gelu_after(parent: nn.Module) -> str | None:
-    """The name of a module's activation if all that it does is a linear layer and then GELU."""
+    """The name of a module's activation, if the module is just a linear layer followed by GELU."""
     match list(parent.named_children()):
         case [(_, nn.Linear()), (name, GELUActivation(act=nn.functional.gelu))]:
             return name
@@ -106,7 +109,7 @@ def _gelu_after(parent: nn.Module) -> str | None:
 
 @cache
 def _onednn_pays(dtype: torch.dtype) -> bool:
-    """Whether oneDNN is the faster one here; decided once in a process, in some milliseconds."""
+    """Whether oneDNN is faster on this machine; measured once per process, in a few milliseconds."""
     rows, into, out = _TRIAL
     linear, states = nn.Linear(into, out, dtype=dtype), torch.zeros(rows, into, dtype=dtype)
     with torch.inference_mode():
@@ -118,7 +121,7 @@ def _onednn_pays(dtype: torch.dtype) -> bool:
 
 
 def _seconds(layer: nn.Module, states: Tensor) -> float:
-    """Of the fastest call: what is slower was disturbed."""
+    """Seconds of the fastest of a few calls; slower ones were disturbed by other work."""
     taken = []
     for _ in range(4):
         began = time.perf_counter()

@@ -1,7 +1,7 @@
-"""Texts one behind the other in a single row: nothing is padded, and nothing masked.
+"""Attention over texts that are concatenated in one row, so that no padding and no mask is needed.
 
-All of a model but its attention treats each token by itself, so it need not know where a text ends.
-Attention is done here, for texts of the same length at a time.
+All other parts of a model treat each token by itself, so they need not know where a text ends.
+Attention is calculated here, for texts of the same length together.
 """
 
 from collections.abc import Sequence
@@ -15,34 +15,34 @@ from transformers.masking_utils import bidirectional_mask_function
 Tensor: TypeAlias = torch.Tensor
 
 PACKED = "rowvec_packed"
-"""What transformers knows this attention by."""
+"""The name under which transformers knows this attention."""
 
 _HARMLESS = {"position_ids", "use_cache"}
-"""What models hand on to their attention and this one has no use for."""
+"""Arguments that models pass to their attention and that have no effect here."""
 
 _SHORT = 64
-"""Up to this length, PyTorch's fused attention loses more by its small products than it saves."""
+"""Up to this length, plain products are faster than PyTorch's fused attention."""
 
 
 class Run(NamedTuple):
-    """Texts of the same length that lie one behind the other."""
+    """Neighbouring texts of the same length."""
 
     texts: int
     length: int
 
     @property
     def tokens(self) -> int:
-        """Of all of them."""
+        """Tokens of all its texts."""
         return self.texts * self.length
 
 
 def runs_of(lengths: Sequence[int]) -> list[Run]:
-    """Neighbours of the same length, together."""
+    """Group neighbouring texts of the same length."""
     return [Run(len(list(same)), length) for length, same in groupby(lengths)]
 
 
 def register() -> None:
-    """Tell transformers of this attention. Doing so again changes nothing."""
+    """Register this attention with transformers; a second call changes nothing."""
     AttentionInterface.register(PACKED, attend)
     AttentionMaskInterface.register(PACKED, _no_mask)
 
@@ -59,21 +59,21 @@ def attend(
     runs: Sequence[Run],
     **others: object,
 ) -> tuple[Tensor, None]:
-    """Each token attends to all tokens of its own text; as transformers wants it.
+    """Let each token attend to all tokens of its own text; the signature is that of transformers.
 
     Args:
-        module: The layer.
-        query: Of shape (1, heads, tokens, size of a head), like the other two.
-        key: The same.
-        value: The same.
-        attention_mask: None: there is nothing to hide.
-        scaling: Of the products.
-        dropout: 0: nobody trains here.
-        runs: What the tokens are, in their order.
-        others: What only some kinds of attention have; none of it is implemented.
+        module: The attention layer.
+        query: Shape (1, heads, tokens, size of a head).
+        key: Same shape as `query`.
+        value: Same shape as `query`.
+        attention_mask: Must be None: nothing is padded.
+        scaling: Factor of the scores.
+        dropout: Must be 0: no training happens here.
+        runs: The texts that the tokens belong to, in order.
+        others: Arguments of other kinds of attention; those that have an effect are refused.
 
     Raises:
-        ValueError: The model wants more than this.
+        ValueError: The model asks for a kind of attention that is not implemented.
     """
     wanted = {
         name for name, setting in others.items() if setting is not None and setting is not False
@@ -93,7 +93,7 @@ def attend(
 
 
 def _attend(run: Run, *states: Tensor, scaling: float) -> Tensor:
-    """The same of one run; of shape (tokens, heads, size of a head)."""
+    """`attend` for one run; shape (tokens, heads, size of a head)."""
     # (texts, heads, length, size of a head)
     query, key, value = (each.view(-1, *run, each.shape[2]).transpose(0, 1) for each in states)
     if run.length > _SHORT:

@@ -1,4 +1,4 @@
-"""Embedding: the protocol of a model, what it makes of a text, and batches by tokens."""
+"""The protocol of an embedder, and the pieces that it turns texts into."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol
@@ -10,12 +10,12 @@ from operators.changes.vector import Vector
 
 
 class Piece(NamedTuple):
-    """What becomes one entity: a row's text or one chunk of it.
+    """A row's text, or one chunk of it, with its vector: becomes one entity.
 
     Attributes:
         start: Where it begins in the row's text, in characters.
-        text: What was embedded.
-        vector: Of that text; read-only, because other rows may have the same.
+        text: The embedded text.
+        vector: Its vector; read-only, because rows with the same text share it.
     """
 
     start: int
@@ -24,11 +24,11 @@ class Piece(NamedTuple):
 
 
 class Embedder(Protocol):
-    """A text encoder: one of the two seams of Rowvec (the other is `VectorStore`)."""
+    """A text encoder. Several threads may call it; see `calls_at_once`."""
 
     @property
     def model(self) -> str:
-        """Identity of what makes the vectors: `name@revision`, the same on every machine."""
+        """Identity of the model and its settings: `name@revision`, the same on every machine."""
         ...
 
     @property
@@ -38,20 +38,20 @@ class Embedder(Protocol):
 
     @property
     def max_length(self) -> int:
-        """Tokens of a text that are read; the rest is left out."""
+        """The most tokens that are read of a text; the rest is ignored."""
         ...
 
     @property
     def max_batch_tokens(self) -> int:
-        """Padded tokens that the device calculates at once."""
+        """The most tokens of a batch, padding included."""
         ...
 
     @property
     def calls_at_once(self) -> int:
-        """How many threads may well call `embed` at the same time.
+        """How many threads should call `embed` at the same time.
 
-        Two where a device calculates: while it does, the next texts are cut into tokens. One on a CPU,
-        where a call takes all cores.
+        Two with a GPU: while it calculates, the CPU tokenises the next texts. One on a CPU, where a
+        call uses all cores.
         """
         ...
 
@@ -62,7 +62,7 @@ class Embedder(Protocol):
 
     @property
     def padded_tokens_total(self) -> int:
-        """The same with padding, which is what was calculated."""
+        """Tokens calculated since the start, with padding; for tracing."""
         ...
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
@@ -71,23 +71,23 @@ class Embedder(Protocol):
         Identical texts of one call are embedded once; no texts give an array of shape (0, dim).
 
         Raises:
-            FatalError: The device or the model is beyond use.
+            FatalError: The device or the model has failed.
         """
         ...
 
     def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
-        """Where to cut a long text: (start, end) of each chunk in characters.
+        """Divide a long text: (start, end) of each chunk in characters.
 
-        The chunks cover the whole text, each begins and ends behind the one before, and none leaves
-        a gap. The same for the same arguments; an empty text gives [(0, 0)]. A text that fits is one
-        chunk.
+        The chunks cover the whole text without gaps, and each begins and ends behind the one before.
+        The result is always the same for the same arguments. A text that fits is one chunk; an empty
+        text gives [(0, 0)].
 
         Args:
-            text: It may hold anything, lone surrogates too.
-            max_tokens: Tokens of the model's own tokenizer, without special ones, that a chunk has
-                at most; less where the model takes less. Only a chunk of one character may have
-                more: of one whose normal form is a whole phrase.
-            overlap_tokens: What two neighbours have in common, at most; less where that would cut
-                a word or a sentence. At most half of `max_tokens`.
+            text: Any text; it may contain lone surrogates.
+            max_tokens: The most tokens of a chunk, by the model's own tokenizer, without special
+                tokens; fewer if the model reads fewer. Only a single character may have more: one
+                that normalisation expands into a phrase.
+            overlap_tokens: The most tokens that two neighbours share, at most half of `max_tokens`;
+                fewer where that would split a word or a sentence.
         """
         ...

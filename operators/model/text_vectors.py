@@ -1,7 +1,7 @@
-"""From rows to vectors: texts are cut where their table says so, and each is embedded once.
+"""From rows to vectors: texts are split into chunks if their table says so, and each is embedded once.
 
-The vectors of the last texts are kept, so that a text that comes again (another row's, or the same
-row's as it was before) costs no model.
+A cache keeps the vectors of the texts used last, so that a repeated text (in another row, or in the
+same row again) is not embedded again.
 """
 
 import threading
@@ -17,17 +17,20 @@ from operators.model.protocol import Embedder, Piece
 from operators.telemetry import Telemetry
 
 CHARACTERS_PER_TOKEN = 4
-"""Of English; a language with fewer has more tokens than `Texts.estimate` says."""
+"""Of English text; for languages with fewer, `Texts.estimate` is too low."""
 
 
 class Texts:
-    """What rows become when they are embedded. Any thread may call; none waits for another's model.
+    """Embeds the texts of rows.
+
+    Threads of the embed step and lane threads share it. The cache has a lock of its own, which is not
+    held while the model works.
 
     Args:
-        embedder: Makes the vectors.
+        embedder: Calculates the vectors.
         telemetry: Counts each text as embedded, repeated or cached.
-        chunks: How each table's texts are cut, by the table's name; None: not at all.
-        cache_texts: Texts whose vectors are kept, the last ones used; 0 keeps none.
+        chunks: By table name, how texts are split into chunks; None if they are not.
+        cache_texts: How many texts' vectors the cache keeps; 0 for none.
     """
 
     def __init__(
@@ -45,11 +48,11 @@ class Texts:
     def pieces(self, rows: Sequence[Row]) -> list[tuple[Piece, ...]]:
         """The pieces of each row, in the order of its text: one, or one for each chunk.
 
-        A piece fits into the store's field for texts, if its table has chunks at all. Texts that are
-        equal, in one call or since a while, are embedded once; all that is left, in one call.
+        If a table has chunks, each piece fits into the store's text field. Texts that are repeated in
+        this call or are in the cache are not embedded again; all others are embedded in one call.
 
         Raises:
-            FatalError: The device or the model is beyond use.
+            FatalError: The device or the model has failed.
         """
         whole = [row for row in rows if self._chunks[row.table] is None]
         if len(whole) == len(rows):
@@ -63,7 +66,7 @@ class Texts:
         ]
 
     def estimate(self, row: Row) -> int:
-        """Tokens of a row's text, by its length alone."""
+        """Estimate the tokens of a row's text from its length."""
         tokens = len(row.text) // CHARACTERS_PER_TOKEN + 1
         whole = self._chunks[row.table] is None
         return min(tokens, self._embedder.max_length) if whole else tokens
@@ -80,7 +83,7 @@ class Texts:
         return [(start, piece, text_hash(piece)) for start, piece in pieces]
 
     def _vectors(self, texts: Sequence[tuple[str, str]]) -> dict[str, Vector]:
-        """Vectors by digest, of (text, digest)."""
+        """Vectors by digest, for pairs of (text, digest)."""
         by_digest = {digest: text for text, digest in texts}
         vectors = self._cache.recall(by_digest)
         missing = [digest for digest in by_digest if digest not in vectors]
@@ -100,7 +103,10 @@ class Texts:
 
 
 class _VectorCache:
-    """The vectors of the texts that were last used, by digest: a text may be long, or private."""
+    """The vectors of the texts used last.
+
+    Keyed by digest, because a text may be long or private. Threads may share it, under its lock.
+    """
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -108,7 +114,7 @@ class _VectorCache:
         self._vectors: OrderedDict[str, Vector] = OrderedDict()
 
     def recall(self, digests: Iterable[str]) -> dict[str, Vector]:
-        """The vectors that are known, by digest."""
+        """The cached vectors, by digest."""
         found: dict[str, Vector] = {}
         with self._lock:
             known = self._vectors
@@ -121,9 +127,9 @@ class _VectorCache:
         return found
 
     def keep(self, digests: Sequence[str], vectors: Mapping[str, Vector]) -> None:
-        """Remember vectors, and forget those that were not used for longest."""
-        # Those that would be forgotten again at once are not worth the copy. It is one because a row
-        # of what the model made would keep all of that in memory.
+        """Cache vectors, and drop those that were not used for longest."""
+        # Copied, because a view would keep the model's whole batch in memory. Only the last `_size` are
+        # copied: the others would be dropped at once.
         kept = (
             {digest: vectors[digest].copy() for digest in digests[-self._size :]}
             if self._size
@@ -138,10 +144,10 @@ class _VectorCache:
 
 
 def _storable(text: str, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same chunks if each fits into the store's field, else others that do, without overlap.
+    """The same chunks if each fits into the store's text field; else smaller ones without overlap.
 
-    Few tokens can have many bytes: to some tokenizers blanks are nothing, and a word of more than a
-    hundred letters is one token, the unknown one.
+    A few tokens can have many bytes: some tokenizers ignore blanks, and read a word of more than a
+    hundred letters as one unknown token.
     """
     if all(_fits(text[start:end]) for start, end in ranges):
         return ranges

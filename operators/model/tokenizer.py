@@ -1,4 +1,4 @@
-"""A model's tokenizer: texts as token ids, and the places where a long text is cut. No torch here."""
+"""A model's tokenizer: texts → token ids, and where to split a long text. No torch here."""
 
 import os
 import re
@@ -17,16 +17,20 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Tokens:
-    """The tokenizer of one model. Calls from several threads take turns, but for `chunks`.
+    """The tokenizer of one model.
 
-    A lone surrogate, which no tokenizer takes, is read as U+FFFD.
+    Threads may share it. The Hugging Face tokenizer is used under a lock, because each call sets its
+    truncation; `chunks` uses a copy that is never changed, so it needs no lock.
+
+    A lone surrogate, which no tokenizer accepts, is read as U+FFFD.
 
     Attributes:
-        model_max_length: How many tokens it says that its model reads; near 10^30 if it does not.
-        pad_id: The token that fills a batch up.
+        model_max_length: Tokens that the model reads, as the tokenizer says; near 10^30 if it says
+            nothing.
+        pad_id: The token that fills up a batch.
 
     Raises:
-        FatalError: There is no tokenizer, or it is broken, or its model needs more than ids.
+        FatalError: There is no tokenizer, it is broken, or its model needs more than token ids.
     """
 
     def __init__(self, name: str, own: OwnSettings) -> None:
@@ -36,15 +40,15 @@ class Tokens:
         self._splitters: dict[tuple[int, int], TextSplitter] = {}
         self.model_max_length = int(self._tokenizer.model_max_length)
         self.pad_id = int(self._tokenizer.pad_token_id or 0)
-        # Where a tokenizer adds no special tokens, an empty text has none; a model needs one.
+        # A model needs at least one token, which an empty text lacks without special tokens.
         self._nothing = int(self._tokenizer.eos_token_id or self.pad_id)
 
     def ids(self, texts: Sequence[str], max_length: int | None = None) -> list[list[int]]:
         """Token ids of each text, special tokens included; at least one.
 
         Args:
-            texts: What to read.
-            max_length: Further tokens are left out; None for all of them.
+            texts: Texts to tokenise.
+            max_length: The most tokens of a text, the rest is dropped; None for all.
         """
         if not texts:
             return []
@@ -59,11 +63,11 @@ class Tokens:
         return [ids or [self._nothing] for ids in encoded["input_ids"]]
 
     def overhead(self, prompt: str) -> int:
-        """Tokens that every text costs beside its own: the special ones, and those of the prompt."""
+        """Tokens that are added to every text: the special ones, and those of the prompt."""
         return 0 if (ids := self.ids([prompt])[0]) == [self._nothing] else len(ids)
 
     def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
-        """Where to cut a text; see `Embedder.chunks`."""
+        """Split a text; see `Embedder.chunks`."""
         text = _readable(text)
         counter = self._plain()
         if _count(counter, text) <= max_tokens:
@@ -75,8 +79,8 @@ class Tokens:
             )
             self._splitters[max_tokens, overlap_tokens] = splitter
         ranges = [(start, start + len(part)) for start, part in splitter.chunk_indices(text)]
-        # The splitter takes it that no word has more tokens than bytes. Some have: normalisation
-        # makes 18 letters of U+FDFA.
+        # The splitter assumes that no word has more tokens than bytes. Some have: normalisation turns
+        # U+FDFA into 18 letters.
         if all(_count(counter, text[start:end]) <= max_tokens for start, end in ranges):
             return ranges
         edges = [0, *(end for _, end in ranges)]
@@ -87,7 +91,7 @@ class Tokens:
         ]
 
     def _plain(self) -> Tokenizer:
-        """A copy that neither truncates nor pads, as `ids` makes its own do; no lock is needed."""
+        """A copy of the tokenizer that never truncates or pads; using it needs no lock."""
         with self._lock:
             if self._counter is None:
                 self._counter = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
@@ -97,16 +101,16 @@ class Tokens:
 
 
 def _load(name: str, own: OwnSettings) -> Any:
-    # transformers makes an empty tokenizer where it finds none, which reads every text alike.
+    # If there is no vocabulary, transformers makes an empty tokenizer, for which all texts are equal.
     if not any(path for kind in VOCABULARIES for path in own.encoder.glob(kind)):
         raise model_error(name, "has no tokenizer", "Give the folder of a whole Hugging Face model")
-    # Said aloud, or the tokenizers warn at each fork of a process that has used threads.
+    # Set explicitly; otherwise tokenizers warns at each fork of a process that has used threads.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             own.encoder, trust_remote_code=False, local_files_only=True
         )
-    except Exception as error:  # broken files raise whatever their reader does
+    except Exception as error:  # broken files raise errors of any type
         raise model_error(
             name, f"cannot be loaded: {first_line(error)}", "Fetch it again, or choose another"
         ) from error
@@ -122,7 +126,7 @@ def _load(name: str, own: OwnSettings) -> Any:
 
 
 def _readable(text: str) -> str:
-    """The text with as many characters and no lone surrogate."""
+    """The text with each lone surrogate replaced; the number of characters stays the same."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
 
 

@@ -1,7 +1,7 @@
 """The transformer: any Hugging Face text encoder as an `Embedder`.
 
-What a model's own files say (`operators.model.files`) is done, unless the contract says otherwise.
-Its tokenizer is in `operators.model.tokenizer`, its network in `operators.model.encoder`.
+Settings come from the contract, or else from the model's own files (`operators.model.files`). The
+tokenizer is in `operators.model.tokenizer`, the network in `operators.model.encoder`.
 """
 
 import hashlib
@@ -36,28 +36,31 @@ from operators.model.files import (
 from operators.model.tokenizer import Tokens
 
 MAX_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
-"""Tokens per batch unless the contract says otherwise: on a CPU what stays in its cache."""
+"""Tokens per batch unless the contract says otherwise. On a CPU, as many as fit into its cache."""
 
 
 class TransformerEmbedder:
     """A Hugging Face encoder on a GPU or CPU; implements `Embedder`.
 
-    Texts longer than `max_length` are truncated. Calls from several threads take turns.
+    Texts longer than `max_length` are truncated. Threads may share it: each tokenises its texts, then
+    takes the lock for the calculation. The lock guards `max_batch_tokens` and the two totals, which
+    are read without it. On a CPU, a pool of threads calculates a batch each.
 
     Attributes:
-        model: `name@revision`, the revision being 12 hex digits: of the hub's commit if there is
-            one, else of a hash of the model's files; hashed again with the settings of the contract
-            where they differ from the model's own, or are int8. The device and the other dtypes are
-            no part of it, nor is the place on disk: a folder is called by its own name.
+        model: `name@revision`. The revision is 12 hex digits: of the hub's commit if there is one,
+            else of a hash of the model's files. If settings of the contract differ from the model's
+            own, or the dtype is int8, they are hashed in. Device, other dtypes and the place on disk
+            are not part of it: a folder is called by its own name.
         dim: Length of a vector.
-        max_length: Tokens of a text that are read, special tokens included.
-        max_batch_tokens: Tokens per batch, padding included; halved for good when the device runs out.
+        max_length: The most tokens that are read of a text, special tokens included.
+        max_batch_tokens: The most tokens of a batch, padding included. Halved for good when the device
+            runs out of memory.
         calls_at_once: See `Embedder.calls_at_once`.
-        tokens_total: Tokens read since the start, without padding.
-        padded_tokens_total: The same with padding, which is what was calculated.
+        tokens_total: Tokens embedded since the start, without padding.
+        padded_tokens_total: Tokens calculated since the start, with padding.
 
     Raises:
-        FatalError: The model, the device or a setting is beyond use; the message says what to do.
+        FatalError: The model, the device or a setting cannot be used; the message says what to do.
     """
 
     def __init__(self, section: EmbeddingSection) -> None:
@@ -96,8 +99,8 @@ class TransformerEmbedder:
         on_cpu = self._device.type == "cpu"
         self.calls_at_once = 1 if on_cpu else 2
         self._ways = CORES if on_cpu else 1
-        # A thread for each core, and each with a batch of its own: threads that share one wait for each
-        # other after every product, and all of them for a core that has something else to do.
+        # One thread per core, each with a batch of its own. Threads that share a batch wait for each
+        # other after every product, and all of them wait for a core that is busy with something else.
         self._pool = (
             ThreadPoolExecutor(self._ways, "rowvec-model", take_one_core)
             if self._ways > 1
@@ -129,8 +132,9 @@ class TransformerEmbedder:
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Vectors of documents, float32 of shape (len(texts), dim), in the order of the texts.
 
-        The model's document prompt, if it has one, goes before each text. Identical texts are
-        embedded once. A batch that does not fit into memory is halved, and so are those after it.
+        The model's document prompt, if it has one, is put before each text. Identical texts are
+        embedded once. If a batch does not fit into memory, the budget of it and all later ones is
+        halved.
 
         Raises:
             FatalError: A single text does not fit, a vector is not finite, or the device failed.
@@ -142,11 +146,11 @@ class TransformerEmbedder:
         return self._embed([self._query_prompt + text for text in texts])
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
-        """Tokens of each text as `embed` would read it were there no `max_length`."""
+        """Tokens of each text, prompt and special tokens included, without the limit `max_length`."""
         return [len(ids) for ids in self._tokens.ids([self._prompt + text for text in texts])]
 
     def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
-        """Where to cut a long text, at borders of sentences and words; see `Embedder.chunks`.
+        """Split a long text at borders of sentences and words; see `Embedder.chunks`.
 
         A chunk leaves room in `max_length` for the special tokens and the document prompt.
         """
@@ -204,7 +208,7 @@ class TransformerEmbedder:
         return vectors
 
     def _batches(self, lengths: Sequence[int]) -> list[list[int]]:
-        """So many that every core has some, if there are texts enough."""
+        """Divide texts into batches, at least one for each core if there are enough texts."""
         if self._encoder.packs:
             return even_batches(lengths, self.max_batch_tokens, self._ways)
         share = max(-(-sum(lengths) // self._ways), *lengths, 1)
@@ -213,7 +217,7 @@ class TransformerEmbedder:
     def _forward_all(
         self, batches: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]
     ) -> Iterator[Tensor | None]:
-        """What `Encoder.forward` makes of batches of indices into `ids`, in their order."""
+        """Results of `Encoder.forward` for batches of indices into `ids`, in their order."""
 
         def forward(batch: Sequence[int]) -> Tensor | None:
             return self._encoder.forward([ids[index] for index in batch], self._tokens.pad_id)

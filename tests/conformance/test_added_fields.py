@@ -1,8 +1,8 @@
-"""Adding a field to a collection that is there.
+"""Adding a field to an existing collection.
 
-No Milvus 2.6 can be had from packages. Milvus Lite stands in for one: it is told to say so, and the
-one request that it does not know is answered by making the collection anew with the field, as long
-as it is empty. So everything but the server's own part is real.
+No package brings Milvus 2.6, the first version that can. Milvus Lite stands in: the test makes the
+client believe that it can add fields, and carries out that one request by creating the empty
+collection again with the field. Everything but the server's part is real.
 """
 
 from collections.abc import Iterator

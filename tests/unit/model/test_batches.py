@@ -84,7 +84,7 @@ def test_batches_depend_on_nothing_but_the_arguments(cut, lengths, budget):
 def test_packing_by_example():
     assert token_batches([], 8) == []
     assert token_batches([2, 9, 2, 4, 4], 8) == [[1], [3, 4], [0, 2]]
-    # One batch of five would fit, and be padding for the most part.
+    # One batch of five would fit, but most of it would be padding.
     assert token_batches([100, 10, 10, 10, 10], 600) == [[0], [1, 2, 3, 4]]
     assert token_batches([0, 0], 8) == [[0, 1]]
 

@@ -1,4 +1,4 @@
-"""Rows to pieces with vectors: cutting, equal texts, the cache, and the embed step around them."""
+"""From rows to pieces with vectors: chunks, equal texts, the cache, and the embed step around them."""
 
 import threading
 from collections import Counter
@@ -25,7 +25,7 @@ from operators.state.version_map import VersionMap
 from operators.telemetry import Telemetry
 from tests.fakes import HashEmbedder
 
-SOON = 20.0  # never waited out by a test that passes
+SOON = 20.0  # timeout in seconds; a test that passes never waits that long
 CHUNKS = {"docs": None, "pages": Chunks(max_tokens=8, overlap_tokens=2)}
 WORDS = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen"
 
@@ -45,7 +45,7 @@ def row(text: str, table: str = "docs", number: int = 1) -> Row:
 
 
 class Bench:
-    """Texts, and what they counted."""
+    """A `Texts` under test, and the metrics that it counted."""
 
     def __init__(self, cache_texts: int = 100, embedder: HashEmbedder | None = None) -> None:
         self.embedder = embedder or HashEmbedder()
@@ -156,7 +156,7 @@ def test_the_text_that_was_not_used_for_longest_is_forgotten():
     bench = Bench(cache_texts=2)
     bench.embed("a", "b")
     bench.embed("a")
-    bench.embed("c")  # b has to go
+    bench.embed("c")  # drops b from the cache
     bench.embed("a", "c")
     assert bench.counted() == {"embedded": 3, "cached": 3}
     bench.embed("b")
@@ -196,7 +196,7 @@ def test_vectors_are_read_only_and_keep_nothing_else_in_memory():
     bench = Bench()
     bench.embed("a", "b", "c")
     cached, new = bench.embed("a", "new")
-    assert cached.base is None  # a view would hold the whole batch, for as long as it is cached
+    assert cached.base is None  # a view would keep the whole batch in memory
     for vector in (cached, new):
         with pytest.raises(ValueError, match="read-only"):
             vector[0] = 0
@@ -206,7 +206,7 @@ def test_vectors_are_read_only_and_keep_nothing_else_in_memory():
 
 
 class Interrupted(HashEmbedder):
-    """Lets another thread embed while this one is at work."""
+    """An embedder that lets another thread embed while it works."""
 
     def __init__(self, other) -> None:
         super().__init__()

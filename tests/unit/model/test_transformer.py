@@ -1,4 +1,4 @@
-"""Against sentence-transformers on the same files: a real model, and small random ones."""
+"""The transformer, compared with sentence-transformers on a real model and on small random ones."""
 
 import argparse
 import collections
@@ -56,7 +56,7 @@ ODD_TEXTS = ["", " ", "a", "🦆" * 40, "Grüße an 東京 👩‍🚀", "word "
 
 @pytest.fixture(scope="module")
 def docstrings() -> list[str]:
-    """A few hundred real texts, from a word to several thousand characters."""
+    """A few hundred real texts, from one word to several thousand characters."""
     modules = (argparse, collections, datetime, decimal, email.message, enum, fractions, logging)
     modules += (pathlib, random, shutil, socket, statistics, string, subprocess, textwrap, zipfile)
     classes = [thing for module in modules for thing in vars(module).values() if isclass(thing)]
@@ -135,14 +135,14 @@ def build(folder: Path, kind: str = "Bert", *, special: bool = True, seed: int =
 
 
 def sentence(folder: Path, *after: torch.nn.Module, plain: Path | None = None, **options) -> Path:
-    """A model with the files that today's sentence-transformers writes."""
+    """A model with the files that the current sentence-transformers writes."""
     modules = [Transformer(str(plain or build(folder.parent / "plain"))), *after]
     SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
     return folder
 
 
 def theirs(folder: Path, texts: list[str], **options) -> np.ndarray:
-    # float32, as ours: else the checkpoint's dtype
+    # float32 like the embedder; the default would be the checkpoint's dtype.
     model = SentenceTransformer(
         str(folder), device="cpu", model_kwargs={"dtype": "float32"}, local_files_only=True
     )
@@ -196,7 +196,7 @@ def test_encoders_of_several_architectures(tmp_path, docstrings, kind, packs):
     embedder = load(folder)
     assert cosines(embedder.embed(texts), theirs(folder, texts)).min() > 0.99999
     assert embedder._encoder.packs is packs
-    # Its own limit is 48; whatever it allows beyond that, it can calculate.
+    # Its own limit is 48, but the network can calculate more.
     assert embedder.max_length == 48
     longest = load(folder, max_length=64)
     assert np.isfinite(longest.embed(["x" * 2_000])).all()
@@ -223,7 +223,7 @@ def test_texts_that_lie_side_by_side_do_not_see_each_other(minilm, pooling, leng
 
 
 def _sees_all(*args, scaling):
-    """Attention over all tokens of a run, as if they were of one text."""
+    """A wrong attention: over all tokens of a run, as if they belonged to one text."""
     run, *states = args
     return packing_attend(packed_attention.Run(1, run.tokens), *states, scaling=scaling)
 
@@ -406,7 +406,7 @@ OUT_OF_MEMORY = [
 
 
 def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
-    """Let the encoder fail above `rows` rows; returns the rows of each call."""
+    """Make the encoder run out of memory above `rows` rows; returns the rows of each call."""
     calls: list[int] = []
     forward = embedder._encoder._model.forward
 
@@ -422,7 +422,7 @@ def limit_rows(embedder, monkeypatch, rows: int, error: Exception) -> list[int]:
 
 @pytest.fixture
 def one_core(monkeypatch):
-    """Batches come one after the other, as they do on a GPU."""
+    """Calculate batches one after the other, as on a GPU."""
     monkeypatch.setattr(transformer, "CORES", 1)
 
 
@@ -486,7 +486,7 @@ def test_vectors_that_are_not_finite_are_refused(tmp_path):
 
 @pytest.fixture(scope="module")
 def cutters(tmp_path_factory, minilm) -> dict[str, TransformerEmbedder]:
-    """Models whose tokens are pieces of words, bytes, and letters of what a text is normalised to."""
+    """Models with three kinds of tokens: pieces of words, bytes, and letters after normalisation."""
     bytewise = build(tmp_path_factory.mktemp("bytewise") / "model")
     lengthening = build(tmp_path_factory.mktemp("lengthening") / "model", special=False)
     edit(lengthening / "tokenizer.json", normalizer={"type": "NFKC"})
@@ -494,7 +494,7 @@ def cutters(tmp_path_factory, minilm) -> dict[str, TransformerEmbedder]:
 
 
 def tokens_of(embedder: TransformerEmbedder, text: str) -> int:
-    """Without the special ones."""
+    """Number of tokens, without the special ones."""
     core = embedder._tokens._tokenizer
     return len(core(text.replace("\ud800", "\ufffd"), add_special_tokens=False)["input_ids"])
 
@@ -549,14 +549,14 @@ def test_chunks_end_where_sentences_do(minilm):
     assert "".join(cut) == text
     assert all(part.rstrip().endswith(".") for part in cut)
     assert cut[-1] == "The dog is lazy. It sleeps."
-    # The last sentence of one chunk opens the next, where it is short enough for that.
+    # The last sentence of a chunk is repeated in the next one, if it is short enough.
     overlapping = minilm.chunks(text, 16, 8)
     shared = [text[b:a] for (_, a), (b, _) in itertools.pairwise(overlapping) if b < a]
     assert "The fox jumps. " in shared
 
 
 def test_a_text_that_fits_is_one_chunk(minilm):
-    # Its beginning has more tokens than the whole, which is one unknown word.
+    # A part of it has more tokens than the whole, which is one unknown word.
     text = "x" * 60 + "🦆"
     assert minilm.count_tokens(["x" * 60, text]) == [32, 3]
     assert minilm.chunks(text, 8, 0) == [(0, 61)]
@@ -571,9 +571,9 @@ def test_no_chunk_is_longer_than_what_the_model_reads(tmp_path, special):
     text = "the quick brown fox jumps over the lazy dog. " * 20
     parts = [text[start:end] for start, end in embedder.chunks(text, 10_000, 5_000)]
     assert max(embedder.count_tokens(parts)) <= embedder.max_length == 48
-    # …and no chunk is shorter than it has to be.
+    # No chunk is shorter than necessary.
     assert max(embedder.count_tokens(parts)) > 40
-    # A model may leave next to nothing.
+    # A model may leave room for almost no tokens.
     narrow = load(folder, max_length=8)
     assert "".join(text[a:b] for a, b in narrow.chunks(text, 8, 0)) == text
 
@@ -619,7 +619,7 @@ def test_identity_is_of_the_content_not_of_the_place(tmp_path):
     assert len(revision) == 12
     assert int(revision, 16) >= 0
     assert load(f"{copy}/").model == identity
-    # what does not change the vectors, but for rounding
+    # settings that change vectors by rounding only
     assert load(copy, max_batch_tokens=64, dtype="bfloat16").model == identity
     assert load(copy, pooling="mean", normalize=True, max_length=48).model == identity
 
@@ -684,7 +684,7 @@ def test_a_model_that_is_not_there(tmp_path):
     for word in ("path", f"hf download acme/none --revision {COMMIT}", "HF_HOME", "HF_HUB_OFFLINE"):
         assert word in told
     assert "is not on this machine" in refusal("not a name/of/anything")
-    # The packaged copy has no revision, so it cannot be the one that is asked for.
+    # The packaged copy has no revision, so it may not be the requested one.
     assert "is not on this machine" in refusal(MINILM, revision=COMMIT)
 
 
