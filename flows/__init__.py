@@ -1,1 +1,1 @@
-"""Wiring: settings, the flow, the processes and commands around it."""
+"""The application: settings, the wired flow, and the processes and commands around it."""

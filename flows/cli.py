@@ -67,7 +67,7 @@ VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Tell more 
 
 
 def main() -> None:
-    """The entry point: runs a command and turns every expected error into a message."""
+    """Entry point: run a command; print every expected error as a message instead of a traceback."""
     try:
         app()
     except RowvecError as error:
@@ -125,7 +125,7 @@ def run(
     docs/recovery.md.
     """
     first_process.work_in_a_child()
-    # Before the imports, which take seconds: nothing has been read yet, so leaving is clean.
+    # Before the imports, which take seconds: nothing has been read yet, so the process can just exit.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     console = _errors()
     _log(console, verbose=verbose)
@@ -143,7 +143,7 @@ def run(
     }
     process = settings.process_from_env()
     if process.heartbeat is not None:
-        # One of an earlier container would tell that this one is alive.
+        # A file left by an earlier container would make a probe think that this flow is alive.
         process.heartbeat.unlink(missing_ok=True)
     runtime.arm(process)
     loaded = settings.load_contract(contract or process.contract)
@@ -382,7 +382,7 @@ def replay_dead_letters(
                 settled=settled,
             )
     finally:
-        # What was sent before an error is told as well.
+        # After an error, still print what was sent before it.
         if as_json:
             typer.echo(json.dumps(found, ensure_ascii=False))
     if not found and not as_json:

@@ -90,7 +90,7 @@ alter table docs replica identity full;
 
 @dataclass(slots=True)
 class Summary:
-    """What the demo did, for a machine.
+    """What the demo did; printed with `--json`.
 
     Attributes:
         freshness_s: Seconds from the commit of each live change until a Strong read saw it.
@@ -111,8 +111,8 @@ def run_demo(*, rows: int, keep: bool, as_json: bool) -> None:
 
     Args:
         rows: How many documentation texts to load.
-        keep: Go on after the summary, with the stack running, until Ctrl-C.
-        as_json: Print the summary as JSON on standard output, and all else on standard error.
+        keep: After the summary, keep the stack running until Ctrl-C.
+        as_json: Print the summary as JSON on standard output, and everything else on standard error.
 
     Raises:
         FatalError: A part did not start, or SQL and Milvus differ.
@@ -155,7 +155,7 @@ class _Demo:
     def run(self) -> Summary:
         pool = ThreadPoolExecutor(2, thread_name_prefix="demo")
         self._cleanup.callback(pool.shutdown, wait=False, cancel_futures=True)
-        # Both take seconds, and so does starting the stack.
+        # In threads, because both take seconds, as does starting the stack meanwhile.
         corpus = pool.submit(stdlib)
         searcher = pool.submit(_load_model)
         with self._step("PostgreSQL with logical replication, and a Kafka-protocol broker"):
@@ -236,13 +236,13 @@ class _Demo:
             env={"PYTHONPATH": import_path()},
             stop_seconds=30.0,
         )
-        # Registered first: an interrupt in start() must find it.
+        # Registered before start(), so that an interrupt in the middle of it ends the child.
         self._cleanup.callback(flow.stop)
         flow.start()
         return flow
 
     def _load(self, docs: int, modules: int) -> None:
-        """Watch the collections fill, up to every row of the initial snapshot."""
+        """Show progress until the collections hold every row of the initial snapshot."""
         wanted, started = docs + modules, time.monotonic()
         bar = Progress(
             TextColumn("  initial load"),
@@ -256,7 +256,7 @@ class _Demo:
             task = bar.add_task("load", total=wanted)
 
             def loaded() -> bool:
-                # The collections are there once the flow has passed its checks.
+                # The flow creates the collections when it has passed its checks.
                 count = sum(self._count(table.collection) for table in self._contract.tables)
                 bar.update(task, completed=count)
                 return count >= wanted
@@ -347,7 +347,7 @@ class _Demo:
         return self._store.stored(table.collection, [id_]).get(id_)
 
     def _findable(self, docs: list[Docstring], start: int) -> int:
-        """The id of a row from `start` on that a search for its first line finds."""
+        """The id of the first row at or after `start` that a search for its first line finds."""
         for row, doc in enumerate(docs[start : start + 100], start + 1):
             first = doc.doc.partition("\n")[0]
             if 30 <= len(first) <= 60 and self._hit(first).text == f"{doc.name}\n{doc.doc}":

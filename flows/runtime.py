@@ -1,4 +1,4 @@
-"""Running the flow: real clients, signals, recovery; and the flow for `python -m bytewax.run`."""
+"""Runs the flow with real clients, signals and recovery; also for `python -m bytewax.run`."""
 
 import atexit
 import logging
@@ -45,37 +45,40 @@ from operators.stages.source import PartitionedSource, SourceSettings
 logger = logging.getLogger(__name__)
 
 _PANIC = "PanicException"
-"""What a panic of Bytewax's Rust is in Python: no Exception, and its class cannot be imported."""
+"""Class name of a panic in Bytewax's Rust code: no Exception, and the class cannot be imported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """This process's place among those of the flow; addresses are `host:port`, one each."""
+    """The number of this process in the flow, and the address `host:port` of every process."""
 
     process_id: int = 0
     addresses: tuple[str, ...] = ()
 
     @property
     def processes(self) -> int:
-        """How many there are; without addresses this one is alone."""
+        """Number of processes of the flow; 1 without addresses."""
         return max(1, len(self.addresses))
 
 
 class Session:
-    """A flow with everything it holds open, from preflight to close.
+    """A flow and everything that it holds open, from the preflight checks to `close`.
+
+    Threads: a signal handler on the main thread sets `stop`; the worker reads it between batches
+    (`_stops`). `close` sets `_abort`, at which lane threads give up retrying.
 
     Args:
-        contract: What to sync.
+        contract: The contract to sync by.
         heartbeat: File to touch at every checkpoint.
-        exit_at_end: End at the end of the topics instead of waiting for more.
+        exit_at_end: Stop at the end of the topics instead of waiting for more.
         readers: Metric readers besides those of the environment.
-        cluster: This process's place among those of the flow.
+        cluster: Number of this process, and the addresses of all.
         locks: See `preflight.Claim`.
         on_epoch: Called at every checkpoint.
-        accepted: What the user goes on without.
+        accepted: Findings that the user accepts for this start.
 
     Raises:
-        RowvecError: Something is not right; nothing was read.
+        RowvecError: A check failed; nothing was read.
     """
 
     def __init__(
@@ -146,19 +149,19 @@ class Session:
         )
 
     def ended(self) -> None:
-        """Note that the flow has come to a clean end, and all of it is committed."""
+        """Note that the flow has ended cleanly, so everything it read is committed."""
         if self._opened.ledger is not None:
             self._opened.ledger.ended()
 
     def close(self) -> None:
-        """End the threads and close the connections; spans and metrics are sent."""
+        """End the threads, close the connections, and send the last spans and metrics."""
         self._abort.set()
         self.flow.close()
         self._opened.close()
         self._observability.shutdown()
 
     def _stops(self) -> bool:
-        """Whether the sources are to end.
+        """Whether the sources should end.
 
         Raises:
             FatalError: The lease was lost.
@@ -178,13 +181,13 @@ def run(
     accepted: frozenset[Accept] = frozenset(),
     on_ready: Callable[[], None] = lambda: None,
 ) -> None:
-    """Run the flow until it is asked to stop (SIGTERM, SIGINT), or until the end.
+    """Run the flow until SIGTERM or SIGINT, or with `exit_at_end` until the end of the topics.
 
-    A stop is clean: what is pending is written, the last offsets are committed, and a restart
-    replays nothing.
+    A stop is clean: pending rows are written, the last offsets are committed, and a restart replays
+    nothing.
 
     Raises:
-        RowvecError: It could not start, or something stopped it; nothing is lost.
+        RowvecError: It could not start, or an error stopped it; nothing is lost.
     """
     recovery = Recovery(contract.recovery, cluster.process_id, cluster.processes)
     try:
@@ -204,8 +207,8 @@ def run(
                 cli_main(  # type: ignore[no-untyped-call]
                     session.flow.dataflow,
                     process_id=cluster.process_id,
-                    # Without addresses Bytewax would run the worker on the main thread, where a Rust
-                    # panic prints its own trace and a long batch keeps signals waiting.
+                    # Passed even if empty: without addresses Bytewax runs the worker on the main
+                    # thread, where a Rust panic prints its own trace and a long batch delays signals.
                     addresses=list(cluster.addresses),
                     epoch_interval=timedelta(seconds=contract.recovery.epoch_interval_s),
                     recovery_config=recovery.config(),
@@ -222,14 +225,12 @@ def run(
 
 
 def flow_from_env() -> Dataflow:
-    """The flow of the contract that `ROWVEC_CONTRACT` names, for Bytewax's own command.
+    """The flow for Bytewax's own command: `python -m bytewax.run "flows.runtime:flow_from_env()"`.
 
-    It is `python -m bytewax.run "flows.runtime:flow_from_env()"`.
-
-    Recovery, workers and addresses are then Bytewax's to set, by its options and `BYTEWAX_…`
-    variables. The recovery directory is checked and locked where `BYTEWAX_RECOVERY_DIRECTORY` names
-    it; otherwise a start after a crash waits until the lease has run out. SIGTERM and SIGINT end the
-    flow cleanly. Exits with a message where something is not right.
+    `ROWVEC_CONTRACT` names the contract. Recovery, workers and addresses are set by Bytewax's options
+    and `BYTEWAX_…` variables. If `BYTEWAX_RECOVERY_DIRECTORY` names the recovery directory, it is
+    checked and locked; otherwise a start after a crash waits until the lease has run out. SIGTERM and
+    SIGINT end the flow cleanly. If a check fails, the process exits with a message.
     """
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -256,13 +257,13 @@ def flow_from_env() -> Dataflow:
     ending = ExitStack()
     ending.enter_context(seldom_collected())
     ending.callback(session.close)
-    # Bytewax tells nobody that the flow has ended; what is left to do is to send spans and metrics.
+    # Bytewax has no callback for the end of the flow, so the session is closed at exit.
     atexit.register(ending.close)
     return session.flow.dataflow
 
 
 def arm(process: Process) -> None:
-    """Have a test's kill strike where the environment says."""
+    """For tests: kill the process at the crash point that the environment names."""
     if process.kill_at is not None:
         crash_points.listen(crash_points.kill_at(*process.kill_at))
 
@@ -289,8 +290,8 @@ def _stopping(stop: threading.Event) -> Iterator[None]:
 
 
 def _reason(error: BaseException) -> RowvecError:
-    """The error of ours at the bottom of what Bytewax wrapped around it, or one that says so."""
-    if "thread panic" in str(error):  # of the threads that talk to the other processes
+    """The Rowvec error that Bytewax wrapped, or a `FatalError` that describes a foreign one."""
+    if "thread panic" in str(error):  # in a thread that talks to the other processes
         return FatalError(
             subject="the flow",
             cause=f"another process of the flow ended or cannot be reached ({error})",
@@ -328,7 +329,7 @@ def _touching(heartbeat: Path | None) -> Callable[[], None]:
 
 
 class _Discard(DynamicSink[Receipt]):
-    """Receipts end here: what they tell is in the metrics already."""
+    """Discards receipts: the metrics count the same already."""
 
     def build(self, step_id: str, worker_index: int, worker_count: int) -> "_DiscardPartition":
         return _DiscardPartition()

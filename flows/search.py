@@ -1,4 +1,4 @@
-"""Searching the contract's collections with the contract's model."""
+"""Searches the contract's collections with the contract's model."""
 
 from operators.contract.sections import Contract
 from operators.errors import FatalError
@@ -8,10 +8,10 @@ from operators.store.protocol import Hit
 
 
 class Searcher:
-    """The model and the store, held open for several searches.
+    """The model and the store, kept open for several searches.
 
     Raises:
-        RowvecError: Milvus or the model is not there.
+        RowvecError: Milvus or the model cannot be opened.
     """
 
     def __init__(self, contract: Contract) -> None:
@@ -20,13 +20,13 @@ class Searcher:
         self._embedder = TransformerEmbedder(contract.embedding)
 
     def close(self) -> None:
-        """Release the connection."""
+        """Close the connection."""
         self._store.close()
 
     def search(
         self, text: str, *, collection: str | None = None, where: str = "", limit: int = 5
     ) -> list[Hit]:
-        """The entities nearest to `text`, best first, over one collection or all.
+        """The entities nearest to `text`, best first, in one collection or in all.
 
         Raises:
             FatalError: The contract has no such collection, or Milvus refuses the filter.

@@ -1,8 +1,8 @@
-"""The only reader of the environment: the contract from TOML, `ROWVEC_…` variables and secret files.
+"""Reads the contract from TOML, `ROWVEC_…` variables and secret files; nothing else reads them.
 
 Every key of the contract can be set by a variable: `ROWVEC_KAFKA__BOOTSTRAP_SERVERS` is
-`bootstrap_servers` in `[kafka]`. A file `rowvec_kafka__password` in the directory that
-`ROWVEC_SECRETS_DIR` names does the same for a secret. Variables win over files, files over TOML.
+`bootstrap_servers` in `[kafka]`. A secret can also be a file, such as `rowvec_kafka__password` in the
+directory that `ROWVEC_SECRETS_DIR` names. Variables override files, and files override TOML.
 """
 
 import difflib
@@ -72,14 +72,13 @@ _SECTIONS: dict[str, type] = {
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """What the environment says about this process rather than about the contract.
+    """Settings of this process, as opposed to the contract, which all processes share.
 
     Attributes:
-        heartbeat: File to touch whenever the flow advances, for a liveness probe.
-        recovery: Directory that Bytewax's own command was told, where it was told by its variable.
-        accepted: What the flow goes on without, for once.
-        kill_at: For tests: the point where the process is to be killed, and at which time of being
-            there.
+        heartbeat: File to touch at every checkpoint, for a liveness probe.
+        recovery: Recovery directory in the variable of Bytewax's own command.
+        accepted: Findings that the user accepts for this start.
+        kill_at: For tests: the crash point at which the process is killed, and at which visit of it.
     """
 
     contract: Path
@@ -91,10 +90,10 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Exporters:
-    """Where spans and metrics go: `otlp`, `console` or `none`.
+    """Exporters of spans and metrics, each `otlp`, `console` or `none`.
 
     Attributes:
-        default_name: The environment does not name the service.
+        default_name: Whether the environment leaves the service without a name.
     """
 
     traces: str
@@ -103,10 +102,10 @@ class Exporters:
 
 
 def process_from_env() -> Process:
-    """Where the contract is and where the heartbeat goes.
+    """Settings of this process from its environment.
 
     Raises:
-        ContractError: `ROWVEC_ACCEPT` or `ROWVEC_KILL_AT` names what there is not.
+        ContractError: `ROWVEC_ACCEPT` or `ROWVEC_KILL_AT` has an unknown value.
     """
     heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
     recovery = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
@@ -187,12 +186,12 @@ def bytewax_cluster() -> tuple[int, tuple[str, ...]]:
 
 
 def cluster_from(process_id: int, addresses: str) -> tuple[int, tuple[str, ...]]:
-    """This process's number and every process's address, as Bytewax's own variables tell them.
+    """This process's number and every process's address, completed from Bytewax's variables.
 
     In a StatefulSet the number comes from the pod's name and the addresses from a file.
 
     Raises:
-        ContractError: The variables do not fit together.
+        ContractError: The variables contradict each other.
     """
     pod = os.environ.get("BYTEWAX_POD_NAME")
     stateful_set = os.environ.get("BYTEWAX_STATEFULSET_NAME")
@@ -224,10 +223,10 @@ def cluster_from(process_id: int, addresses: str) -> tuple[int, tuple[str, ...]]
 
 
 def load_contract(path: Path) -> Contract:
-    """The contract in `path`, with what the environment and secret files override.
+    """Read the contract in `path`; variables and secret files override it.
 
     Raises:
-        ContractError: It cannot be read or is wrong; all problems are told together.
+        ContractError: It cannot be read or is invalid; the message lists all problems.
     """
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -245,15 +244,15 @@ def load_contract(path: Path) -> Contract:
 
 
 def contract_from(data: dict[str, Any], subject: str) -> Contract:
-    """The contract in `data`, with what the environment and secret files override.
+    """Build the contract from `data`; variables and secret files override it.
 
     Raises:
-        ContractError: It is wrong; all problems are told together, each with its key.
+        ContractError: It is invalid; the message lists all problems, each with its key.
     """
     try:
         return _Settings(**data)
     except ValidationError as error:
-        # Never the inputs: one of them may be a password.
+        # Messages contain no inputs, because one of them may be a password.
         details = error.errors(include_url=False)
         problems = [_problem(each) for each in details if not _follows_from_another(each, details)]
     except SettingsError as error:
@@ -281,7 +280,7 @@ class _Settings(Contract, BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Environment over secret files over the TOML that was passed in."""
+        """Order of precedence: variables, secret files, then the TOML that was passed in."""
         sources: list[PydanticBaseSettingsSource] = [env_settings]
         directory = os.environ.get(SECRETS_VARIABLE)
         if directory:
@@ -304,13 +303,13 @@ def _problem(details: ErrorDetails) -> str:
     message = details["msg"].removeprefix("Value error, ")
     match details["type"]:
         case "missing":
-            # Variables reach into sections, not into the list of tables.
+            # A variable can set a key of a section, but not one in the list of tables.
             variable = "" if location[0] == "tables" and location[1:] else _variable(location)
             return f"{key}: is missing; add it" + (f", or set {variable}" if variable else "")
         case "extra_forbidden":
             return f"{key}: is no key of the contract; {_suggestion(location)}"
         case "string_pattern_mismatch":
-            pattern = details["ctx"]["pattern"]  # always there for this type
+            pattern = details["ctx"]["pattern"]  # always present for this type of error
             return f"{key}: does not look as it must ({pattern})"
         case "too_short":
             return f"{key}: must not be empty"
@@ -319,7 +318,10 @@ def _problem(details: ErrorDetails) -> str:
 
 
 def _follows_from_another(each: ErrorDetails, details: list[ErrorDetails]) -> bool:
-    """Tables that are wrong are left out by pydantic, which then finds too few of them."""
+    """Whether a problem is only the consequence of another one.
+
+    pydantic leaves out invalid tables, and then also reports that there are too few.
+    """
     return each["type"] == "too_short" and any(
         other["loc"][: len(each["loc"])] == each["loc"] and other is not each for other in details
     )

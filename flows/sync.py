@@ -1,4 +1,4 @@
-"""The flow: pure wiring of the stages. Step ids are constants, because recovery files know them."""
+"""Wires the stages into the flow. Step ids must never change, because recovery files contain them."""
 
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -56,14 +56,14 @@ RECEIPTS = "receipts"
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the flow works with.
+    """Everything that the flow is built from.
 
     Attributes:
         whole: All collections were empty when the process started.
-        partitions: All that the sources read, in every process of the flow: (topic, partition).
-        framed: Reads messages that name their schema in a registry.
-        database: Is asked for what Debezium left out.
-        distrust: What the recovery state says of rows may be old.
+        partitions: All partitions that the sources of all processes read: (topic, partition).
+        framed: Decodes messages that name their schema in a registry.
+        database: The SQL database, to be asked for columns that Debezium left out.
+        distrust: Whether versions of rows in the recovery state may be wrong and must be looked up.
     """
 
     contract: Contract
@@ -83,20 +83,24 @@ class Parts:
 
 @dataclass(frozen=True, slots=True)
 class Flow:
-    """The dataflow, and the threads to end when it has ended."""
+    """The dataflow, and its threads, which must be ended after it.
+
+    The worker thread runs the stages; the lanes and the embed step have threads of their own, and hand
+    results over through their own locks.
+    """
 
     dataflow: Dataflow
     lanes: Lanes
     model: EmbedStep
 
     def close(self) -> None:
-        """End the threads; what is not written yet is not written any more."""
+        """End the threads; rows that are still queued are not written."""
         self.model.close()
         self.lanes.close()
 
 
 def collection_specs(contract: Contract, embedder: Embedder) -> list[CollectionSpec]:
-    """What the collections of a contract must be, one spec for each."""
+    """The specification of each collection of the contract."""
     specs = {
         table.collection: CollectionSpec(
             name=table.collection,
@@ -116,7 +120,7 @@ def collection_specs(contract: Contract, embedder: Embedder) -> list[CollectionS
 
 
 def _cutting(contract: Contract, collection: str) -> str:
-    """How texts are cut belongs to what makes the vectors: cut otherwise, they have to be made anew."""
+    """Chunk sizes as part of the model's identity: with other ones, all vectors must be made again."""
     cut = [
         f"{table.name} {table.chunks.max_tokens}+{table.chunks.overlap_tokens}"
         for table in contract.tables
@@ -132,7 +136,7 @@ def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStor
         True if all of them are empty.
 
     Raises:
-        FatalError: One is there and is not what the contract says.
+        FatalError: An existing collection does not match the contract.
     """
     for table in contract.tables:
         if table.drift.added == "add" and not store.can_add_fields:
@@ -141,7 +145,7 @@ def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStor
                 cause="this Milvus cannot add fields to a collection",
                 hint="use a Milvus server from 2.6 on, or another policy",
             )
-    # Every one of them, before the first answer is looked at.
+    # A list, not a generator: all() must not stop before every collection was ensured.
     empty = [store.ensure(spec) for spec in collection_specs(contract, embedder)]
     return all(empty)
 
@@ -152,13 +156,13 @@ def rules_of(
     store: VectorStore | None = None,
     retry: RetryPolicy | None = None,
 ) -> dict[str, Rules]:
-    """How the messages of each topic are read and rendered.
+    """The decoder and renderer of each topic.
 
     Args:
-        contract: Has the tables.
-        framed: Reads messages that name their schema in a registry.
-        store: Gets fields for new columns, where the contract says so; checked before.
-        retry: For the store.
+        contract: The contract with the tables.
+        framed: Decodes messages that name their schema in a registry.
+        store: Gets new fields if the contract says `added = "add"`; its collections are checked.
+        retry: For requests to the store.
     """
     rules: dict[str, Rules] = {}
     for table in contract.tables:

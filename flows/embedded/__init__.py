@@ -1,6 +1,6 @@
-"""A real change-data-capture stack from pip packages alone, for `rowvec demo` and the tests.
+"""A real change-data-capture stack from Python packages, for `rowvec demo` and the tests.
 
-Postgres, Kafka Connect with Debezium, a Kafka-protocol broker and (for tests) a Milvus server run
-as child processes of the caller. They listen on loopback only and never outlive the caller. Linux
-only; not for production data.
+PostgreSQL, Kafka Connect with Debezium, a Kafka-protocol broker and (for tests) a Milvus server run as
+child processes of the caller. They listen on loopback only and never outlive the caller. Linux only;
+not for production data. Enter through `stack`.
 """

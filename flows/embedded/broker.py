@@ -1,4 +1,4 @@
-"""Kafka-protocol brokers from pip packages. Neither is Apache Kafka; each says where it differs."""
+"""Kafka-protocol brokers from Python packages. Neither is Apache Kafka; each says where it differs."""
 
 import signal
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ _REQUEST_SECONDS = 15.0
 
 
 class _KafkaProtocolBroker(ABC):
-    """One broker process on a random loopback port, which it keeps over restarts."""
+    """One broker process on a random loopback port, which it keeps when it is restarted."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -27,7 +27,7 @@ class _KafkaProtocolBroker(ABC):
 
     @property
     def bootstrap_servers(self) -> str:
-        """What a client connects to: `127.0.0.1:port`."""
+        """The address for clients: `127.0.0.1:port`."""
         return f"127.0.0.1:{self._port}"
 
     def start(self) -> None:
@@ -46,7 +46,7 @@ class _KafkaProtocolBroker(ABC):
             raise
 
     def stop(self) -> None:
-        """Ends the broker cleanly; does nothing if it is not running."""
+        """Ends the broker cleanly, if it is running."""
         self._child.stop()
 
     def kill(self) -> None:
@@ -56,22 +56,22 @@ class _KafkaProtocolBroker(ABC):
     def create_topic(
         self, name: str, partitions: int, config: Mapping[str, str] | None = None
     ) -> None:
-        """Makes a topic and returns when it is there.
+        """Creates a topic and returns when it exists.
 
         Args:
             name: The topic.
-            partitions: How many partitions.
-            config: The topic's own settings, such as `cleanup.policy`.
+            partitions: Number of partitions.
+            config: Settings of the topic, such as `cleanup.policy`.
 
         Raises:
-            FatalError: The broker refused (it may exist already) or did not answer.
+            FatalError: The broker refused (the topic may exist already) or did not answer.
         """
         from confluent_kafka import KafkaException
         from confluent_kafka.admin import AdminClient
         from confluent_kafka.cimpl import NewTopic
 
         topic = NewTopic(name, partitions, 1, config=dict(config or {}))
-        client = AdminClient(self._client())  # in a variable: the futures fail when it is collected
+        client = AdminClient(self._client())  # keep a reference: without it the futures fail
         futures = client.create_topics(
             [topic], operation_timeout=_REQUEST_SECONDS, request_timeout=_REQUEST_SECONDS
         )
@@ -96,11 +96,11 @@ class _KafkaProtocolBroker(ABC):
 
 
 class Broker(_KafkaProtocolBroker):
-    """Tansu, in memory: for the demo and most tests. Nothing survives its end.
+    """Tansu, in memory: for the demo and most tests. Its data is lost when it ends.
 
-    Unlike Apache Kafka it answers end-offset and offset-for-time requests wrongly, waits silently
-    on an offset out of range, cannot add partitions, and shows aborted transactions. Consumers
-    should set `fetch.wait.max.ms` to 50 or less: it holds a fetch for that long.
+    Unlike Apache Kafka it answers end-offset and offset-for-time requests wrongly, waits silently at
+    an offset out of range, cannot add partitions, and delivers aborted transactions. It holds every
+    fetch for the whole `fetch.wait.max.ms`, so consumers should set that to 50 or less.
     """
 
     def _make_child(self, directory: Path, port: int) -> Child:
@@ -113,7 +113,7 @@ class Broker(_KafkaProtocolBroker):
                 *("--storage-engine", "memory://tansu/"),
             ],
             directory=directory,
-            # It has nothing to store, and on SIGTERM waits 5 s for clients to go.
+            # It has nothing to store, and after SIGTERM would wait 5 s for clients to disconnect.
             stop_signal=signal.SIGKILL,
         )
 
@@ -121,8 +121,8 @@ class Broker(_KafkaProtocolBroker):
 class DurableBroker(_KafkaProtocolBroker):
     """noida-db: for tests of end offsets, offsets out of range, restarts and transactions.
 
-    A clean restart keeps everything; `kill` loses up to the last second of acknowledged records. It
-    writes its whole state every second, so keep topics small; it never evicts a dead group member.
+    A clean restart keeps everything; `kill` loses up to one second of acknowledged records. It writes
+    its whole state every second, so topics should be small. It never removes a dead group member.
     """
 
     def _make_child(self, directory: Path, port: int) -> Child:

@@ -1,4 +1,4 @@
-"""Kafka Connect with Debezium's PostgreSQL connector, as a child process without REST."""
+"""Kafka Connect with Debezium's PostgreSQL connector, as a child process without the REST server."""
 
 import json
 import re
@@ -17,19 +17,19 @@ _MAX_RECORD_BYTES = 20 * 1024 * 1024  # Kafka's default of 1 MB fails the task o
 
 _TRACE_NOISE = ("at ", "... ", "Connector configuration is invalid", "You can also find the above")
 
-#: The first change event comes about a third sooner than with the JVM's defaults. Without its second
-#: compiler the peak rate should be lower: give other options where throughput is measured.
+#: JVM options with which the first change event comes about a third sooner than with the defaults. The
+#: second compiler is off, which should lower the peak rate: measure throughput with other options.
 FAST_START = ("-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectorStatus:
-    """What Kafka Connect says of one connector.
+    """The status of one connector, as Kafka Connect reports it.
 
     Attributes:
         state: STARTING, RUNNING, PAUSED, FAILED, ...
-        tasks: The state of each task.
-        trace: The Java stack traces of what failed; empty if nothing did.
+        tasks: State of each task.
+        trace: Java stack traces of failures; empty if there are none.
     """
 
     state: str
@@ -38,25 +38,25 @@ class ConnectorStatus:
 
     @property
     def running(self) -> bool:
-        """Whether the connector runs and all its tasks do, of which there is at least one."""
+        """Whether the connector and all its tasks run, and there is at least one task."""
         return bool(self.tasks) and {self.state, *self.tasks} == {"RUNNING"}
 
     @property
     def failed(self) -> bool:
-        """Whether the connector or one of its tasks has failed; they do not start again."""
+        """Whether the connector or one of its tasks has failed; they are not restarted."""
         return "FAILED" in {self.state, *self.tasks}
 
 
 class ConnectWorker:
     """A standalone Kafka Connect worker. It opens no port.
 
-    Started again with the same directory, connectors go on from their stored offsets: after `stop`
-    without duplicates, after `kill` with those of about a second; never with a gap.
+    Started again in the same directory, connectors continue from their stored offsets: after `stop`
+    without duplicates, after `kill` with about a second of duplicates; never with a gap.
 
     Args:
-        directory: Where configuration, offsets and log go; made if missing.
+        directory: For configuration, offsets and log; created if missing.
         bootstrap_servers: The broker.
-        java_options: The JVM's own options.
+        java_options: Options of the JVM.
     """
 
     def __init__(
@@ -98,10 +98,10 @@ class ConnectWorker:
         """Starts the worker with these connectors and returns at once.
 
         Args:
-            connectors: Their settings by name; see `postgres_connector`.
+            connectors: Settings of each connector, by name; see `postgres_connector`.
 
         Raises:
-            FatalError: The worker runs already.
+            FatalError: The worker is running already.
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._status_file.unlink(missing_ok=True)
@@ -114,11 +114,10 @@ class ConnectWorker:
         self._child.start()
 
     def wait_running(self, seconds: float = 60.0) -> None:
-        """Returns when all connectors and their tasks run; they keep running or not afterwards.
+        """Waits until all connectors and their tasks run.
 
-        The initial snapshot may not have been taken yet: what changes before its first record is
-        there is seen in the snapshot or not at all. A task can also fail later: call this again to
-        be told.
+        The initial snapshot may not have been taken yet, so a change of a row right now may appear only
+        as part of the snapshot. A task can also fail later; to find out, call this again.
 
         Raises:
             FatalError: One has failed (with the root of its Java trace), the worker ended, or
@@ -134,13 +133,13 @@ class ConnectWorker:
                         cause=_root_cause(connector.trace),
                         hint=f"The whole trace is in {self._child.log}",
                     )
-            # Without connectors, too, the worker has to be up: it writes the file first then.
+            # The worker writes the file when it is up, even if there are no connectors.
             return self._status_file.exists() and all(c.running for c in status.values())
 
         self._child.wait_until(running, seconds)
 
     def status(self) -> dict[str, ConnectorStatus]:
-        """What the connectors are doing, by name.
+        """Status of each connector, by name.
 
         Raises:
             FatalError: The worker has ended by itself, or was never started.
@@ -156,7 +155,7 @@ class ConnectWorker:
         }
 
     def stop(self) -> None:
-        """Ends the worker after it has stored its offsets; does nothing if it is not running."""
+        """Ends the worker, if it is running, after it has stored its offsets."""
         self._child.stop()
 
     def kill(self) -> None:
@@ -173,14 +172,15 @@ def postgres_connector(
     schemas_enable: bool = False,
     **overrides: str,
 ) -> dict[str, str]:
-    """Settings for Debezium's PostgreSQL connector, as Rowvec wants its events.
+    """Settings of Debezium's PostgreSQL connector that Rowvec works best with.
 
     Args:
         dsn: libpq connection string with host, port, user, password and dbname.
-        topic_prefix: Topics are `<topic_prefix>.<schema>.<table>`. Also names the replication slot
-            and the publication, so it must be unique in the database.
+        topic_prefix: Topics are named `<topic_prefix>.<schema>.<table>`. It also names the replication
+            slot and the publication, so it must be unique in the database.
         tables: `schema.table` of each table to capture.
-        partitions: Of each topic that Connect makes; topics that exist stay as they are.
+        partitions: Number of partitions of each topic that Connect creates; existing topics are not
+            changed.
         schemas_enable: Whether each JSON message is `{"schema": …, "payload": …}`, not the payload.
         overrides: Any Debezium or Connect setting, as `**{"heartbeat.interval.ms": "1000"}`.
     """
@@ -203,12 +203,12 @@ def postgres_connector(
         "publication.autocreate.mode": "filtered",
         "topic.prefix": topic_prefix,
         "table.include.list": ",".join(re.escape(table) for table in tables),  # regular expressions
-        # After a crash Postgres may hold the slot a moment longer; the default is to wait 10 s.
+        # After a crash Postgres may hold the slot a moment longer; by default Debezium waits 10 s.
         "slot.retry.delay.ms": "250",
         "slot.max.retries": "120",
-        "poll.interval.ms": "10",  # the default, 500, is most of the way from commit to consumer
-        "decimal.handling.mode": "string",  # else the scale is in the schema alone
-        "skipped.operations": "none",  # else TRUNCATE is silent
+        "poll.interval.ms": "10",  # the default, 500, is most of the delay from commit to consumer
+        "decimal.handling.mode": "string",  # else only the schema has a number's scale
+        "skipped.operations": "none",  # else Debezium skips TRUNCATE
         "tombstones.on.delete": "true",
         "key.converter": _JSON,
         "key.converter.schemas.enable": with_schema,
@@ -221,7 +221,7 @@ def postgres_connector(
 
 
 def _root_cause(trace: str) -> str:
-    """What a Java stack trace, or Connect's refusal of a configuration, comes down to."""
+    """The root cause in a Java stack trace, or in Connect's refusal of a configuration."""
     lines = [line.strip() for line in trace.splitlines() if line.strip()]
     causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
     message = causes[-1] if causes else " ".join(x for x in lines if not x.startswith(_TRACE_NOISE))

@@ -1,9 +1,9 @@
 """The child process behind `ConnectWorker`: Kafka Connect's standalone worker in a JVM, no REST.
 
-Run as `python -m flows.embedded.connect_worker CONFIG.json`. The REST server that Connect's own
-main class insists on cannot start (the jars hold two versions of jetty), and would be one more
-listener; so the worker and its herder are put together here. What the connectors are doing is
-written to a status file, replaced whole, each time it changes.
+Run as `python -m flows.embedded.connect_worker CONFIG.json`. Connect's own main class starts a REST
+server, which cannot start here (the jars contain two versions of jetty) and would open a port. So this
+module creates the worker and its herder itself. Whenever the connectors' status changes, it replaces a
+status file.
 """
 
 import json
@@ -31,13 +31,13 @@ logger.plugins.level=WARN
 
 
 def main(config_file: Path) -> None:
-    """Runs the connectors of the configuration until SIGTERM, then stores their offsets and ends.
+    """Runs the connectors of the configuration until SIGTERM, then stores their offsets and exits.
 
-    The configuration's keys: `java` (its folder), `jars`, `java_options`, `worker` and `connectors`
+    The configuration's keys: `java` and `jars` (folders), `java_options`, `worker` and `connectors`
     (Kafka Connect's own settings), `status_file`.
     """
     stop = threading.Event()
-    # Before the JVM starts, so that an early SIGTERM counts; -Xrs keeps the JVM from taking over.
+    # Before the JVM starts, so that an early SIGTERM is handled; with -Xrs the JVM keeps the handlers.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     config = json.loads(config_file.read_text(encoding="utf-8"))
@@ -70,7 +70,7 @@ def main(config_file: Path) -> None:
                 failures[name] = str(error.getCause().getMessage())  # in an ExecutionException
         status.write({name: _state(herder, name, failures) for name in config["connectors"]})
     herder.stop()
-    # All is stored and closed; what is left of the JVM (idle pools) would only delay the end.
+    # Everything is stored and closed; the JVM's idle thread pools would only delay the exit.
     os._exit(0)
 
 

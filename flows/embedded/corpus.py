@@ -1,4 +1,4 @@
-"""Real text that every machine has: the documentation of Python's own standard library."""
+"""Real text that every machine has: the documentation of Python's standard library."""
 
 import ast
 import sysconfig
@@ -36,9 +36,9 @@ class Module:
 
 
 def stdlib() -> tuple[list[Docstring], list[Module]]:
-    """All documented objects and modules, in an order that is the same at every call.
+    """All documented objects and modules, always in the same order.
 
-    The sources are parsed, not imported: some modules print, open a browser, or need a display.
+    The sources are parsed, not imported, because some modules print, open a browser, or need a display.
     """
     docs: list[Docstring] = []
     modules: list[Module] = []
@@ -58,12 +58,12 @@ def stdlib() -> tuple[list[Docstring], list[Module]]:
             modules.append(Module(package, name, source.count(b"\n"), summary))
             docs.append(Docstring(name, name, "module", ast.get_docstring(tree) or ""))
         docs += _documented(name, tree, name)
-    # Some objects are defined twice, for one platform or another.
+    # Some objects are defined several times, for different platforms.
     return list({d.name: d for d in docs}.values()), modules
 
 
 def sample(items: list[Docstring], count: int) -> list[Docstring]:
-    """`count` of the docstrings, evenly over the whole library."""
+    """`count` docstrings, spread evenly over the whole library."""
     if count >= len(items):
         return items
     return [items[i * len(items) // count] for i in range(count)]

@@ -1,12 +1,12 @@
-"""Runs a program that listens on all addresses so that it is reachable on loopback alone.
+"""Makes a program that listens on all addresses reachable on loopback only.
 
-Run as `python -m flows.embedded.isolated SPEC.json`. The program gets a network namespace of its
-own with nothing but a loopback interface. The listening sockets made here before belong to the
-outer namespace and to 127.0.0.1; what they accept is relayed to the program's ports inside. Needs
-user namespaces, not root.
+Run as `python -m flows.embedded.isolated SPEC.json`. The program runs in a network namespace of its
+own that has only a loopback interface. Before entering it, this process opens listening sockets on
+127.0.0.1 of the outer namespace, and relays their connections to the program's ports. Needs user
+namespaces, but not root.
 
 The specification's keys: `argv`, `env`, `relay` (a list of [outer port, inner port]) and `private`
-(folders that the program insists on, mapped to the ones that it gets in their place).
+(folders with fixed paths that the program uses, mapped to the folders that replace them).
 """
 
 import asyncio
@@ -37,7 +37,7 @@ _CHUNK_BYTES = 256 * 1024
 
 
 def main(specification: Path) -> int:
-    """Runs the program until it ends or SIGTERM comes; returns its exit code."""
+    """Runs the program until it ends or SIGTERM arrives; returns its exit code."""
     spec = json.loads(specification.read_text(encoding="utf-8"))
     parent = os.getppid()
     relays = [
@@ -54,7 +54,7 @@ def main(specification: Path) -> int:
             os.makedirs(covered, exist_ok=True)
             _mount(private, covered, _MS_BIND)
     except OSError as error:
-        # An open port is never the fallback: that would put an unprotected database on the network.
+        # Fail rather than run it without isolation: its ports would be open to the network.
         print(f"cannot isolate the program: {error}", file=sys.stderr)
         return 1
     die_with_parent(parent)  # again: entering a namespace may have cleared it
@@ -70,7 +70,7 @@ def _mount(source: str, target: str, flags: int) -> None:
 async def _run(
     argv: list[str], env: dict[str, str], relays: list[tuple[socket.socket, int]]
 ) -> int:
-    # Through the launcher, so that the program dies with this process and this one with its parent.
+    # Through the launcher, so that the program is killed when this process ends.
     launcher = str(Path(__file__).with_name("launcher.py"))
     program = await asyncio.create_subprocess_exec(
         *(sys.executable, "-I", "-S", launcher, str(os.getpid()), "keep", *argv), env=env
@@ -89,7 +89,7 @@ async def _run(
 async def _relay(port: int, reader: StreamReader, writer: StreamWriter) -> None:
     try:
         inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
-    except OSError:  # not listening yet, or no more: to the client, the same as here
+    except OSError:  # the program is not listening: refuse the client's connection too
         writer.transport.abort()
         return
     await asyncio.gather(_pump(reader, inner_writer), _pump(inner_reader, writer))

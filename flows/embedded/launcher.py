@@ -1,12 +1,12 @@
-"""Becomes another program that dies with its parent; run as a script between fork and exec.
+"""Executes another program that is killed when its parent ends; run as a script of its own.
 
-`subprocess` offers the same through `preexec_fn`, but running Python between fork and exec can
-deadlock in a process that has threads (a demo has: librdkafka, gRPC, torch), and Python 3.12 warns
-of it. A separate short-lived interpreter has no such trouble. It needs the standard library only.
+`subprocess` could do the same with `preexec_fn`. But Python code between fork and exec can deadlock in
+a process with threads (the demo has some: librdkafka, gRPC, torch), and Python 3.12 warns of it. A
+separate short interpreter is safe. It needs the standard library only.
 
 Usage: launcher.py PARENT_PID IDENTITY PROGRAM [ARGUMENT...], where IDENTITY is `keep` (the
-caller's), `nobody` (drop root for uid 65534) or `namespace` (an unprivileged uid as seen from
-inside a user namespace, for a program that refuses root but must read the caller's files).
+caller's), `nobody` (change from root to uid 65534) or `namespace` (an unprivileged uid inside a user
+namespace, for a program that refuses root but must read the caller's files).
 """
 
 import ctypes
@@ -26,10 +26,10 @@ _PLAIN_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGPIPE, signal.SIGXFSZ)
 def die_with_parent(parent: int) -> None:
     """Has the kernel send SIGKILL to this process when the thread that started it ends.
 
-    Call it after any change of user: such a change clears the setting.
+    Call it after any change of user, because that clears the setting.
 
     Raises:
-        SystemExit: `parent` is gone already.
+        SystemExit: `parent` has ended already.
         OSError: The kernel refused.
     """
     libc = ctypes.CDLL(None, use_errno=True)
@@ -40,10 +40,10 @@ def die_with_parent(parent: int) -> None:
 
 
 def enter_user_namespace(inner_id: int, *, also: int = 0) -> None:
-    """Moves this process into a new user namespace, where its user is called `inner_id`.
+    """Moves this process into a new user namespace, in which its uid is `inner_id`.
 
     Args:
-        inner_id: The uid and gid that the process sees as its own; outside they stay what they are.
+        inner_id: The uid and gid inside the namespace; outside they do not change.
         also: Further CLONE_NEW* flags.
 
     Raises:
@@ -55,7 +55,7 @@ def enter_user_namespace(inner_id: int, *, also: int = 0) -> None:
         code = ctypes.get_errno()
         raise OSError(code, f"user namespaces are not allowed here ({os.strerror(code)})")
     for name, text in (
-        ("setgroups", "deny"),  # the kernel wants this before an unprivileged gid_map
+        ("setgroups", "deny"),  # the kernel requires this before an unprivileged gid_map
         ("uid_map", f"{inner_id} {uid} 1"),
         ("gid_map", f"{inner_id} {gid} 1"),
     ):
@@ -64,7 +64,7 @@ def enter_user_namespace(inner_id: int, *, also: int = 0) -> None:
 
 
 def main(parent: int, identity: str, argv: list[str]) -> None:
-    """Takes on the identity, ties this process to `parent`, and becomes `argv`."""
+    """Changes to the identity, ties this process to `parent`, and executes `argv`."""
     match identity:
         case "keep":
             pass
@@ -76,8 +76,8 @@ def main(parent: int, identity: str, argv: list[str]) -> None:
             enter_user_namespace(1000)
         case _:
             raise SystemExit(f"unknown identity {identity!r}")
-    # Ignored and blocked signals are inherited (a shell's background job ignores SIGINT, Python
-    # ignores SIGPIPE); the program must be stoppable whatever its ancestors did.
+    # Ignored and blocked signals are inherited: a shell's background job ignores SIGINT, Python ignores
+    # SIGPIPE. Reset them, so that the program can be stopped.
     for number in _PLAIN_SIGNALS:
         signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])

@@ -9,10 +9,10 @@ _START_SECONDS = 30.0
 
 
 class MilvusLiteServer:
-    """Milvus Lite behind its gRPC server. One request at a time: it loses rows of concurrent writers.
+    """Milvus Lite behind its gRPC server, with one worker: it loses rows of concurrent writers.
 
     Args:
-        directory: Where data and log go; made if missing.
+        directory: For data and log; created if missing.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -24,7 +24,7 @@ class MilvusLiteServer:
                 sys.executable,
                 *("-c", "import sys; from milvus_lite.cmdline import main; sys.exit(main())"),
                 *("server", "--data-dir", self._directory / "data", "--max-workers", "1"),
-                # Its own default is every address of the machine.
+                # By default it would listen on every address of the machine.
                 *("--host", "127.0.0.1", "--port", str(self._port)),
             ],
             directory=self._directory,
@@ -32,11 +32,11 @@ class MilvusLiteServer:
 
     @property
     def uri(self) -> str:
-        """What `MilvusClient` connects to."""
+        """The address for `MilvusClient`."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
-        """Start the server and wait until it serves.
+        """Start the server and wait until it answers.
 
         Raises:
             FatalError: It did not start; the message quotes its log.
@@ -50,7 +50,7 @@ class MilvusLiteServer:
             raise
 
     def stop(self) -> None:
-        """End the server; what it acknowledged is on disk."""
+        """End the server; all acknowledged writes are on disk."""
         self._child.stop()
 
     def kill(self) -> None:

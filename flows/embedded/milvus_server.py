@@ -14,7 +14,7 @@ from flows.embedded.process import Child, free_ports
 
 _START_SECONDS = 120.0
 
-_PROXY_PORT, _METRICS_PORT = 19530, 9091  # inside its network namespace, where nobody else is
+_PROXY_PORT, _METRICS_PORT = 19530, 9091  # fixed: its network namespace has no other program
 
 _PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
 
@@ -22,17 +22,17 @@ _PLACEHOLDER = re.compile(r"\{\{(.*?)\}\}")
 class MilvusServer:
     """Milvus standalone (with embedded etcd and rocksmq) on a random loopback port.
 
-    Milvus binds nine ports to all addresses, whatever its configuration says, and has no password.
-    So it runs in a network namespace of its own, and a relay brings its useful ports to 127.0.0.1
-    (see `flows.embedded.isolated`). Needs Linux x86_64 and user namespaces, which some containers
-    forbid: then `start` fails rather than listen to the network.
+    Milvus binds nine ports on all addresses, whatever its configuration says, and has no password. So
+    it runs in a network namespace of its own, and a relay exposes two of its ports on 127.0.0.1 (see
+    `flows.embedded.isolated`). Needs Linux x86_64 and user namespaces; if these are forbidden, as in
+    some containers, `start` fails rather than open ports to the network.
 
-    Not for crash tests: after kill -9 under load this version does not always serve again.
+    Not for crash tests: after kill -9 under load, this version does not always start again.
 
     Args:
-        directory: Where configuration, data and logs go; made if missing.
-        binaries: Where to unpack the server (250 MB, 3 s), to share it between directories; inside
-            `directory` by default.
+        directory: For configuration, data and logs; created if missing.
+        binaries: Folder to unpack the server into (250 MB, 3 s), which several directories can share;
+            inside `directory` by default.
     """
 
     def __init__(self, directory: Path, *, binaries: Path | None = None) -> None:
@@ -52,13 +52,13 @@ class MilvusServer:
 
     @property
     def uri(self) -> str:
-        """What `MilvusClient` connects to."""
+        """The address for `MilvusClient`."""
         return f"http://127.0.0.1:{self._port}"
 
     def start(self) -> None:
         """Starts the server and waits until all its components are healthy.
 
-        That takes 3 s for a new directory and up to 10 s for one that was used before.
+        This takes 3 s in a new directory, and up to 10 s in a used one.
 
         Raises:
             FatalError: It did not start; the message quotes its log.
@@ -74,7 +74,7 @@ class MilvusServer:
             raise
 
     def stop(self) -> None:
-        """Ends the server; does nothing if it is not running."""
+        """Ends the server, if it is running."""
         self._child.stop()
 
     def kill(self) -> None:
@@ -82,7 +82,7 @@ class MilvusServer:
         self._child.kill()
 
     def _healthy(self) -> bool:
-        # Not urllib, which would ask the proxy that http_proxy names.
+        # Not urllib, which would use the proxy in http_proxy.
         with closing(HTTPConnection("127.0.0.1", self._metrics_port, timeout=5)) as connection:
             try:
                 connection.request("GET", "/healthz")
@@ -139,7 +139,7 @@ class MilvusServer:
                 "DEPLOY_MODE": "STANDALONE",
                 "METRICS_PORT": str(_METRICS_PORT),
             },
-            # Not configurable, and shared by all servers and users of the machine otherwise.
+            # These paths cannot be configured; without this, all servers of the machine share them.
             "private": {
                 "/run": str(self._directory / "run"),
                 "/tmp/milvus": str(self._directory / "tmp"),  # noqa: S108  # nothing is put there

@@ -1,4 +1,4 @@
-"""Finds the programs that pip packages bring."""
+"""Finds programs inside installed Python packages."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ def package_file(package: str, *parts: str, extra: str = "demo") -> Path:
     Args:
         package: The import name.
         parts: The path below the package's folder.
-        extra: The extra of rowvec that brings the package, for the message.
+        extra: The extra of rowvec that installs the package, for the message.
 
     Raises:
         FatalError: The package or the file is missing.
@@ -36,6 +36,6 @@ def package_root() -> Path:
 
 
 def import_path() -> str:
-    """PYTHONPATH for a child that must import what this process can, this package first."""
+    """PYTHONPATH with which a child can import the same as this process; this package comes first."""
     root = str(package_root())
     return os.pathsep.join([root, *(entry for entry in sys.path if entry not in ("", root))])

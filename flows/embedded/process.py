@@ -1,9 +1,9 @@
-"""Child processes that are started whole, ended in order, and never outlive their parent.
+"""Child processes that never outlive their parent and are ended in a chosen order.
 
-- Each child leads a session of its own: a terminal's Ctrl-C reaches the parent alone, which then
-  ends the children in the order it wants.
-- The kernel kills a child when its parent is gone, even by kill -9.
-- A KeyboardInterrupt at any moment leaves no child unaccounted for.
+- Each child leads a session of its own, so that Ctrl-C in a terminal reaches only the parent, which
+  then ends the children in the right order.
+- The kernel kills a child when its parent ends, even by kill -9.
+- A KeyboardInterrupt at any moment leaves no child that the parent does not know of.
 """
 
 import functools
@@ -34,22 +34,25 @@ _POLL_SECONDS = 0.02
 
 _KILL_SECONDS = 10.0
 
-# Below the range from which Linux takes ports for outgoing connections. Above, a client that
-# retries a server that is down can, on loopback, end up connected to itself and hold its port.
+# Below the range that Linux uses for outgoing connections. Inside that range, a client that retries a
+# stopped server on loopback can get connected to itself, and then occupies the server's port.
 _PORTS = range(20_000, 32_000)
 
 
 class Child:
-    """One child process with its log; can be started again after it ended.
+    """One child process with a log; can be started again after it ended.
+
+    One thread owns it. The spawner thread (`_requests`) starts the process; `_Spawn` guards what the
+    two share.
 
     Args:
-        name: What errors call it; also names its log, `directory/<name>.log`.
+        name: Its name in errors; also names its log, `directory/<name>.log`.
         argv: The program, as an absolute path, and its arguments.
         directory: Existing directory; the child's working directory and its HOME.
-        identity: As whom it runs, see `flows.embedded.launcher`.
-        env: Its environment besides PATH, HOME and the locale. It inherits nothing else, as the
-            embedded programs take options from variables such as JAVA_TOOL_OPTIONS or PGPORT.
-        stop_signal: What asks it to end; None for a program that soon ends by itself.
+        identity: The user it runs as, see `flows.embedded.launcher`.
+        env: Its environment besides PATH, HOME and the locale. It inherits nothing else, because the
+            embedded programs read options from variables such as JAVA_TOOL_OPTIONS or PGPORT.
+        stop_signal: The signal that asks it to end; None for a program that soon ends by itself.
         stop_seconds: How long it may take to end before it is killed.
     """
 
@@ -89,7 +92,7 @@ class Child:
         """Starts the process and returns at once; nothing is left running if this raises.
 
         Raises:
-            FatalError: It runs already, or this is not Linux.
+            FatalError: It is running already, or this is not Linux.
         """
         if sys.platform != "linux":
             raise FatalError(subject=self.name, cause="the embedded stack runs on Linux only")
@@ -97,7 +100,7 @@ class Child:
             raise FatalError(subject=self.name, cause=f"it runs already, as process {self.pid}")
         launch = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid()), self._identity]
         spawn = _Spawn([*launch, *self._argv], self._directory, self._env, self.log)
-        self._spawn = spawn  # known before it exists, so that an interrupt cannot lose it
+        self._spawn = spawn  # set before the process exists, so that an interrupt cannot lose it
         try:
             _requests().put(spawn)
             if (error := spawn.reply.get()) is not None:
@@ -107,10 +110,10 @@ class Child:
             raise
 
     def wait(self, seconds: float) -> None:
-        """Waits for a process that does one thing and ends.
+        """Waits until the process ends with exit code 0.
 
         Raises:
-            FatalError: It failed, or did not end within `seconds`; it is killed then.
+            FatalError: It failed, or did not end within `seconds`; then it is killed.
         """
         popen = self._popen()
         try:
@@ -124,7 +127,7 @@ class Child:
             raise self.failure(_ended(code))
 
     def wait_until(self, ready: Callable[[], bool], seconds: float) -> None:
-        """Waits until `ready` says yes; the process goes on running whatever the outcome.
+        """Waits until `ready` returns True. The process is not stopped, even on an error.
 
         Raises:
             FatalError: The process ended, or `seconds` have passed.
@@ -145,7 +148,7 @@ class Child:
             raise self.failure(_ended(code))
 
     def stop(self) -> None:
-        """Asks the process to end, and kills it when it does not in time or when interrupted."""
+        """Asks the process to end; kills it if that takes too long or is interrupted."""
         popen = self._spawn.take() if self._spawn else None
         try:
             if popen and popen.poll() is None:
@@ -157,7 +160,7 @@ class Child:
             self.kill()
 
     def kill(self) -> None:
-        """Ends the process and its descendants with SIGKILL and returns when they are gone."""
+        """Kills the process and its descendants with SIGKILL, and returns when they have ended."""
         if self._spawn is None:
             return
         popen = self._spawn.take()
@@ -168,7 +171,7 @@ class Child:
         self._spawn = None
 
     def failure(self, cause: str) -> FatalError:
-        """The error to raise for this process: `cause` and the end of its log."""
+        """An error about this process, with `cause` and the end of its log."""
         try:
             lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         except OSError:
@@ -185,11 +188,15 @@ class Child:
 
 
 class _Spawn:
-    """One attempt to start a process, which can be called off from another thread."""
+    """One attempt to start a process, which another thread can cancel.
+
+    The spawner thread calls `run`, the owner of the `Child` calls `take`; `_lock` guards `popen` and
+    `_taken`, and `reply` passes the outcome from the first to the second.
+    """
 
     def __init__(self, argv: list[str], cwd: Path, env: dict[str, str], log: Path) -> None:
         self.popen: subprocess.Popen[bytes] | None = None
-        #: The outcome, once. A SimpleQueue, as its C code cannot be interrupted half-way.
+        #: The outcome, put once. A SimpleQueue, because its C code cannot be interrupted half-way.
         self.reply: SimpleQueue[Exception | None] = SimpleQueue()
         self._argv, self._cwd, self._env, self._log = argv, cwd, env, log
         self._lock = threading.Lock()
@@ -198,7 +205,7 @@ class _Spawn:
     def run(self) -> None:
         try:
             self._run()
-        except Exception as error:  # noqa: BLE001  # raised again by who waits for the reply
+        except Exception as error:  # noqa: BLE001  # the thread that waits for the reply raises it
             self.reply.put(error)
         else:
             self.reply.put(None)
@@ -223,7 +230,7 @@ class _Spawn:
                 os.close(descriptor)
 
     def take(self) -> subprocess.Popen[bytes] | None:
-        """The process, or None if there is none; in that case there never will be."""
+        """The process; None if it was not started, and then it never will be."""
         with self._lock:
             self._taken = True
             return self.popen
@@ -231,12 +238,12 @@ class _Spawn:
 
 @functools.cache
 def _requests() -> "SimpleQueue[_Spawn]":
-    """The way to the one thread that starts all children.
+    """The queue of the spawner thread, which starts all children.
 
-    The kernel ties a child's life to the *thread* that started it, so that thread must live as long
-    as the process. And a KeyboardInterrupt is raised in the main thread only: here it cannot strike
-    between a process's birth and the moment it is known. Not an executor: interrupted while it
-    starts its thread, it would wait for that thread for ever at exit.
+    The kernel kills a child when the *thread* that started it ends, so that thread must live as long as
+    the process. Also, a KeyboardInterrupt is raised in the main thread only, so it cannot come between
+    the start of a process and the moment its pid is stored. An executor would not do: if interrupted
+    while it starts its thread, it waits for that thread forever at exit.
     """
     requests: SimpleQueue[_Spawn] = SimpleQueue()
 
@@ -250,7 +257,7 @@ def _requests() -> "SimpleQueue[_Spawn]":
 
 def _kill_tree(root: int) -> None:
     with suppress(ProcessLookupError):
-        os.kill(root, signal.SIGSTOP)  # it must not start more while its children are listed
+        os.kill(root, signal.SIGSTOP)  # so that it starts no more children while they are listed
     with ExitStack() as stack:
         poller = select.poll()
         alive = set()
@@ -273,12 +280,12 @@ def _descendants(root: int) -> list[int]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             with suppress(OSError):
-                # The command's name, in brackets, may itself hold spaces and brackets.
+                # The command's name, in brackets, may contain spaces and brackets itself.
                 stat = Path(entry.path, "stat").read_text(encoding="ascii", errors="replace")
                 parent = int(stat.rpartition(")")[2].split()[1])
                 children.setdefault(parent, []).append(int(entry.name))
     found = list(children.get(root, []))
-    for pid in found:  # grows while it is walked
+    for pid in found:  # the list grows during the loop
         found.extend(children.get(pid, []))
     return found
 
@@ -290,10 +297,10 @@ def _ended(code: int) -> str:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different TCP ports of 127.0.0.1 that nothing listens on now.
+    """`count` different TCP ports of 127.0.0.1 on which nothing listens now.
 
     Raises:
-        FatalError: There are not as many.
+        FatalError: There are not enough.
     """
     with ExitStack() as stack:
         ports: list[int] = []

@@ -1,4 +1,4 @@
-"""The whole embedded stack: Postgres, a broker, and Kafka Connect with Debezium on demand."""
+"""The embedded stack: Postgres, a broker, and Kafka Connect with Debezium on demand."""
 
 import secrets
 import shutil
@@ -24,16 +24,16 @@ class _Part(Protocol):
 
 
 class Stack:
-    """Postgres and a broker, started on entry and ended, with what was added, on exit.
+    """Postgres and a broker, started on entry; on exit they end, with all Connect workers.
 
-    Nothing it started outlives it: on any exception, Ctrl-C or SIGTERM the parts are ended in
-    reverse order (a second Ctrl-C kills them at once), and if the process itself is killed the
-    kernel ends them. SIGTERM is turned into SystemExit(143) while the stack is up, unless the
-    process handles SIGTERM itself or the stack is not used from the main thread.
+    Nothing that it starts outlives it: on any exception, Ctrl-C or SIGTERM the parts are ended in
+    reverse order (a second Ctrl-C kills them at once), and if the process itself is killed, the
+    kernel ends them. While the stack is up, SIGTERM raises SystemExit(143), unless the process
+    handles SIGTERM itself or the stack is not used from the main thread.
 
     Args:
-        directory: Where all data and logs go; a new temporary one by default. If the stack makes
-            it, the stack removes it.
+        directory: For all data and logs; a new temporary one by default. If the stack creates it, the
+            stack removes it.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
@@ -47,7 +47,7 @@ class Stack:
 
     @property
     def directory(self) -> Path:
-        """Where data and logs are, while the stack is up."""
+        """The directory of data and logs, while the stack is up."""
         return _up(self._directory)
 
     @property
@@ -61,10 +61,10 @@ class Stack:
         return _up(self._broker)
 
     def start(self) -> None:
-        """Starts Postgres and the broker, one after the other (the broker takes 0.1 s).
+        """Starts the broker and Postgres, one after the other (the broker takes 0.1 s).
 
         Raises:
-            FatalError: A part did not start, or is not installed; nothing is left running then.
+            FatalError: A part did not start, or is not installed; then nothing is left running.
         """
         if self._parts:
             raise FatalError(subject="embedded stack", cause="it is up already")
@@ -93,12 +93,12 @@ class Stack:
     ) -> ConnectWorker:
         """Starts Kafka Connect with one Debezium connector and waits until it runs.
 
-        The rows that are there already follow as the initial snapshot, into topics named
-        `<topic_prefix>.<schema>.<table>`. Each call adds a worker, which `topic_prefix` names; the
-        stack ends it. A worker of the same prefix in the same directory goes on where it stopped.
+        The initial snapshot sends the existing rows to topics named `<topic_prefix>.<schema>.<table>`.
+        Each call adds a worker, which `topic_prefix` names; the stack ends it. A worker with the same
+        prefix in the same directory continues where it stopped.
 
         Args:
-            tables: `schema.table` of each; all must exist.
+            tables: `schema.table` of each table; all must exist.
             topic_prefix: See `postgres_connector`.
             partitions: See `postgres_connector`.
             schemas_enable: See `postgres_connector`.
@@ -106,7 +106,7 @@ class Stack:
             overrides: See `postgres_connector`.
 
         Raises:
-            FatalError: A table is missing, or the connector failed; the worker is ended then.
+            FatalError: A table is missing, or the connector failed; then the worker is ended.
         """
         self._require_tables(tables)
         worker = ConnectWorker(
@@ -132,13 +132,13 @@ class Stack:
         return worker
 
     def stop(self) -> None:
-        """Ends all parts in reverse order and removes the directory if the stack made it."""
+        """Ends all parts in reverse order, and removes the directory if the stack created it."""
         try:
             while self._parts:
                 self._parts[-1].stop()
                 self._parts.pop()
         finally:
-            for part in reversed(self._parts):  # interrupted: no more waiting
+            for part in reversed(self._parts):  # only if interrupted: kill the remaining parts
                 part.kill()
             self._parts.clear()
             if self._owned and self._directory is not None:
@@ -160,12 +160,12 @@ class Stack:
 
     def _make_directory(self) -> Path:
         directory = self._requested or Path(tempfile.gettempdir(), f"rowvec-{secrets.token_hex(8)}")
-        # Noted before it is made: an interrupt in between must not leave it behind.
+        # Stored before it is created, so that an interrupt in between does not leave it behind.
         self._directory = directory.absolute()
         self._owned = not self._directory.exists()
         if self._owned:
             self._directory.mkdir(mode=0o700, parents=True)
-            # Root's Postgres runs as another user, who must be able to pass through.
+            # If this process is root, Postgres runs as another user, who must be able to enter.
             self._directory.chmod(0o711)
         return self._directory
 
@@ -193,7 +193,11 @@ def _up(part: _T | None) -> _T:
 
 
 def _exit_on_sigterm() -> Callable[[], None]:
-    """Turns SIGTERM into SystemExit, so that `finally` blocks run; returns what undoes it."""
+    """Makes SIGTERM raise SystemExit, so that `finally` blocks run.
+
+    Returns:
+        A function that restores the former handler.
+    """
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
@@ -206,7 +210,7 @@ def _exit_on_sigterm() -> Callable[[], None]:
     signal.signal(signal.SIGTERM, leave)
 
     def restore() -> None:
-        # Only what was set here: someone may have installed a handler since.
+        # Only if the handler is still this one: another may have been installed meanwhile.
         if signal.getsignal(signal.SIGTERM) is leave:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 

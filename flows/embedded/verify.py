@@ -1,4 +1,4 @@
-"""Whether Milvus equals SQL, by a full scan of both."""
+"""Compares SQL and Milvus by a full scan of both."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Difference:
-    """What a full scan found, by entity id.
+    """Differences between SQL and Milvus, as ids of entities.
 
     Attributes:
-        rows: Rows in SQL, as far as the contract lets them into the collection.
+        rows: Number of SQL rows that belong into the collection.
         missing: In SQL, not in Milvus.
-        surplus: In Milvus, not in SQL, or not with the chunks that the row says it has.
-        different: In both, with another text or other columns.
-        wrong_vectors: Among those sampled, vectors that are not the embedding of their text.
-        sampled: How many vectors were made again to compare.
+        surplus: In Milvus, but not in SQL, or with other chunks than the row should have.
+        different: In both, but with another text or other columns.
+        wrong_vectors: Sampled vectors that are not the embedding of their text.
+        sampled: Number of vectors that were calculated again for comparison.
     """
 
     rows: int = 0
@@ -45,7 +45,7 @@ class Difference:
 
     @property
     def equal(self) -> bool:
-        """Nothing was found."""
+        """Whether there are no differences."""
         return not (self.missing or self.surplus or self.different or self.wrong_vectors)
 
 
@@ -57,14 +57,14 @@ def compare(
     *,
     vectors: int = 64,
 ) -> Difference:
-    """Hold every row of the SQL table against every entity of its collection.
+    """Compare every row of an SQL table with every entity of its collection.
 
     Args:
-        connection: To the database; the table is `schema.table` as the topic's name ends.
-        table: The contract's table, alone in its collection.
-        store: Where the collection is.
+        connection: Connection to the database. The topic's name ends in `schema.table`.
+        table: The contract's table, the only one in its collection.
+        store: Holds the collection.
         embedder: The contract's model.
-        vectors: How many vectors to make again.
+        vectors: Number of vectors to calculate again.
     """
     expected = dict(_rendered(connection, table))
     found = Difference(rows=len(expected))

@@ -1,4 +1,4 @@
-"""One process around the flow: checks before the start, telemetry, progress, garbage collection.
+"""What surrounds the flow in a process: preflight checks, telemetry, progress, garbage collection.
 
 May import: recovery, settings, sync, and all of operators.
 """

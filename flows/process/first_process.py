@@ -1,7 +1,7 @@
-"""What process 1 of a container has to do, where the container brings no init.
+"""The duties of process 1 in a container without an init.
 
-The kernel protects process 1 from its own signals, even from the timer that ends a process whose lease
-has run out. So process 1 only watches over a child, which does the work.
+The kernel protects process 1 from its own signals, even from the timer that kills a process when its
+lease runs out. So process 1 only supervises a child, which does the work.
 """
 
 import os
@@ -11,10 +11,10 @@ from types import FrameType
 
 
 def work_in_a_child() -> None:
-    """In process 1, start a child and end as it ends; returns in the child, and in any other process.
+    """If this is process 1, fork: return in the child, and exit here with the child's exit code.
 
-    Call it before threads are started and libraries loaded. SIGTERM and SIGINT are passed on; orphans
-    that come to process 1 are reaped.
+    In any other process it returns at once. Call it before threads are started and libraries loaded.
+    Process 1 passes SIGTERM and SIGINT on to the child, and reaps orphans.
     """
     if os.getpid() != 1:
         return

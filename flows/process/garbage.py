@@ -1,23 +1,22 @@
-"""Python's garbage collector, while a flow runs."""
+"""Settings of Python's garbage collector while a flow runs."""
 
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 THRESHOLDS = (50_000, 10, 5)
-"""More objects than a window of rows makes, so that most are gone before the collector looks for them.
+"""More objects than a window of rows creates, so that most are freed before the collector runs.
 
-The defaults would have it look at each row in waiting several times, and at all that is known of the
-rows' versions every few thousand rows.
+With the defaults it would examine each waiting row several times, and the whole version map every few
+thousand rows.
 """
 
 
 @contextmanager
 def seldom_collected() -> Iterator[None]:
-    """Have the collector look seldom, and never again at what is there already: model, clients, code.
+    """Let the collector run rarely, and ignore all existing objects: model, clients, code.
 
-    Cycles that the flow itself makes are still found. What it costs is that up to 50,000 objects wait
-    for that.
+    Cycles that the flow creates are still collected, but up to 50,000 objects may wait for that.
     """
     before = gc.get_threshold()
     gc.collect()

@@ -1,7 +1,7 @@
-"""The OpenTelemetry SDK, set up by the standard `OTEL_*` variables.
+"""Sets up the OpenTelemetry SDK by the standard `OTEL_*` variables.
 
-Nothing is exported unless an OTLP endpoint or the console is asked for. The progress display reads
-the same metrics through a reader of its own.
+Nothing is exported unless the variables name an OTLP endpoint or the console. The progress display
+reads the same metrics through a reader of its own.
 """
 
 from collections.abc import Sequence
@@ -23,10 +23,10 @@ from operators.telemetry import Telemetry
 
 
 class Observability:
-    """The providers of one process, and the instruments on them.
+    """The tracer and meter providers of one process, and Rowvec's instruments.
 
     Args:
-        exporters: What the environment asks for.
+        exporters: Exporters that the environment asks for.
         readers: Further metric readers, such as the progress display's.
     """
 
@@ -53,7 +53,7 @@ class Observability:
         self.traced = self._tracers is not None
 
     def shutdown(self) -> None:
-        """Send what is left."""
+        """Send the remaining spans and metrics."""
         if self._tracers is not None:
             self._tracers.shutdown()
         if self._meters is not None:

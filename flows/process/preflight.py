@@ -1,4 +1,4 @@
-"""What must be right before the first message is read: each check by itself, and all in order."""
+"""The preflight checks: what must be right before the first message is read."""
 
 import os
 import socket
@@ -33,13 +33,13 @@ PEEKED_RECORDS = 20
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a process brings that is going to write.
+    """A process that is about to write, as opposed to `rowvec check`.
 
     Attributes:
-        retry: For the store.
-        process, processes: Its number among those of the flow, and how many there are.
-        locks: Identities of the recovery locks that it has taken, or found free; its own first.
-        accepted: What its user goes on without.
+        retry: For requests to the store.
+        process, processes: Its number in the flow, and how many processes there are.
+        locks: Identities of the recovery locks that it has taken or found free; its own first.
+        accepted: Findings that the user accepts for this start.
     """
 
     retry: RetryPolicy
@@ -51,13 +51,13 @@ class Claim:
 
 @dataclass(slots=True)
 class Opened:
-    """What the checks opened on their way, for the flow to go on with.
+    """What the checks have opened so far. The flow takes it over.
 
     Attributes:
-        origins: By topic, schema and name of the table in the database, as a record tells.
-        whole: All collections are empty.
-        claim: Of the process that is about to write; None: this is only a check.
-        lease: Held from its check on.
+        origins: Schema and table name in the database, by topic, as found in a record.
+        whole: Whether all collections are empty.
+        claim: The process that is about to write; None for `rowvec check`.
+        lease: The lease, once its check has taken it.
     """
 
     rules: dict[str, Rules] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Opened:
     timer: KillTimer | None = None
 
     def close(self) -> None:
-        """Let go of the lease, and of the connection."""
+        """Release the lease, delete the timer, and close the connection."""
         if self.lease is not None:
             self.lease.end()
         if self.timer is not None:
@@ -85,7 +85,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one check went; `error` is None where all is well."""
+    """The result of one check; `error` is None if it passed."""
 
     name: str
     detail: str
@@ -93,7 +93,10 @@ class Outcome:
 
 
 def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
-    """Run every check whose needs are met, cheap ones first; yields as it goes."""
+    """Run the checks, cheap ones first, and yield each result at once.
+
+    A check is skipped if an earlier one, which it depends on, has failed.
+    """
     checks: list[tuple[str, Callable[[Contract, Opened], str]]] = [
         ("recovery", _recovery),
         ("registry", _registry),
@@ -119,7 +122,7 @@ def pass_all(contract: Contract, claim: Claim) -> Opened:
     """Run all checks for a flow that is about to start, and take the lease.
 
     Raises:
-        RowvecError: The first problem. (`rowvec check` tells all of them.)
+        RowvecError: The first check that failed. (`rowvec check` reports all of them.)
     """
     opened = Opened(claim=claim)
     try:
@@ -133,14 +136,14 @@ def pass_all(contract: Contract, claim: Claim) -> Opened:
 
 
 def load_embedder(contract: Contract) -> Embedder:
-    """The contract's model. Imports torch, which takes seconds, only when it is asked for."""
+    """Load the contract's model. Imports torch only here, because that takes seconds."""
     from operators.model.transformer import TransformerEmbedder
 
     return TransformerEmbedder(contract.embedding)
 
 
 class _NotPossible(Exception):
-    """A check whose needs an earlier one did not meet; that one has told."""
+    """The check is skipped: it is not configured, or an earlier check has failed and says why."""
 
 
 def _recovery(contract: Contract, _opened: Opened) -> str:
@@ -164,7 +167,7 @@ def _kafka(contract: Contract, opened: Opened) -> str:
 
 def _registry(contract: Contract, opened: Opened) -> str:
     if contract.schema_registry is not None:
-        # Only now: it imports an HTTP client and two formats that most flows do not need.
+        # Imported here: it brings an HTTP client and two formats that most flows do not need.
         from operators.codec.registry.decoder import RegistryDecoder
 
         retry = RetryPolicy(contract.schema_registry.request_timeout_s, Telemetry())
@@ -176,7 +179,7 @@ def _registry(contract: Contract, opened: Opened) -> str:
 
 
 def _tables(contract: Contract, opened: Opened) -> str:
-    """Hold the contract against records that are there: a wrong column shows before the flow runs."""
+    """Try the contract on existing records, so that a wrong column shows before the flow runs."""
     if not opened.partitions:
         raise _NotPossible
     records = kafka_topics.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
@@ -185,7 +188,7 @@ def _tables(contract: Contract, opened: Opened) -> str:
 
 
 def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
-    """One record that fits is enough; where none fits, the contract is wrong, not the records."""
+    """Find one record that fits the contract; if none does, the contract is wrong, not the records."""
     rules = opened.rules[topic]
     table = rules.table
     first: RecordError | None = None
@@ -208,14 +211,14 @@ def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
 
 
 def _database(contract: Contract, opened: Opened) -> str:
-    """Ask the database, where its address is known, whether Debezium's keys are what they seem."""
+    """If `[source] dsn` is set, ask the database whether Debezium's keys are what they seem."""
     if contract.source is None:
         raise _NotPossible
     opened.database = Reselector(contract.source)
     for table in contract.tables:
         origin = opened.origins.get(table.topic)
         if origin is None:
-            continue  # no row yet: the topic's name may not be the table's
+            continue  # no row seen yet; the topic's name may differ from the table's
         problem = opened.database.identity_problem(table, origin)
         if problem is not None:
             raise FatalError(subject=f"table {table.name}", cause=problem)
@@ -229,7 +232,10 @@ def _milvus(contract: Contract, opened: Opened) -> str:
 
 
 def _lease(contract: Contract, opened: Opened) -> str:
-    """Take the lease before anything is looked at that its holder may change; or tell who has it."""
+    """Take the lease, before checking anything that another holder might change.
+
+    For `rowvec check`, only say who holds it.
+    """
     if opened.store is None:
         raise _NotPossible
     claim = opened.claim
@@ -270,7 +276,7 @@ def _lease(contract: Contract, opened: Opened) -> str:
 
 
 def _ledger(contract: Contract, opened: Opened) -> str:
-    """Hold what the collections have seen against what is there."""
+    """Compare contract and collections with the ledger, and confirm the lease."""
     if opened.store is None or opened.ledger is None or opened.embedder is None:
         raise _NotPossible
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]

@@ -1,4 +1,4 @@
-"""What a running flow tells its terminal or its log: rate, lag, freshness; read from its metrics."""
+"""Shows the progress of a running flow (rate, lag, freshness), read from its metrics."""
 
 import logging
 import threading
@@ -26,11 +26,12 @@ SHOW_EVERY_S = 0.5
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """The totals since the start.
+    """Totals since the start.
 
     Attributes:
         lag: Records not yet read, over all partitions of this process.
-        freshness_sum_s, freshness_count: Commit → acknowledged, over all rows written.
+        freshness_sum_s, freshness_count: Seconds from commit to acknowledged write, over all rows
+            written.
     """
 
     consumed: int = 0
@@ -45,7 +46,7 @@ class Figures:
 
 
 def figures(reader: InMemoryMetricReader) -> Figures:
-    """The totals as the metrics have them now."""
+    """Read the current totals from the metrics."""
     totals: defaultdict[str, float] = defaultdict(float)
     counts: defaultdict[str, int] = defaultdict(int)
     data = reader.get_metrics_data()
@@ -97,7 +98,11 @@ def line(now: Figures, before: Figures, seconds: float) -> str:
 
 
 class Progress:
-    """Shows the figures while the flow runs: live on a terminal, else as log lines when they move."""
+    """Shows the figures while the flow runs: live on a terminal, else as log lines when they change.
+
+    Its thread alone reads the metrics and owns `_shown` and `_shown_at`; the main thread starts it
+    and ends it through `_ended`. The metric reader does its own locking.
+    """
 
     def __init__(self, console: Console) -> None:
         self.reader = InMemoryMetricReader()

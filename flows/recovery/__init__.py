@@ -1,4 +1,4 @@
-"""Recovery directories: whose they are, and whether each of their files is sound.
+"""Recovery directories: `directory` locks and creates one, `files` checks that its files are intact.
 
 May import: contract, errors.
 """

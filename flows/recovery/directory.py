@@ -1,7 +1,7 @@
-"""The recovery directory: who may write there, its set-up, and whether it can be resumed from.
+"""The recovery directory: permissions, creation, locks, and whether it can be resumed from.
 
-Recovery files are pickles: whoever can write to them can run code in the flow. So the directory must
-belong to the user who runs the flow and be writable by nobody else.
+Recovery files are pickles, so anyone who can write to them can run code in the flow. Therefore the
+directory must belong to the user who runs the flow, and be writable by nobody else.
 """
 
 import fcntl
@@ -40,25 +40,24 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a directory that others can write, that this user cannot, or that is damaged.
+    """Refuse a directory that others can write to, that this user cannot write to, or that is damaged.
 
-    It may be that of a running flow: nothing is changed in it, and what is written meanwhile is not
-    taken for damage.
+    A flow may be running on it: the check changes nothing, and tolerates writes meanwhile. A directory
+    that does not exist, is empty, or whose creation was interrupted, passes: a start creates it.
 
     Raises:
-        FatalError: With the file, what is wrong with it, and the ways on. A directory that is not
-            there yet, that is empty, or whose creation was cut off, is fine: a start creates it.
+        FatalError: Names the file, what is wrong with it, and the ways to continue.
     """
     _is_whole(directory)
 
 
 def check_ready(directory: Path) -> None:
-    """As `check_directory`, for a directory that Bytewax's own command is about to resume from.
+    """As `check_directory`, but the directory must exist with all its parts.
 
-    Nobody creates that one on the way, so it must be there, with all its parts.
+    Bytewax's own command does not create it.
 
     Raises:
-        FatalError: As `check_directory`; also where there is nothing yet.
+        FatalError: As `check_directory`; also if there are no recovery files.
     """
     if not _is_whole(directory):
         raise FatalError(
@@ -69,9 +68,9 @@ def check_ready(directory: Path) -> None:
 
 
 def fault_of(error: BaseException) -> FatalError | None:
-    """What an error of Bytewax about its recovery files means; None: it is about something else.
+    """Translate an error of Bytewax about its recovery files; None if it is about something else.
 
-    A write that fails is a panic there, of which nothing but the text comes through.
+    In Bytewax a failed write is a Rust panic, of which only the text reaches Python.
     """
     subject = "recovery directory"
     if isinstance(error, InconsistentPartitionsError | MissingPartitionsError | NoPartitionsError):
@@ -109,16 +108,19 @@ _SQLITE_FAILURE = re.compile(
 
 
 class Recovery:
-    """The recovery directory of a running flow: created once, held while the flow runs.
+    """The recovery directory of a running flow: created if missing, and locked while the flow runs.
+
+    The main thread makes and releases it; the worker calls `check_intact`, which only reads.
 
     Args:
-        section: Where, and how many partition files; the count is fixed by the first start.
-        process: This process's number in the cluster. Two processes with one number are one too many.
-        processes: How many the cluster has. One of a higher number, of a time when there were more,
-            must not be running any more.
+        section: Its path and number of partition files; the first start fixes the number.
+        process: This process's number in the flow; no other running process may have the same.
+        processes: Number of processes in the flow. Processes of higher numbers, from an earlier and
+            larger flow, must have ended.
 
     Raises:
-        FatalError: The directory is unsafe or damaged, or a process runs on it that must not.
+        FatalError: The directory is unsafe or damaged, or another process that must not is running
+            on it.
     """
 
     def __init__(self, section: RecoverySection, process: int = 0, processes: int = 1) -> None:
@@ -132,7 +134,8 @@ class Recovery:
                 cause=f"it cannot be created: {error.strerror}",
                 hint="name another in [recovery] directory",
             ) from None
-        # One process at a time sets the directory up; the lock of its own number it keeps.
+        # A process keeps the lock of its own number while it runs. A second lock lets one process at
+        # a time set the directory up.
         self._lock = self._lock_file(f"{_LOCK}.{process}")
         try:
             if not _try_lock(self._lock, fcntl.LOCK_EX):  # guard: recovery-lock
@@ -154,31 +157,31 @@ class Recovery:
             raise
 
     def config(self) -> RecoveryConfig:
-        """For Bytewax. Old snapshots are dropped at once: what is older is of no use alone."""
+        """The configuration for Bytewax. Old snapshots are deleted at once: nothing needs them."""
         return RecoveryConfig(str(self._directory), timedelta(0))  # type: ignore[no-untyped-call]
 
     def identity(self) -> str:
-        """The file whose lock this process holds, as `boot:dev:ino`.
+        """The identity of the file that this process has locked: `boot:dev:ino`.
 
-        Whoever has the lock of that very file knows that the one who had it before is dead: while a
-        process is alive it holds the lock, and no other file gets the device and inode of one that
-        is open. Boot ids differ by machine and by start of it. Where the kernel tells none, the
-        identity equals no other, which proves nothing.
+        A process that holds the lock of the same file knows that its former holder is dead: a living
+        process keeps its lock, and no other file gets the device and inode of an open one. The boot id
+        differs between machines and between boots. If the kernel gives none, the identity is random,
+        so it never proves a holder dead.
         """
         return _identity(self._lock)
 
     def identities(self) -> tuple[str, ...]:
-        """`identity`, and those of the locks that processes of higher numbers had and left."""
+        """`identity`, and those of the free locks of processes of higher numbers."""
         return (self.identity(), *self._free)
 
     def check_intact(self) -> None:
-        """Refuse to go on where a file of the directory was removed or replaced meanwhile.
+        """Raise if a file of the directory was removed or replaced while the flow runs.
 
-        SQLite would go on writing to a file that has no name any more, and all would be lost at the
-        end. It costs one look at each file, so it can be done at every checkpoint.
+        SQLite would keep writing to the removed file, and every checkpoint would be lost at the end.
+        The check is one `stat` per file, cheap enough for every checkpoint.
 
         Raises:
-            FatalError: With the file and the ways on.
+            FatalError: Names the file and the ways to continue.
         """
         for path, inode in self._held.items():
             if _inode(path) != inode:
@@ -189,11 +192,11 @@ class Recovery:
                 )
 
     def release(self) -> None:
-        """Let another process have the directory."""
+        """Release the lock, so that another process can use the directory."""
         self._lock.close()
 
     def _refuse_others(self, processes: int) -> list[str]:
-        """Those of an earlier, larger cluster are at rest; returns the identities of their locks."""
+        """Raise if a process of a higher number is running; return the identities of their locks."""
         free = []
         for path in sorted(self._directory.glob(f"{_LOCK}.*")):
             number = path.name.removeprefix(f"{_LOCK}.")
@@ -225,7 +228,7 @@ def _is_whole(directory: Path) -> bool:
 
 
 def _check_place(directory: Path) -> bool:
-    """The directory itself: False if it is not there yet."""
+    """Check type, owner and permissions of the directory; False if it does not exist."""
     subject = f"recovery directory {directory}"
     try:
         found = directory.stat()
@@ -262,7 +265,7 @@ def _check_place(directory: Path) -> bool:
 
 
 def _check_room(directory: Path, size: int) -> None:
-    """Write so many bytes and take them away again: a full disk shows before anything is read."""
+    """Write so many bytes to a temporary file, so that a full disk shows before the flow starts."""
     try:
         with tempfile.TemporaryFile(dir=directory) as probe:
             probe.write(bytes(size))
@@ -273,11 +276,11 @@ def _check_room(directory: Path, size: int) -> None:
 
 
 def _create(directory: Path, partitions: int) -> None:
-    """Make all parts aside and move them in: what a kill leaves half-made is never taken for a part."""
+    """Create all parts in a staging directory, then move them, so that no half-made part is used."""
     _check_room(directory, _ROOM + partitions * _ROOM_PER_PART)
     staging = directory / _STAGING
     try:
-        for leftover in database_files(directory):  # of a creation that was cut off
+        for leftover in database_files(directory):  # from a creation that was interrupted
             leftover.unlink()
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)

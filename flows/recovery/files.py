@@ -1,9 +1,9 @@
-"""What the files of a recovery directory say of themselves, and whether they belong together.
+"""Checks the files of a recovery directory: each is intact, and all belong together.
 
-Bytewax reads every `*.sqlite3` of it, whatever its name. It goes by the part number inside, takes one
-of two files with the same number, and resumes with an older copy of one part among the others
-without a word. So all of them are looked at before Bytewax opens one. They are only read, and every
-connection is closed again: a second copy of SQLite in a process breaks the locks of the first.
+Bytewax reads every `*.sqlite3` in it, whatever its name, and goes by the part number inside. Without a
+warning it takes one of two files with the same number, or resumes with an older copy of one part. So
+all files are checked before Bytewax opens one. They are only read, and every connection is closed:
+Bytewax has a second copy of SQLite in this process, whose locks an open connection would break.
 """
 
 import os
@@ -24,18 +24,18 @@ OR_LOSE = (
 )
 
 _AROUND_IT = (OSError, sqlite3.OperationalError)
-"""Errors that lie with the disk, or with another process."""
+"""Errors of the disk or of another process, as opposed to damage of the file."""
 
 _TABLES = frozenset({"parts", "exs", "fronts", "commits", "snaps"})
 
 
 class Part(NamedTuple):
-    """What a file says of itself.
+    """A recovery file, as described by its own tables.
 
     Attributes:
-        epoch: The last that is committed; 0 before the first.
-        resumed: The epochs at which executions began, of those that this part happens to note.
-        used: Anything was ever written to it.
+        epoch: The last committed epoch; 0 before the first.
+        resumed: Epochs at which executions began. A part records only some of the executions.
+        used: Whether anything was ever written to it.
     """
 
     path: Path
@@ -47,7 +47,10 @@ class Part(NamedTuple):
 
 
 def is_whole(directory: Path) -> bool:
-    """There is a whole set of parts, all of one time; False: none yet, or its creation was cut off."""
+    """Whether the set of parts is complete, and all are of the same time.
+
+    False if there is none yet, or its creation was interrupted. Any other defect raises `FatalError`.
+    """
     files = database_files(directory)
     for path in files:
         for each in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
@@ -59,7 +62,7 @@ def is_whole(directory: Path) -> bool:
     count = parts[0].of
     missing = sorted(set(range(count)) - {part.number for part in parts})
     if missing:  # guard: recovery-part-missing
-        # Each part notes the commit of each epoch: where none does, there is nothing to lose.
+        # Every part records the commit of every epoch. If none does, there is nothing to lose.
         if not any(part.used for part in parts):
             return False
         numbers = ", ".join(map(str, missing))
@@ -68,7 +71,8 @@ def is_whole(directory: Path) -> bool:
             f"of the {count} parts there is none with the number {numbers}",
         )
     if behind(parts, parts) is not None:  # guard: recovery-part-older
-        # The flow may be running. What it has committed by now is in all parts.
+        # A flow may be running and committing right now. Read again: by now that commit is in all
+        # parts.
         late = behind(parts, [_read(path) for path in files])
         if late is not None:
             newest = max(parts, key=lambda part: part.epoch)
@@ -81,7 +85,7 @@ def is_whole(directory: Path) -> bool:
 
 
 def _check_one_set(parts: list[Part]) -> None:
-    """No part is there twice, and none belongs to a set of another size."""
+    """Raise if a part exists twice, or belongs to a set of another size."""
     (count, _), *_ = Counter(part.of for part in parts).most_common(1)
     seen: dict[int, Part] = {}
     for part in parts:
@@ -103,16 +107,15 @@ def _check_one_set(parts: list[Part]) -> None:
 
 
 def behind(before: list[Part], now: list[Part]) -> Part | None:
-    """A part whose last commit is older than a crash can have left it.
+    """Find a part whose last commit is older than a crash can explain.
 
-    All parts commit an epoch before the next one begins, so a crash leaves some one epoch behind.
-    One that strikes while parts commit the very first epoch after such a crash leaves them one more
-    behind. So each epoch but the first that a part has not committed must be one where an execution
-    began.
+    All parts commit an epoch before the next one begins, so a crash leaves some parts one epoch behind.
+    A crash during the first commit of the next execution leaves them one more epoch behind. So, of the
+    epochs that a part has not committed, all but the first must be ones where an execution began.
 
     Args:
-        before: The parts as they were read first.
-        now: The same, read after that.
+        before: The parts, as read first.
+        now: The same parts, read again later.
     """
     newest = max(part.epoch for part in before)
     began = frozenset[int]().union(*(part.resumed for part in now))
@@ -123,7 +126,7 @@ def behind(before: list[Part], now: list[Part]) -> Part | None:
 
 
 def _check_file(path: Path, *, beside: bool) -> None:
-    """A database, or a file beside it, which may be missing or just be going away."""
+    """Check owner and permissions of a database, or of a file beside it, which may vanish meanwhile."""
     try:
         found = path.lstat()
     except OSError as error:
@@ -139,7 +142,7 @@ def _check_file(path: Path, *, beside: bool) -> None:
             f"give it to this user (chown {os.geteuid()})",
         )
     around = path.parent.stat().st_mode
-    # In a directory that others cannot enter, their rights to a file are nothing.
+    # If others cannot enter the directory, their permissions on the file have no effect.
     if (found.st_mode & stat.S_IWGRP and around & stat.S_IXGRP) or (
         found.st_mode & stat.S_IWOTH and around & stat.S_IXOTH
     ):
@@ -158,15 +161,15 @@ def _check_file(path: Path, *, beside: bool) -> None:
 
 
 def _read(path: Path) -> Part:
-    """What the database says of itself, from the last commit; it is held against its own rules too."""
+    """Read a part's own tables as of its last commit, and let SQLite check the file."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
         wal = Path(f"{path}-wal")
         if not (wal.exists() and wal.stat().st_size):
-            uri += "&immutable=1"  # without this, the files beside it would be made and left there
+            uri += "&immutable=1"  # otherwise SQLite would create the files beside it
         with closing(sqlite3.connect(uri, uri=True)) as database:
             if sqlite3.sqlite_version_info < (3, 37):
-                # So SQLite's own manual: what lets an older one read STRICT tables.
+                # SQLite's manual: this lets older versions read STRICT tables.
                 database.execute("PRAGMA writable_schema = ON")
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             if not names >= _TABLES:
@@ -175,7 +178,7 @@ def _read(path: Path) -> Part:
             if database.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
                 raise damaged(path, "it is damaged: SQLite finds pages that do not fit together")
             ((page,),) = database.execute("PRAGMA page_size")
-            if path.stat().st_size % page:  # SQLite would take the rest for zeros
+            if path.stat().st_size % page:  # SQLite would read the missing rest as zeros
                 raise damaged(path, "it is damaged: its last page is cut off")
             parts = database.execute("SELECT part_index, part_count FROM parts").fetchall()
             if len(parts) != 1:
@@ -187,7 +190,7 @@ def _read(path: Path) -> Part:
             resumed = [each for (each,) in database.execute("SELECT resume_epoch FROM exs")]
             used = database.execute("SELECT EXISTS (SELECT * FROM snaps)").fetchone() != (0,)
     except (sqlite3.Error, OSError) as error:
-        # Such an error tells a state of the file, never what is stored there.
+        # SQLite's errors describe the file, and never quote its contents.
         how = "cannot be read" if isinstance(error, _AROUND_IT) else "is damaged"
         raise damaged(path, f"it {how}: {error}") from None
     epoch = max((each for (each,) in epochs), default=0)
@@ -195,7 +198,7 @@ def _read(path: Path) -> Part:
 
 
 def database_files(directory: Path) -> list[Path]:
-    """What Bytewax reads: by their last suffix alone."""
+    """The files that Bytewax reads: all with this suffix, whatever their names."""
     return sorted(path for path in directory.iterdir() if path.suffix == ".sqlite3")
 
 
@@ -209,7 +212,7 @@ def _no_part(path: Path) -> FatalError:
 
 
 def damaged(path: Path, cause: str, mend: str = PUT_BACK) -> FatalError:
-    """With the file, what is wrong with it, and both ways on: to mend it, or to begin anew."""
+    """The error for a defective file, with both ways to continue: repair it, or start anew."""
     name = path.name.encode("utf-8", "backslashreplace").decode()
     return FatalError(
         subject=f"recovery directory {path.parent}, {name}", cause=cause, hint=mend + OR_LOSE

@@ -1,6 +1,6 @@
-"""Dead letters, listed and sent again, unless a newer change of the row has come since.
+"""Dead letters: `letters` lists them, `replay` sends them again unless a newer change exists.
 
-May import: sync, settings, and all of operators.
+`overtaking` decides whether a newer change exists. May import: sync, settings, and all of operators.
 """
 
 __all__ = ["letters", "replay"]

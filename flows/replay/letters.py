@@ -1,4 +1,4 @@
-"""The dead letters that there are: each once, whether it is settled, and which of them are meant."""
+"""Reads the dead letters: each once, with its status, filtered by what the user asks for."""
 
 import hashlib
 import logging
@@ -19,13 +19,13 @@ Status: TypeAlias = Literal["open", "replayed", "overtaken"]
 
 
 class Letter(NamedTuple):
-    """A dead letter as it lies in its topic; one for each record, however often it was sent.
+    """A dead letter: one for each refused record, however often the letter was sent.
 
     Attributes:
-        position: Of the record that it is about.
-        at: Of the letter itself.
-        key_digest, value_digest: Of the record's key and value, which are private and not kept here;
-            None where the letter has none.
+        position: Position of the refused record.
+        at: Position of the letter itself.
+        key_digest, value_digest: Digests of the record's key and value, which are private and not kept
+            here; None if the letter has none.
         when_ms: When it was written.
     """
 
@@ -43,15 +43,15 @@ class Letter(NamedTuple):
 
 
 def path_of(position: KafkaPosition) -> str:
-    """`topic/partition/offset`, as `--position` takes it."""
+    """A position as `topic/partition/offset`, the form that `--position` takes."""
     return f"{position.topic}/{position.partition}/{position.offset}"
 
 
 def position_from(path: str) -> KafkaPosition:
-    """The position that `path_of` made a path of.
+    """The position in the form `topic/partition/offset`.
 
     Raises:
-        FatalError: It is no such path.
+        FatalError: The text has another form.
     """
     topic, _, rest = path.partition("/")
     partition, _, offset = rest.partition("/")
@@ -74,9 +74,9 @@ def read_letters(section: KafkaSection) -> list[Letter]:
 
 
 def letters_from(records: Iterable[KafkaRecord]) -> list[Letter]:
-    """The letters among `records`, each once, with what later marks say of them.
+    """The letters among `records`, each once, with the status that later marks give them.
 
-    A letter that comes after its mark is open again: the flow has refused the record once more.
+    A letter that comes after its mark is open again, because the flow has refused the record once more.
     """
     letters: dict[KafkaPosition, Letter] = {}
     foreign = 0
@@ -106,10 +106,10 @@ def select(
     stages: Sequence[str] = (),
     positions: Sequence[KafkaPosition] = (),
 ) -> list[Letter]:
-    """The letters that all given criteria name; a criterion that is empty names all.
+    """The letters that match all criteria; an empty criterion matches all.
 
     Raises:
-        FatalError: The contract has no such table, or there is no letter at a position.
+        FatalError: The contract has no such table, or there is no letter of a position.
     """
     topics = {table.name: table.topic for table in contract.tables}
     for name in tables:
@@ -138,12 +138,12 @@ def select(
 
 
 def digest_of(value: bytes | None) -> bytes | None:
-    """What a letter keeps of what is private."""
+    """Digest of a record's private key or value."""
     return None if value is None else hashlib.blake2b(value, digest_size=16).digest()
 
 
 def _position_in(key: bytes | None) -> KafkaPosition | None:
-    """The position that is a letter's key; None if it is no letter's."""
+    """The position in the key of a letter; None if it is not the key of a letter."""
     try:
         match orjson.loads(key or b""):
             case [str(topic), int(partition), int(offset)]:

@@ -1,44 +1,44 @@
-"""Whether a change has been overtaken by another one of its row: pure of Kafka."""
+"""Decides whether a change of a row was overtaken by a newer one; without any Kafka client."""
 
 from typing import TypeAlias
 
 from operators.changes.events import Delete, KafkaPosition, Tombstone, Truncate, Upsert
 
 RowEvent: TypeAlias = Upsert | Delete | Tombstone | Truncate
-"""What can overtake, and be overtaken."""
+"""Events that can overtake others, and be overtaken."""
 
 
 class Overtaking:
-    """Whether the log holds something newer about a row than one event of it: pure of Kafka.
+    """Whether the topic holds something newer about a row than one event of it.
 
-    It is shown the events of the row, or the TRUNCATEs of its table, that lie in the topic: those of
-    one partition in order, from the event itself on at the least. What has overtaken it:
+    The caller shows it all events of the row and all TRUNCATEs of its table in the topic: for each
+    partition in order, and at least from the event itself on. The event is overtaken by:
 
-    - an upsert, a delete or a TRUNCATE of a later place in the database's log, wherever it lies; at
-      the same place the later offset wins, as it does in the flow. So an older change that the
-      connector sent again overtakes nothing, and of two letters with one change the last is left;
-    - a tombstone behind it in its partition, unless that is the second half of a delete: then the
-      delete tells;
-    - where either of the two has no place in the log, whatever is behind it in its partition.
+    - an upsert, a delete or a TRUNCATE at a later position of the database's log, in any partition. At
+      the same log position the later offset wins, as in the flow. So an older change that the
+      connector sent again overtakes nothing, and of two letters with the same change the last remains;
+    - a tombstone behind it in its partition, unless that tombstone belongs to a delete, which is
+      compared itself;
+    - anything behind it in its partition, if either of the two has no log position.
 
     Attributes:
-        by: What has overtaken it, if anything.
-        doubts: What lies in other partitions and cannot be ordered against it.
+        by: Position of an event that has overtaken it, or None.
+        doubts: Positions of events in other partitions that cannot be ordered against it.
     """
 
     def __init__(self, event: RowEvent) -> None:
         self.by: KafkaPosition | None = None
         self.doubts: list[KafkaPosition] = []
         self._event = event
-        # Partitions in which the row's last event is a delete that its tombstone still has to follow.
+        # Partitions in which the row's last event is a delete whose tombstone has not come yet.
         self._halves = {event.position.partition} if isinstance(event, Delete) else set[int]()
 
     def see(self, other: RowEvent) -> None:
-        """Take in an event of the same row, or a TRUNCATE of its table."""
+        """Compare with another event of the same row, or a TRUNCATE of its table."""
         mine, partition = self._event.position, other.position.partition
         behind = partition == mine.partition and other.position.offset > mine.offset
         if partition == mine.partition and not behind:
-            # A place in the log counts wherever it is met; nothing else does that came before.
+            # At an earlier offset, only a later log position overtakes.
             if self._is_newer(other):
                 self.by = other.position
             return
@@ -62,7 +62,7 @@ class Overtaking:
             return False
         if not (ordered(self._event) and ordered(other)):
             return False
-        # The partition decides between copies at one offset, so that never both are overtaken.
+        # Of two copies with one version the partition decides, so that they do not overtake each other.
         return (other.version, other.position.partition) > (
             self._event.version,
             self._event.position.partition,
@@ -70,11 +70,11 @@ class Overtaking:
 
 
 def ordered(event: RowEvent) -> bool:
-    """Whether an event has a place in the database's log, and not only an offset in Kafka."""
+    """Whether an event has a position in the database's log, and not only an offset in Kafka."""
     match event:
         case Tombstone():
             return False
         case Truncate():
-            return True  # one without a place is refused by the decoder
+            return True  # the decoder refuses one without a log position
         case _:
             return not event.lone

@@ -1,14 +1,14 @@
-"""Replaying dead letters without taking a row back in time.
+"""Replays dead letters without taking a row back in time.
 
-A letter is replayed by sending its original record to its source topic once more, unchanged. The
-running flow takes it like any other: the same place in the database's log, a later Kafka offset. Its
-version fence remembers what it wrote and what it deleted for an hour only, so before a record is sent
-the topic itself is asked: nothing in it may be newer for the same row. What comes in between that
-look and the sending is within the hour, and the fence decides.
+A letter is replayed by sending its original record, unchanged, to its source topic once more. The
+running flow treats it like any other record: it has its old position in the database's log, and a
+later Kafka offset. The flow remembers versions of rows for an hour only, so before sending, the topic
+is read: it must hold nothing newer about the same row. Changes that arrive between this reading and
+the sending are less than an hour old, so the flow's version check handles them.
 
-So a record is sent only where its place in the log orders it against whatever comes in meanwhile. One
-that has no such place (a tombstone, a row of a source without positions) is ordered by its offset
-alone, and a new offset would make it the newest.
+That check needs a log position. A record without one (a tombstone, a row of a source without
+positions) is ordered by its offset alone, and its new offset would make it the newest. So such a
+record is not sent.
 """
 
 import logging
@@ -43,12 +43,13 @@ from operators.telemetry import Telemetry
 logger = logging.getLogger(__name__)
 
 SEND_AT_ONCE = 500
-"""Records that are sent before they are marked: what a crash leaves to be found by the next replay."""
+"""Records that are sent before they are marked. After a crash in between, the next replay finds that
+they are overtaken by their own copies."""
 
 Result: TypeAlias = Literal["replayed", "would replay", "overtaken", "gone", "bad", "unproven"]
 
 SETTLED: frozenset[Result] = frozenset({"replayed", "would replay", "overtaken"})
-"""Results that leave nothing to do."""
+"""Results after which nothing is left to do."""
 
 GONE = (
     "the original record is gone from the topic (retention, compaction, or a topic made anew), so "
@@ -58,7 +59,7 @@ GONE = (
 
 
 class Outcome(NamedTuple):
-    """What became of one letter; `detail` is for people."""
+    """The result for one letter; `detail` is for people."""
 
     letter: Letter
     result: Result
@@ -67,12 +68,13 @@ class Outcome(NamedTuple):
 
 @dataclass(slots=True)
 class _Candidate:
-    """A letter whose record is at hand.
+    """A letter whose original record was found.
 
     Attributes:
-        proofs: One for each of `events`, which are none where the record cannot be decoded.
-        unread: Why the flow cannot apply the record.
-        doubts: Why it cannot be proven that nothing has overtaken it.
+        events: The record's events; none if it cannot be decoded.
+        proofs: For each event, whether anything has overtaken it.
+        unread: Why the flow cannot apply the record; None if it can.
+        doubts: Reasons why it cannot be proven that nothing has overtaken it.
     """
 
     letter: Letter
@@ -83,13 +85,16 @@ class _Candidate:
     doubts: list[str] = field(default_factory=list)
 
     def overtaken_by(self) -> KafkaPosition | None:
-        """What has overtaken all that the record says."""
+        """Position of an event that has overtaken the record, if all its events are overtaken."""
         if not self.proofs or any(proof.by is None for proof in self.proofs):
             return None
         return self.proofs[0].by
 
     def partly_overtaken(self) -> bool:
-        """Sending it would bring one of its rows back, not sending it leaves another as it was."""
+        """Whether the record is about two rows (a changed key), and only one of them is overtaken.
+
+        Sending it would take that row back in time; not sending it would leave the other one old.
+        """
         return self.overtaken_by() is None and any(
             proof.by is not None and isinstance(event, Upsert)
             for proof, event in zip(self.proofs, self.events, strict=True)
@@ -97,13 +102,13 @@ class _Candidate:
 
 
 class Replay:
-    """Replays letters under the contract as it is now.
+    """Replays letters under the current contract.
 
     Args:
-        contract: Corrected, if it was what was wrong; the running flow must have the same.
-        force: Send also what still fails, and what nothing proves to be the newest. Never what was
-            overtaken.
-        dry_run: Find out everything, and send nothing.
+        contract: The corrected contract; the running flow must have the same one.
+        force: Also send records that still fail, or that cannot be proven to be the newest of their
+            row; never those that are overtaken.
+        dry_run: Check everything, but send nothing.
     """
 
     def __init__(self, contract: Contract, *, force: bool = False, dry_run: bool = False) -> None:
@@ -114,11 +119,11 @@ class Replay:
         self._sending: Resender | None = None
 
     def run(self, letters: Sequence[Letter]) -> Iterator[Outcome]:
-        """Replay letters; yields what became of each.
+        """Replay letters; yields the result of each.
 
         Raises:
-            RowvecError: Kafka cannot be read or written. What was sent by then and not marked, the
-                next replay finds to be overtaken by its own copy.
+            RowvecError: Kafka cannot be read or written. Records that were sent but not marked by then
+                are found by the next replay to be overtaken by their own copies.
         """
         by_topic: defaultdict[str, list[Letter]] = defaultdict(list)
         for letter in letters:
@@ -163,7 +168,7 @@ class Replay:
             yield from self._send(to_send[start : start + SEND_AT_ONCE])
 
     def _read(self, candidate: _Candidate) -> None:
-        """Decode and render a record under the present contract, as the flow will."""
+        """Decode and render a record under the current contract, as the flow will."""
         table, decoder, renderer = self._rules[candidate.record.position.topic]
         try:
             candidate.events = list(_events(decoder, candidate.record))
@@ -174,7 +179,7 @@ class Replay:
                 if isinstance(event, Upsert):
                     renderer.render(event)
         except (RecordError, FatalError) as error:
-            # A fatal one is the contract's word on drift: sent again, the record would halt the flow.
+            # A FatalError here means drift that the contract forbids: the record would stop the flow.
             candidate.unread = error
         candidate.proofs = [Overtaking(event) for event in candidate.events]
         if candidate.letter.generation != table.generation:
@@ -191,7 +196,7 @@ class Replay:
     def _prove(
         self, topic: str, partitions: Sequence[int], candidates: Sequence[_Candidate]
     ) -> None:
-        """Show each candidate everything in the topic that may have overtaken it; reads it once."""
+        """Read the topic once, and show each candidate everything that may have overtaken it."""
         if not candidates:
             return
         rows: defaultdict[RowKey, list[Overtaking]] = defaultdict(list)
@@ -218,7 +223,7 @@ class Replay:
                 _doubt_lost_records(elsewhere, partition, first)
 
     def _settle_second_halves(self, candidates: Sequence[_Candidate]) -> None:
-        """A tombstone right behind the delete of its row says nothing that the delete does not."""
+        """Count a tombstone right behind the delete of its row as overtaken: it adds nothing to it."""
         tombstones = {
             candidate.letter.position: candidate
             for candidate in candidates
@@ -301,18 +306,18 @@ class Replay:
 
 
 def _framed(contract: Contract) -> FramedDecoder | None:
-    """Reads messages that name their schema in a registry, where the contract names one."""
+    """The decoder of messages that name their schema in a registry, if the contract names one."""
     section = contract.schema_registry
     if section is None:
         return None
-    # Only now: it imports an HTTP client and two formats that most contracts do not need.
+    # Imported here: it brings an HTTP client and two formats that most contracts do not need.
     from operators.codec.registry.decoder import RegistryDecoder
 
     return RegistryDecoder(section, RetryPolicy(section.request_timeout_s, Telemetry()))
 
 
 def _mark(letter: Letter, header: str, by: KafkaPosition) -> Outgoing:
-    """What settles a letter: behind it, in its own partition, under its key."""
+    """The record that marks a letter as settled: behind it in its partition, with the same key."""
     value = path_of(by).encode()
     return Outgoing(*letter.at[:2], letter_key(letter.position), None, [(header, value)])
 
@@ -324,10 +329,10 @@ def _copy(record: KafkaRecord) -> Outgoing:
 
 
 def _events(decoder: Decoder, record: KafkaRecord) -> Iterator[RowEvent]:
-    """What a record says; nothing if it is about no row.
+    """The events of a record; none if it is about no row.
 
     Raises:
-        RecordError: It cannot be read.
+        RecordError: It cannot be decoded.
     """
     for key in decoder.row_keys(record.key, record.value) or (RowKey(""),):
         event = decoder.event(key, record.value, record.position)
@@ -338,9 +343,9 @@ def _events(decoder: Decoder, record: KafkaRecord) -> Iterator[RowEvent]:
 def _events_about(
     decoder: Decoder, record: KafkaRecord, rows: Container[RowKey]
 ) -> Iterator[RowEvent]:
-    """What a record says of `rows`, or of all rows of its table.
+    """Events of a record that concern `rows`, or all rows of the table.
 
-    A record that cannot be read says nothing: the flow has not applied it either.
+    A record that cannot be decoded has none: the flow has not applied it either.
     """
     try:
         keys = decoder.row_keys(record.key, record.value)
@@ -361,10 +366,10 @@ def _events_about(
 def _doubt_lost_records(
     candidates: Iterable[_Candidate], partition: int, first: KafkaRecord | None
 ) -> None:
-    """Tell those whose row may have had a later change in what a partition has lost.
+    """Add a doubt to candidates whose row may have had a later change that this partition has lost.
 
-    Kafka removes from the front: what is lost is older than the first record that is left. The row
-    can have been in another partition only if partitions were added, but nothing in Kafka tells.
+    Kafka removes records from the front, so all lost ones are older than the first one left. A row can
+    be in a second partition only if partitions were added, which Kafka does not record.
     """
     for candidate in candidates:
         mine = candidate.record.timestamp_ms
@@ -378,7 +383,7 @@ def _doubt_lost_records(
 def _is_original(letter: Letter, record: KafkaRecord) -> bool:
     """Whether the record at a letter's position is the one that the letter is about.
 
-    In a topic that was made anew another record has its offset.
+    If the topic was created again, another record has this offset.
     """
     if letter.value_digest is not None and letter.value_digest != digest_of(record.value):
         return False

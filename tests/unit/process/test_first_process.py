@@ -60,7 +60,7 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
 
 
 def test_orphans_are_reaped_and_do_not_end_it() -> None:
-    # A grandchild whose parent has ended; only a true process 1 gets it, so let it be a child here.
+    # An orphan: only a real process 1 inherits one, so the test makes it a child of this process.
     then = "os.fork() or os._exit(0)\ntime.sleep(0.3)\nsys.exit(5)"
     with started(then) as process:
         assert process.wait(20) == 5

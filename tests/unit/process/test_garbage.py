@@ -1,4 +1,4 @@
-"""The garbage collector of a flow: seldom, but it comes; and afterwards all is as it was."""
+"""While a flow runs, the garbage collector runs rarely but does run; afterwards it is as before."""
 
 import gc
 import weakref
@@ -9,7 +9,7 @@ from flows.process.garbage import THRESHOLDS, seldom_collected
 
 
 class Cycle:
-    """An object that only the collector can take away."""
+    """An object in a reference cycle, which only the collector can free."""
 
     def __init__(self) -> None:
         self.itself = self

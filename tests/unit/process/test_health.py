@@ -1,4 +1,4 @@
-"""Probes: run every few seconds, so they must be cheap; and what they answer."""
+"""The probes' answers; and they must be cheap, because they run every few seconds."""
 
 import os
 import subprocess

@@ -59,7 +59,7 @@ def test_figures_are_totals_over_all_labels(reader, telemetry):
         freshness_sum_s=1.0,
         freshness_count=2,
     )
-    # Totals, and not what was added since the last look.
+    # Totals since the start, not since the last reading.
     record(telemetry)
     assert figures(reader).written == 110
     assert figures(reader).lag == 123

@@ -1,4 +1,4 @@
-"""The recovery directory: who may write there, how many may run on it, and what is not resumed from."""
+"""The recovery directory: permissions, locks, and the states that a flow refuses to resume from."""
 
 import os
 import resource
@@ -67,7 +67,7 @@ run_main(
     recovery_config=RecoveryConfig(directory, timedelta(0)),
 )
 """
-"""A real flow whose every batch is an epoch."""
+"""A real flow in which every batch is an epoch."""
 
 PARTS = 4
 
@@ -150,7 +150,7 @@ def test_a_directory_inside_of_a_file(directory):
 
 
 def test_a_directory_that_cannot_be_written(directory):
-    # A read-only file system refuses the lock file as this directory in its place does.
+    # A directory in place of the lock file: opening it fails as on a read-only file system.
     (directory / "rowvec.lock.0").mkdir(parents=True)
     directory.chmod(0o700)
     with pytest.raises(FatalError, match=r"recovery directory .*: it cannot be written") as caught:
@@ -229,7 +229,7 @@ def run(directory: Path, batches: int) -> None:
 
 @pytest.fixture(scope="module")
 def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory on which a flow ran, and ended cleanly."""
+    """A directory on which a flow ran and ended cleanly."""
     directory = tmp_path_factory.mktemp("once") / "recovery"
     Recovery(section(directory, PARTS)).release()
     run(directory, 20)
@@ -238,7 +238,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def twice(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same after another run."""
+    """The same directory after another run."""
     directory = tmp_path_factory.mktemp("twice") / "recovery"
     shutil.copytree(once, directory)
     run(directory, 20)
@@ -247,13 +247,13 @@ def twice(once: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def used(twice: Path, directory: Path) -> Path:
-    """A directory of the test's own on which a flow ran twice."""
+    """A copy for one test of a directory on which a flow ran twice."""
     shutil.copytree(twice, directory)
     return directory
 
 
 def contents(directory: Path) -> dict[str, bytes | None]:
-    """Of all files but the locks, which are empty, and what SQLite shares among processes."""
+    """Contents of all files except the locks and SQLite's shared memory."""
     return {
         path.name: path.read_bytes() if path.is_file() else None
         for path in directory.iterdir()
@@ -266,7 +266,7 @@ def test_what_a_flow_left_is_resumed_from(used):
     check_directory(used)
     check_ready(used)
     Recovery(section(used, PARTS)).release()
-    # Looking at it leaves nothing there.
+    # The check leaves no files behind.
     assert contents(used) == before
 
 
@@ -284,11 +284,11 @@ def test_what_a_kill_left_is_resumed_from(directory):
                 flow.stdout.readline()
             flow.kill()
         wal = directory / "part-0.sqlite3-wal"
-        assert wal.stat().st_size > 0  # where the last commits are
+        assert wal.stat().st_size > 0  # holds the last commits
         before = contents(directory)
         check_directory(directory)
         assert contents(directory).keys() == before.keys()
-        (directory / "part-0.sqlite3-shm").unlink()  # as in a backup that leaves it out
+        (directory / "part-0.sqlite3-shm").unlink()  # as in a backup without it
         check_directory(directory)
     run(directory, 5)
 
@@ -312,7 +312,7 @@ def test_what_is_committed_between_two_looks_is_not_taken_for_damage(
     looks = count(1)
 
     def read_early(path: Path) -> Part:
-        """The part that is looked at before the others have committed more; then it has as well."""
+        """Read one part before the running flow commits again, and the others after that."""
         part = read(path)
         is_early = path.name == "part-0.sqlite3" and next(looks) <= early_looks
         return part._replace(epoch=3) if is_early else part
@@ -363,7 +363,7 @@ def overwrite(directory: Path, once: Path) -> None:
 
 
 def overwrite_the_end(directory: Path, once: Path) -> None:
-    """Where the states are, which nothing but a look at all pages comes to."""
+    """Damage a page of the states, which only a check of all pages finds."""
     with (directory / "part-2.sqlite3").open("r+b") as file:
         file.seek(-4096, os.SEEK_END)
         file.write(bytes(4096))
@@ -414,7 +414,7 @@ def unused(directory: Path, once: Path) -> None:
 
 
 def without_its_log(directory: Path, once: Path) -> None:
-    """The commits of a second that a kill left in the log file alone."""
+    """A directory whose last commits are only in SQLite's log file, as a kill leaves it."""
     with running(directory, 100_000) as flow:
         assert flow.stdout is not None
         for _ in range(25):
@@ -461,7 +461,7 @@ def test_damage_is_told_with_the_file_and_both_ways_on(used, once, damage: Damag
         assert "an empty directory and start with `--accept-lost-state`" in caught.value.hint
         assert "rows that were deleted meanwhile may show again" in caught.value.hint
     assert contents(used) == before
-    # The lock was let go.
+    # The failed start has released its lock.
     shutil.rmtree(used)
     Recovery(section(used, PARTS)).release()
 
@@ -535,7 +535,7 @@ def test_rights_of_others_to_a_file_are_nothing_where_they_cannot_enter(used):
 
 @contextmanager
 def full_disk() -> Iterator[None]:
-    """Nothing longer than a page can be written."""
+    """Simulate a full disk: nothing longer than a page can be written."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, before[1]))
     try:
@@ -590,7 +590,7 @@ def test_bytewax_itself_creates_nothing(directory):
 )
 @example(size=2, executions=[(0, 1), (0, 1)], copied=(0, 0))
 def test_a_crash_leaves_no_part_behind_and_an_older_copy_does(size, executions, copied):
-    """Executions commit some epochs in all parts, and the next in only some of them; then they die."""
+    """Random executions: each commits some epochs in all parts, the next in some parts, and dies."""
     epochs, began = [0] * size, set[int]()
     history = [list(epochs)]
     for whole, some in executions:
@@ -629,7 +629,7 @@ def test_what_is_removed_or_replaced_under_a_running_flow(used):
     part = used / "part-1.sqlite3"
     aside = used.parent / "aside"
     part.rename(aside)
-    for _ in range(2):  # gone, then another in its place
+    for _ in range(2):  # first removed, then replaced
         with pytest.raises(FatalError, match="removed or replaced while the flow was") as caught:
             recovery.check_intact()
         assert "part-1.sqlite3" in caught.value.subject
@@ -642,7 +642,7 @@ def test_what_is_removed_or_replaced_under_a_running_flow(used):
         recovery.check_intact()
     aside.rename(used)
     recovery.check_intact()
-    (used / "rowvec.lock.0").unlink()  # another process could take it now
+    (used / "rowvec.lock.0").unlink()  # now another process could lock a new file
     with pytest.raises(FatalError, match="removed or replaced"):
         recovery.check_intact()
     recovery.release()
@@ -671,7 +671,7 @@ def test_the_identity_is_that_of_the_lock_file(directory):
     known = first.identity(), second.identity()
     first.release()
     second.release()
-    # Alone again, it has the lock of each that was there before.
+    # Alone again, it takes over the locks of all processes that ran before.
     alone = Recovery(section(directory), 0, 1)
     assert alone.identities() == known
     alone.release()
