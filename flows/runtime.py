@@ -133,7 +133,7 @@ class Session:
                 contract=contract,
                 source=source,
                 embedder=opened.embedder,
-                store=FencedStore(opened.store, opened.lease),
+                store=FencedStore(opened.store, opened.lease.gate),
                 dead_letters=DeadLetterProducer(
                     contract.kafka, {t.topic: t.generation for t in contract.tables}
                 ),
@@ -144,14 +144,14 @@ class Session:
                 partitions=opened.partitions,
                 framed=opened.framed,
                 database=opened.database,
-                distrust=opened.ledger.distrusts,
+                distrust=opened.ledger.start.distrusts,
             )
         )
 
     def ended(self) -> None:
         """Note that the flow has ended cleanly, so everything it read is committed."""
         if self._opened.ledger is not None:
-            self._opened.ledger.ended()
+            self._opened.ledger.epochs.ended()
 
     def close(self) -> None:
         """End the threads, close the connections, and send the last spans and metrics."""
@@ -167,7 +167,7 @@ class Session:
             FatalError: The lease was lost.
         """
         if self._opened.lease is not None:
-            self._opened.lease.check()
+            self._opened.lease.gate.check()
         return self.stop.is_set()
 
 

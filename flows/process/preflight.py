@@ -21,7 +21,8 @@ from operators.model.protocol import Embedder
 from operators.ownership.accept import Accept
 from operators.ownership.entries import Holder
 from operators.ownership.kill_timer import KillTimer
-from operators.ownership.lease import Lease, LeaseTimes
+from operators.ownership.lease import Lease
+from operators.ownership.lease_times import LeaseTimes
 from operators.ownership.ledger import Ledger
 from operators.postgres.reselect import Reselector
 from operators.rendering.renderer import Rules, origin_of
@@ -249,17 +250,17 @@ def _lease(contract: Contract, opened: Opened) -> str:
         hmac_key=None if key is None else key.get_secret_value(),
     )
     if claim is None:
-        entries = ledger.entries()
-        ledger.adopt(entries)
+        entries = ledger.entries.read()
+        ledger.entries.adopt(entries)
         holders = {
             entry.holder.where
             for name, entry in entries.items()
-            if entry.holder.id and name.rpartition("/")[0] in ledger.collections
+            if entry.holder.id and name.rpartition("/")[0] in ledger.entries.collections
         }
         return f"held by {', '.join(sorted(holders))}" if holders else "free"
     opened.timer = KillTimer()
     opened.lease = Lease(
-        ledger,
+        ledger.entries,
         LeaseTimes(contract.milvus.lease_s, 2 * contract.milvus.request_timeout_s),
         opened.timer,
         Holder(
@@ -280,7 +281,7 @@ def _ledger(contract: Contract, opened: Opened) -> str:
     if opened.store is None or opened.ledger is None or opened.embedder is None:
         raise _NotPossible
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]
-    opened.ledger.check({name: opened.store.identity(name) for name in names})
+    opened.ledger.start.check({name: opened.store.identity(name) for name in names})
     if opened.lease is not None:
         opened.lease.confirm()
     return "collections and contract are those that were filled"

@@ -1,9 +1,23 @@
 """Who may write to a collection, and how far it was filled: the lease and the ledger.
 
-`ledger` refuses a start whose recovery state does not belong to the collection; `entries` is what it
-stores, `accept` what a user can override. `lease` and `kill_timer` make sure that there is one
-writer, and `fenced_store` refuses writes without the lease. May import: store, changes, contract,
-retry, errors.
+- `ledger`: the ledger of one process, made of `own_entries` (its `entries`, read and written),
+  `start_checks` (refuses a start whose state does not fit) and `epoch_ends` (what is written at each
+  epoch). `accept` lists the findings that a user can accept.
+- `lease`: takes, renews and releases the lease, by the `lease_times`. `gate` lets writes pass while
+  the lease lasts, `kill_timer` ends the process when it runs out, and `fenced_store` sends every write
+  through the gate.
+
+May import: store, changes, contract, retry, errors.
 """
 
-__all__ = ["accept", "entries", "fenced_store", "kill_timer", "lease", "ledger"]
+__all__ = [
+    "accept",
+    "entries",
+    "fenced_store",
+    "gate",
+    "kill_timer",
+    "lease",
+    "lease_times",
+    "ledger",
+    "own_entries",
+]

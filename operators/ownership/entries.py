@@ -107,7 +107,7 @@ class Entry:
             ) from None
 
 
-def digest_of(table: TableSection, hmac_key: str | None) -> str:
+def table_digest(table: TableSection, hmac_key: str | None) -> str:
     """Digest of all settings that decide what a table's rows look like in the collection.
 
     Left out are settings that change no stored row: how messages are read, and what is done about

@@ -5,20 +5,20 @@ from collections.abc import Collection, Sequence
 from operators.changes.vector import Vector
 from operators.changes.version import Version
 from operators.contract.table import ColumnSpec
-from operators.ownership.lease import Lease
+from operators.ownership.gate import Gate
 from operators.store.protocol import CollectionSpec, Entity, Stored, VectorStore
 
 
 class FencedStore:
-    """A `VectorStore` whose writes need the lease; `Lease.writing` says what they raise without it.
+    """A `VectorStore` whose writes need the lease; `Gate.writing` says what they raise without it.
 
-    Lane threads and the worker share it. It has no state of its own: the store and the lease do
+    Lane threads and the worker share it. It has no state of its own: the store and the gate do
     their own locking.
     """
 
-    def __init__(self, store: VectorStore, lease: Lease) -> None:
+    def __init__(self, store: VectorStore, gate: Gate) -> None:
         self._store = store
-        self._lease = lease
+        self._gate = gate
 
     @property
     def max_writers(self) -> int | None:
@@ -44,7 +44,7 @@ class FencedStore:
 
     def add_field(self, collection: str, name: str, spec: ColumnSpec) -> None:
         """See `VectorStore.add_field`."""
-        with self._lease.writing():
+        with self._gate.writing():
             self._store.add_field(collection, name, spec)
 
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
@@ -61,12 +61,12 @@ class FencedStore:
 
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
         """See `VectorStore.upsert`."""
-        with self._lease.writing():  # guard: fence-upsert
+        with self._gate.writing():  # guard: fence-upsert
             self._store.upsert(collection, entities)
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """See `VectorStore.delete`."""
-        with self._lease.writing():  # guard: fence-delete
+        with self._gate.writing():  # guard: fence-delete
             self._store.delete(collection, ids)
 
     def delete_older(
@@ -77,7 +77,7 @@ class FencedStore:
         shards: Collection[int] | None = None,
     ) -> None:
         """See `VectorStore.delete_older`."""
-        with self._lease.writing():  # guard: fence-truncate
+        with self._gate.writing():  # guard: fence-truncate
             self._store.delete_older(collection, table, version, shards)
 
     def count(self, collection: str) -> int:

@@ -22,87 +22,34 @@ until its next check. So after one, this process waits one full lease before it 
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Protocol
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 
-from operators.errors import FatalError, RetriableError, RowvecError
+from operators.errors import FatalError, RowvecError
 from operators.ownership.entries import Entry, Holder
-from operators.ownership.ledger import Ledger
+from operators.ownership.gate import Gate, Timer
+from operators.ownership.lease_times import LeaseTimes, boottime
+from operators.ownership.own_entries import OwnEntries
 
 logger = logging.getLogger(__name__)
 
-_KILL = 0.9
-"""Share of the lease after which the kernel ends a process that has not renewed it."""
-
-_MARGIN = 0.05
-"""Share of the lease between the deadline of the last write and the kill, for disarming the timer."""
-
-_SETTLE_S = 1.0
-
-_SETTLE = 1 / 30
-
 _CLAIMS = 5
-
-
-class Timer(Protocol):
-    """Ends the process at a given moment; `operators.ownership.kill_timer` is the real one."""
-
-    def arm(self, at: float) -> None:
-        """End the process at this moment, in seconds of the lease's clock."""
-        ...
-
-    def disarm(self) -> None:
-        """Do not end the process."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class LeaseTimes:
-    """Durations of a lease, in seconds.
-
-    Attributes:
-        lease: How long a holder may write without renewing.
-        request: The longest that a started request can take: twice its deadline.
-    """
-
-    lease: float
-    request: float
-
-    @property
-    def gate(self) -> float:
-        """For how long after a renewal writes may begin, so that they end before the kill."""
-        return self.lease * (_KILL - _MARGIN) - self.request  # guard: gate-before-death
-
-    @property
-    def renewal(self) -> float:
-        """Time between two renewals."""
-        return self.gate / 3
-
-    @property
-    def settle(self) -> float:
-        """The longest that writing a claim may take, and how long to wait before reading it again."""
-        return max(min(_SETTLE_S, self.lease / 4), self.lease * _SETTLE)
-
-
-def boottime() -> float:
-    """Seconds since the machine was started, including those it was suspended."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
+"""How often a claim that took too long is repeated."""
 
 
 class Lease:
     """The lease of one process on all collections of its contract.
 
     Threads that use it: the main thread calls `claim`, `confirm` and `end`; the lease thread, which
-    `claim` starts, renews the lease (`keep`); lane threads and the worker pass the gate (`writing`)
-    for every write. `_changing` guards what they share: `_in_flight`, `_gate_until`, `_armed` and
-    `_lost`. Only the lease thread uses `_told_at` and `_alone_from` once it runs, only the main thread
-    `_settled_at`.
+    `claim` starts, renews the lease (`keep`). Once that runs, it alone uses `_last_renewal` and
+    `_sole_writer_from`; only the main thread uses `_settled_at`. All other threads meet the lease at
+    its gate, which has a lock of its own.
+
+    Attributes:
+        gate: Lets writes pass while the lease lasts.
 
     Args:
-        ledger: Reads and writes the entries.
+        entries: Entries of this process.
         times: Durations.
         timer: Ends the process.
         holder: This process.
@@ -115,7 +62,7 @@ class Lease:
 
     def __init__(
         self,
-        ledger: Ledger,
+        entries: OwnEntries,
         times: LeaseTimes,
         timer: Timer,
         holder: Holder,
@@ -126,9 +73,8 @@ class Lease:
         now: Callable[[], float] = boottime,
         wait: Callable[[float], bool] | None = None,
     ) -> None:
-        self._ledger = ledger
+        self._entries = entries
         self._times = times
-        self._timer = timer
         self._holder = replace(holder, lease_s=times.lease)
         self._process = process
         self._processes = processes
@@ -137,16 +83,12 @@ class Lease:
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self.keep, name="rowvec-lease", daemon=True)
         self._wait = wait or self._ended.wait
-        self._changing = threading.Lock()
-        self._in_flight = 0
-        self._gate_until = float("-inf")
-        self._armed = False
         self._settled_at = float("inf")
-        self._told_at = float("-inf")
-        self._alone_from = float("-inf")
-        self._lost: FatalError | None = None
+        self._last_renewal = float("-inf")
+        self._sole_writer_from = float("-inf")
+        self.gate = Gate(times, timer, now)
 
-    # Taking it.
+    # Taking the lease.
 
     def claim(self) -> None:
         """Take the lease. Waits for another holder's lease to run out, unless that is known to be dead.
@@ -156,14 +98,14 @@ class Lease:
         """
         for _ in range(_CLAIMS):
             began, entries = self._wait_until_free()
-            self._ledger.adopt(entries)
-            self._ledger.write(self._held_by_this)
+            self._entries.adopt(entries)
+            self._entries.write(self._held_by_this)
             written = self._now()
             if written - began <= self._times.settle:  # guard: claim-in-time
                 self._settled_at = written + self._times.settle
-                self._ledger.fence = self.writing
-                self._told_at = began
-                self._renewed(began)
+                self._entries.fence = self.gate.writing
+                self._last_renewal = began
+                self.gate.renewed(began)
                 self._thread.start()
                 return
             self._pause(self._times.lease)  # guard: lease-late-claim
@@ -182,7 +124,7 @@ class Lease:
         left = self._settled_at - self._now()
         if left > 0:
             self._wait(left)
-        self._check_holder(self._ledger.entries())  # guard: claim-confirmed
+        self._check_holder(self._entries.read())  # guard: claim-confirmed
         self._settled_at = float("-inf")
 
     def _wait_until_free(self) -> tuple[float, dict[str, Entry]]:
@@ -192,22 +134,22 @@ class Lease:
             The moment before the entries were read, and the entries.
         """
         first: dict[str, tuple[int, float]] = {}
-        told = False
+        logged = False
         while True:
             began = self._now()
-            entries = self._ledger.entries()
+            entries = self._entries.read()
             now = self._now()
             left = 0.0
             others = self._others(entries)
             for name, entry in others.items():
                 sequence, since = first.setdefault(name, (entry.sequence, now))
                 if sequence != entry.sequence:  # guard: newcomer-sees-renewal
-                    raise self._held(entry)
+                    raise self._in_use(entry)
                 left = max(left, since + entry.holder.lease_s - now)
             if left <= 0:  # guard: newcomer-waits
                 return began, entries
-            if not told:
-                told = True
+            if not logged:
+                logged = True
                 (entry, *_) = others.values()
                 logger.info(
                     "Waiting up to %.0f s for the lease of %s to run out", left, entry.holder.where
@@ -223,77 +165,44 @@ class Lease:
         return {
             name: entry
             for name, entry in entries.items()
-            if name.rpartition("/")[0] in self._ledger.collections
+            if name.rpartition("/")[0] in self._entries.collections
             and (entry.process == self._process or entry.process >= self._processes)
             and entry.holder.id not in ("", self._holder.id)
             and entry.holder.lock not in self._free_locks
         }
 
-    def _held(self, entry: Entry) -> FatalError:
+    def _in_use(self, entry: Entry) -> FatalError:
         return FatalError(
-            subject=f"collections {', '.join(sorted(self._ledger.collections))}",
+            subject=f"collections {', '.join(sorted(self._entries.collections))}",
             cause=f"{entry.holder.where} is writing to them: it has just renewed its lease",
             hint="one flow writes to a collection: stop the other one, or name another collection",
         )
 
-    # Keeping it.
-
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """The gate: every request that changes the store runs inside this context.
-
-        Raises:
-            RetriableError: The last renewal is too old.
-            FatalError: The lease was lost.
-        """
-        with self._changing:
-            self.check()
-            if self._now() >= self._gate_until:  # guard: gate-closed
-                raise RetriableError(
-                    subject="the lease on the collections",
-                    cause="it could not be renewed in time, so nothing may be written",
-                    hint="look whether Milvus answers",
-                )
-            self._in_flight += 1
-        try:
-            yield
-        finally:
-            with self._changing:
-                self._in_flight -= 1
-            self.expire()
-
-    def check(self) -> None:
-        """Raise if the lease was lost.
-
-        Raises:
-            FatalError: Another process holds the lease, or this one has released it.
-        """
-        if self._lost is not None:  # guard: lease-ended
-            raise self._lost
+    # Keeping the lease.
 
     def renew(self) -> None:
-        """Renew the lease. It raises nothing: if the lease is lost, `check` and `writing` raise."""
+        """Renew the lease. It raises nothing: if the lease is lost, the gate raises."""
         began = self._now()
         found = False
         try:
-            self._check_holder(self._ledger.entries())  # guard: lease-looked-at
+            self._check_holder(self._entries.read())  # guard: lease-looked-at
             found = True
-            self._ledger.write(self._held_by_this)
+            self._entries.write(self._held_by_this)
             if self._now() - began > self._times.settle:
-                self._doubt()
-            self._told_at = began
-            if began >= self._alone_from:  # guard: lease-late
-                self._renewed(began)
+                self._distrust_late_write()
+            self._last_renewal = began
+            if began >= self._sole_writer_from:  # guard: lease-late
+                self.gate.renewed(began)
         except FatalError as error:
-            self._lose(error)  # guard: lease-lost
+            self.gate.lose(error)  # guard: lease-lost
         except RowvecError as error:
             # guard: lease-late-unanswered
             if found:  # the write may arrive late all the same
-                self._doubt()
+                self._distrust_late_write()
             logger.warning("The lease could not be renewed: %s", error)
-            self.expire()
+            self.gate.expire()
 
-    def _doubt(self) -> None:
+    def _distrust_late_write(self) -> None:
         """Count no renewal for one lease, if the last write may have overwritten another claimant.
 
         That is possible only if our lease had run out by then, so that others could claim it. Our
@@ -301,78 +210,52 @@ class Lease:
         only writer.
         """
         now = self._now()
-        if not self._armed and now - self._told_at >= self._times.lease - self._times.request:
-            self._alone_from = now + self._times.lease
-
-    def expire(self) -> None:
-        """Disarm the timer if the gate has closed and no write is in flight."""
-        with self._changing:
-            # guard: timer-under-way
-            if self._armed and self._now() >= self._gate_until and not self._in_flight:
-                self._timer.disarm()
-                self._armed = False
+        if (
+            not self.gate.armed
+            and now - self._last_renewal >= self._times.lease - self._times.request
+        ):
+            self._sole_writer_from = now + self._times.lease
 
     def keep(self) -> None:
         """Renew periodically until `end`: the body of the lease thread."""
         step = self._times.renewal / 4
         renewed = self._now()
         while not self._ended.wait(step):
-            if self._lost is not None:
+            if self.gate.lost:
                 return
             if self._now() - renewed >= self._times.renewal:
                 renewed = self._now()
                 self.renew()
-            self.expire()
+            self.gate.expire()
 
     def end(self) -> None:
         """Release the lease, so that the next process need not wait; no write is allowed after it."""
         self._ended.set()
-        with self._changing:
-            self._gate_until = float("-inf")
-            held, self._lost = self._lost is None, self._lost or self._taken("this one has ended")
+        held = self.gate.end(self._not_ours("this one has ended"))
         if self._thread.is_alive():
             # A renewal in progress uses the connection, which the caller closes next.
             self._thread.join(self._times.request)
         try:
             if held:
-                self._check_holder(self._ledger.entries())
-                self._ledger.write(lambda _name, entry: replace(entry, holder=Holder()))
+                self._check_holder(self._entries.read())
+                self._entries.write(lambda _name, entry: replace(entry, holder=Holder()))
         except RowvecError as error:
             logger.warning("The lease was not let go (%s); it runs out by itself", error)
-        self._timer.disarm()
+        self.gate.disarm()
 
     def _held_by_this(self, _name: str, entry: Entry) -> Entry:
         return entry if self._ended.is_set() else replace(entry, holder=self._holder)
 
-    def _renewed(self, began: float) -> None:
-        with self._changing:
-            if self._ended.is_set():
-                return
-            # Counted from before the entries were read: another process can only see this renewal
-            # later than that, so it waits longer than this process may write.
-            # guard: timer-armed, timer-from-before
-            self._timer.arm(began + self._times.lease * _KILL)
-            self._armed = True
-            self._gate_until = began + self._times.gate
-
     def _check_holder(self, entries: Mapping[str, Entry]) -> None:
-        for collection in self._ledger.collections:
+        for collection in self._entries.collections:
             entry = entries.get(f"{collection}/{self._process}")
             if entry is None or entry.holder.id != self._holder.id:
                 where = entry.holder.where if entry is not None else ""
-                raise self._taken(f"{where or 'another process'} has")
+                raise self._not_ours(f"{where or 'another process'} has")
 
-    def _taken(self, who: str) -> FatalError:
+    def _not_ours(self, who: str) -> FatalError:
         return FatalError(
             subject="the lease on the collections",
             cause=f"this process no longer has it: {who}",
             hint="one flow writes to a collection; nothing is lost",
         )
-
-    def _lose(self, error: FatalError) -> None:
-        with self._changing:
-            self._lost = error
-            self._gate_until = float("-inf")
-            in_flight = self._in_flight
-        if not in_flight:
-            self._timer.disarm()

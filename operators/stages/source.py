@@ -99,12 +99,12 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         self._open_reader = open_reader
         if settings.ledger is not None:
             at = None if stamp is None else self._next
-            settings.ledger.resume(topic, partition, at, stamp)  # guard: seen-asked
+            settings.ledger.start.resume(topic, partition, at, stamp)  # guard: seen-asked
         self._reader = self._open()
         if settings.ledger is not None:
             # A state that begins at the beginning is a state all the same: it may have another cap.
             began = self._next if stamp is None else max(0, self._next)
-            settings.ledger.closed(topic, partition, -1, began)
+            settings.ledger.epochs.closed(topic, partition, -1, began)
         self._gathered: list[Record] | None = []
         self._links: dict[TraceContext, None] = {}
         self._idle = False
@@ -158,8 +158,8 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         stamp = Stamp("", 0)
         if settings.ledger is not None:
             ended = max(0, self._next)
-            settings.ledger.closed(self._topic, self._partition, self._epoch, ended)
-            stamp = settings.ledger.stamp(self._topic)
+            settings.ledger.epochs.closed(self._topic, self._partition, self._epoch, ended)
+            stamp = settings.ledger.epochs.stamp(self._topic)
         self._epoch += 1
         if self._gathered is None:  # guard: cap-while-gathering
             took = self._budget.close_epoch(
@@ -255,17 +255,17 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         )
         self._next, self._digest = BEGINNING, None
         if self._settings.ledger is not None:
-            self._settings.ledger.forget(self._topic, self._partition)
+            self._settings.ledger.entries.forget(self._topic, self._partition)
 
     def _refuse(self, what: Accept, cause: str, hint: str) -> None:
         subject = f"{self._topic}[{self._partition}]"
         if self._settings.ledger is None:
             raise FatalError(subject=subject, cause=cause, hint=hint)
-        self._settings.ledger.refuse(what, subject, cause, hint)
+        self._settings.ledger.start.refuse(what, subject, cause, hint)
 
     def _batch(self, records: list[Record], *, resumed: bool) -> SourceBatch:
         if self._settings.ledger is not None:
-            self._settings.ledger.emitting(self._epoch)  # guard: seen-told-first
+            self._settings.ledger.epochs.emitting(self._epoch)  # guard: seen-told-first
         links, self._links = self._links, {}
         with self._settings.telemetry.span(
             f"poll {self._topic}",

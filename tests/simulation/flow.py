@@ -242,15 +242,15 @@ class Flow:
 
     def _check(self, ledgers: Sequence[Ledger]) -> None:
         """What every process does with the ledger at its start; they do not wait for one another."""
-        identity = {name: self.store.identity(name) for name in ledgers[0].collections}
+        identity = {name: self.store.identity(name) for name in ledgers[0].entries.collections}
         together = self._clock.rng.random() < 0.5
         for step in (1, 2) if together else (3,):
             for ledger in ledgers:
                 if step & 1:
-                    ledger.adopt(ledger.entries())
-                    ledger.write(self._held)
+                    ledger.entries.adopt(ledger.entries.read())
+                    ledger.entries.write(self._held)
                 if step & 2:
-                    ledger.check(identity)
+                    ledger.start.check(identity)
 
     def _held(self, _collection: str, entry: Entry) -> Entry:
         return replace(entry, holder=Holder(id=f"start {self._starts}"))
@@ -267,7 +267,7 @@ class Flow:
             horizon_s=self._horizon_s,
             whole=whole,
             partitions=frozenset((TOPIC, each) for each in range(self.topic.partitions)),
-            distrust=ledger.distrusts,
+            distrust=ledger.start.distrusts,
         )
         cut = {made.tables[0].name: made.tables[0].chunks}
         texts = Texts(embedder, telemetry(), cut, knobs.cache_texts)
@@ -598,9 +598,9 @@ class Flow:
         """The flow has ended cleanly: each process tells so, if it gets that far."""
         self.ended = True
         for worker in self.workers:
-            worker.ledger.ended()
+            worker.ledger.epochs.ended()
             with self._acting(worker), suppress(RetriableError, FatalError):
-                worker.ledger.write(lambda _, entry: replace(entry, holder=Holder()))
+                worker.ledger.entries.write(lambda _, entry: replace(entry, holder=Holder()))
 
     # ------------------------------------------------------------------ what is left
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from operators.changes.events import Delete
-from operators.ownership.ledger import Ledger
+from operators.ownership.start_checks import StartChecks
 from operators.stages import look_up, source
 from operators.stages.dedup import DedupLogic
 from operators.stages.epoch_budget import EpochBudget
@@ -73,7 +73,7 @@ def _nothing_held(patch: pytest.MonkeyPatch) -> None:
 
 
 def _any_state_admitted(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Ledger, "resume", lambda self, *given: None)
+    patch.setattr(StartChecks, "resume", lambda self, *given: None)
 
 
 def _tombstones_of_the_past(patch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from operators.changes.version import Version, make_version
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError
 from operators.ownership.fenced_store import FencedStore
-from operators.ownership.lease import Lease
+from operators.ownership.gate import Gate
 from operators.store.protocol import CollectionSpec, Entity, VectorStore
 from tests.fakes import HashEmbedder, MemoryStore
 
@@ -20,7 +20,7 @@ ID = "docs:1#0"
 VERSION = make_version(0, f"{1:016x}", 0)
 
 
-class Turn(Lease):
+class Turn(Gate):
     """A lease that is held until the test takes it away."""
 
     def __init__(self) -> None:
@@ -37,7 +37,7 @@ class Turn(Lease):
 
 
 class Watching(MemoryStore):
-    """Asserts that every write happens inside `Lease.writing`."""
+    """Asserts that every write happens inside `Gate.writing`."""
 
     def __init__(self, turn: Turn) -> None:
         super().__init__()

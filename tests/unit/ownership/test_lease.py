@@ -11,10 +11,9 @@ import pytest
 from operators.errors import FatalError, RetriableError, RowvecError
 from operators.ownership.accept import Accept
 from operators.ownership.entries import Entry, Holder
-from operators.ownership.lease import Lease, LeaseTimes
-from operators.ownership.ledger import Ledger
-from operators.retry import RetryPolicy
-from operators.telemetry import Telemetry
+from operators.ownership.lease import Lease
+from operators.ownership.lease_times import LeaseTimes
+from operators.ownership.own_entries import OwnEntries
 from tests.changes import table
 from tests.fakes import MemoryLedger
 
@@ -44,9 +43,8 @@ class Process:
         self.deadline: float | None = None
         self.waited = 0.0
         self.while_waiting: Callable[[], None] = lambda: None
-        ledger = Ledger(world.store, RetryPolicy(0.0, Telemetry()), (table(),))
         self.lease = Lease(
-            ledger,
+            OwnEntries(world.store, (table(),), process=0),
             TIMES,
             self,
             Holder(id=name, where=f"process 1 on {name}", lock=lock),
@@ -80,7 +78,7 @@ class Process:
 
     def write(self) -> None:
         assert not self.dead
-        with self.lease.writing():
+        with self.lease.gate.writing():
             pass
 
 
@@ -144,7 +142,7 @@ def test_no_lock_proves_nothing():
 def test_a_peer_of_another_number_is_no_rival_but_one_of_a_larger_flow_is():
     world = World()
     one = world.process("one", process=1, processes=2)
-    one.lease._ledger._process = 1
+    one.lease._entries._process = 1
     one.start()
     assert world.process("zero", process=0, processes=2).start().waited <= TIMES.settle
     assert world.process("alone", process=0, processes=1).start().waited >= TIMES.lease
@@ -158,7 +156,7 @@ def test_without_milvus_nothing_is_written_and_nobody_dies():
         world.pass_by(1)
         world.store.fail_next(down)
         one.lease.renew()
-        one.lease.expire()
+        one.lease.gate.expire()
         assert not one.dead
     with pytest.raises(RetriableError, match="could not be renewed"):
         one.write()
@@ -171,9 +169,9 @@ def test_without_milvus_nothing_is_written_and_nobody_dies():
 def test_a_request_under_way_keeps_the_timer_armed():
     world = World()
     one = world.process("one").start()
-    with one.lease.writing():
+    with one.lease.gate.writing():
         world.pass_by(TIMES.gate + 1)
-        one.lease.expire()
+        one.lease.gate.expire()
         assert one.deadline is not None
     # The request has run into its deadline and ended.
     assert one.deadline is None
@@ -183,7 +181,7 @@ def test_who_slept_too_long_finds_that_another_has_it():
     world = World()
     one = world.process("one").start()
     world.pass_by(TIMES.gate + 1)
-    one.lease.expire()
+    one.lease.gate.expire()
     two = world.process("two").start()
     with pytest.raises(RetriableError):
         one.write()
@@ -192,7 +190,7 @@ def test_who_slept_too_long_finds_that_another_has_it():
         with pytest.raises(FatalError, match="no longer has it: process 1 on two"):
             one.write()
         with pytest.raises(FatalError):
-            one.lease.check()
+            one.lease.gate.check()
     two.write()
     one.lease.end()  # must not release the other process's lease
     two.lease.renew()
@@ -220,8 +218,8 @@ def test_a_claim_that_was_written_over_does_not_count():
     one, two = world.process("one"), world.process("two")
     began, entries = two.lease._wait_until_free()  # both find it free
     one.lease.claim()
-    two.lease._ledger.adopt(entries)
-    two.lease._ledger.write(two.lease._held_by_this)
+    two.lease._entries.adopt(entries)
+    two.lease._entries.write(two.lease._held_by_this)
     assert began == 0.0
     with pytest.raises(FatalError, match="no longer has it"):
         one.lease.confirm()
@@ -230,7 +228,7 @@ def test_a_claim_that_was_written_over_does_not_count():
 def silent_for(seconds: float, process: Process) -> None:
     """Let time pass without a renewal, until the process has disarmed its timer."""
     process.world.pass_by(seconds)
-    process.lease.expire()
+    process.lease.gate.expire()
     assert process.deadline is None
 
 
@@ -295,8 +293,8 @@ def test_who_is_written_over_by_a_late_renewal_has_ended_when_that_counts(answer
         one.lease.renew()
         if may_write(one):
             break
-        one.lease.expire()
-        two.lease.expire()
+        one.lease.gate.expire()
+        two.lease.gate.expire()
     else:
         raise AssertionError("it never went on")
     assert two.dead or not may_write(two)
@@ -393,7 +391,7 @@ def test_never_two_at_once(seed: int) -> None:
         able = []
         for process, _ in running:
             if not process.dead:
-                with suppress(RowvecError), process.lease.writing():
+                with suppress(RowvecError), process.lease.gate.writing():
                     able.append(process)
         assert len(able) <= 1
         wrote += len(able)
@@ -404,7 +402,7 @@ def _renew(running: list[tuple[Process, float]], world: World) -> None:
     for process, until in running:
         if not process.dead and until <= world.now:
             process.lease.renew()
-            process.lease.expire()
+            process.lease.gate.expire()
 
 
 class Unreliable(MemoryLedger):

@@ -8,7 +8,7 @@ import pytest
 from operators.contract.table import TableSection
 from operators.errors import FatalError, RetriableError
 from operators.ownership.accept import LOST, Accept
-from operators.ownership.entries import Entry, Holder, Stamp, digest_of
+from operators.ownership.entries import Entry, Holder, Stamp, table_digest
 from operators.ownership.ledger import Ledger
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
@@ -33,20 +33,20 @@ def started(
 ) -> Ledger:
     """A ledger that has passed its start-up checks."""
     ledger = Ledger(store, retry(), tables or (table(),), process, accepted, hmac_key)
-    ledger.adopt(ledger.entries())
-    ledger.check(dict.fromkeys(ledger.collections, identity))
+    ledger.entries.adopt(ledger.entries.read())
+    ledger.start.check(dict.fromkeys(ledger.entries.collections, identity))
     return ledger
 
 
 def ran(store: MemoryLedger, *ends: int, process: int = 0, partition: int = 0) -> Stamp:
     """Run a process from the first offset, with an epoch that ends at each further one."""
     ledger = started(store, process=process)
-    ledger.closed(TOPIC, partition, -1, ends[0])
-    ledger.emitting(0)
+    ledger.epochs.closed(TOPIC, partition, -1, ends[0])
+    ledger.epochs.emitting(0)
     for number, end in enumerate(ends[1:]):
-        ledger.closed(TOPIC, partition, number, end)
-        ledger.emitting(number + 1)
-    return ledger.stamp(TOPIC)
+        ledger.epochs.closed(TOPIC, partition, number, end)
+        ledger.epochs.emitting(number + 1)
+    return ledger.epochs.stamp(TOPIC)
 
 
 def refused(accept: Accept, *words: str) -> Any:
@@ -69,26 +69,26 @@ def refused(accept: Accept, *words: str) -> Any:
 
 def test_a_first_start_is_free_to_begin():
     ledger = started(MemoryLedger())
-    ledger.resume(TOPIC, 0, None, None)
-    assert ledger.stamp(TOPIC) == Stamp(ID, 0)
+    ledger.start.resume(TOPIC, 0, None, None)
+    assert ledger.epochs.stamp(TOPIC) == Stamp(ID, 0)
 
 
 def test_what_was_committed_is_told_before_the_next_epoch_goes_on():
     store = MemoryLedger()
     ledger = started(store)
-    ledger.closed(TOPIC, 0, -1, -2)
-    ledger.closed(TOPIC, 1, -1, 30)
-    ledger.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, -1, -2)
+    ledger.epochs.closed(TOPIC, 1, -1, 30)
+    ledger.epochs.emitting(0)
     assert seen(store) == {f"{TOPIC}/1": 30}  # partition 0 was never read
-    ledger.closed(TOPIC, 0, 0, 10)
-    ledger.closed(TOPIC, 1, 0, 40)
+    ledger.epochs.closed(TOPIC, 0, 0, 10)
+    ledger.epochs.closed(TOPIC, 1, 0, 40)
     assert seen(store) == {f"{TOPIC}/1": 30}  # not committed yet
     # One partition has closed the next epoch already, which is not committed.
-    ledger.closed(TOPIC, 1, 1, 50)
-    ledger.emitting(1)
+    ledger.epochs.closed(TOPIC, 1, 1, 50)
+    ledger.epochs.emitting(1)
     assert seen(store) == {f"{TOPIC}/0": 10, f"{TOPIC}/1": 40}
-    ledger.closed(TOPIC, 0, 1, 20)
-    ledger.emitting(2)
+    ledger.epochs.closed(TOPIC, 0, 1, 20)
+    ledger.epochs.emitting(2)
     assert seen(store) == {f"{TOPIC}/0": 20, f"{TOPIC}/1": 50}
 
 
@@ -96,34 +96,34 @@ def test_nothing_new_is_not_told_again():
     store = MemoryLedger()
     ran(store, 5, 10, 10, 10)
     ledger = started(store)
-    ledger.closed(TOPIC, 0, -1, 10)
-    ledger.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, -1, 10)
+    ledger.epochs.emitting(0)
     store.fail_next(RetriableError(subject="s", cause="down"), "write")
-    ledger.closed(TOPIC, 0, 0, 10)
-    ledger.emitting(1)
-    ledger.emitting(1)
+    ledger.epochs.closed(TOPIC, 0, 0, 10)
+    ledger.epochs.emitting(1)
+    ledger.epochs.emitting(1)
 
 
 def test_a_ledger_that_cannot_be_written_lets_nothing_go_on():
     store = MemoryLedger()
     ledger = started(store)
-    ledger.closed(TOPIC, 0, -1, 7)
+    ledger.epochs.closed(TOPIC, 0, -1, 7)
     store.fail_next(RetriableError(subject="milvus", cause="down"), "write")
     with pytest.raises(FatalError, match="down"):
-        ledger.emitting(0)
-    ledger.emitting(0)
+        ledger.epochs.emitting(0)
+    ledger.epochs.emitting(0)
     assert seen(store) == {f"{TOPIC}/0": 7}
 
 
 def test_a_clean_end_tells_the_last_epoch_when_the_lease_is_let_go():
     store = MemoryLedger()
     ledger = started(store)
-    ledger.closed(TOPIC, 0, -1, -2)
-    ledger.closed(TOPIC, 1, -1, -2)
-    ledger.emitting(0)
-    ledger.closed(TOPIC, 0, 0, 10)
-    ledger.ended()
-    ledger.write(lambda _name, entry: entry)
+    ledger.epochs.closed(TOPIC, 0, -1, -2)
+    ledger.epochs.closed(TOPIC, 1, -1, -2)
+    ledger.epochs.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, 0, 10)
+    ledger.epochs.ended()
+    ledger.entries.write(lambda _name, entry: entry)
     assert seen(store) == {f"{TOPIC}/0": 10}
 
 
@@ -131,7 +131,7 @@ def test_a_clean_end_tells_the_last_epoch_when_the_lease_is_let_go():
 def test_the_state_of_the_last_epoch_or_a_later_one_goes_on(at):
     store = MemoryLedger()
     stamp = ran(store, 5, 10, 20)
-    started(store).resume(TOPIC, 0, at, stamp)
+    started(store).start.resume(TOPIC, 0, at, stamp)
 
 
 @pytest.mark.parametrize("at", [19, 5, -2])
@@ -139,16 +139,16 @@ def test_an_older_state_is_refused(at):
     store = MemoryLedger()
     stamp = ran(store, 5, 10, 20)
     with refused(Accept.OLDER_STATE, f"{TOPIC}[0]", str(at), "20"):
-        started(store).resume(TOPIC, 0, at, stamp)
+        started(store).start.resume(TOPIC, 0, at, stamp)
 
 
 def test_a_state_that_is_gone_is_refused():
     store = MemoryLedger()
     ran(store, 5, 10, 20)
     with refused(Accept.LOST_STATE, f"{TOPIC}[0]", "offset 20"):
-        started(store).resume(TOPIC, 0, None, None)
+        started(store).start.resume(TOPIC, 0, None, None)
     # A new partition has no recovery state, and is accepted without one.
-    started(store).resume(TOPIC, 7, None, None)
+    started(store).start.resume(TOPIC, 7, None, None)
 
 
 @pytest.mark.parametrize("accept", [Accept.OLDER_STATE, Accept.LOST_STATE])
@@ -158,19 +158,19 @@ def test_what_was_accepted_once_need_not_be_again(accept):
     ran(store, 500, 510, process=1, partition=1)
     ledger = started(store, accept)
     if accept is Accept.OLDER_STATE:
-        ledger.resume(TOPIC, 0, 7, Stamp(ID, 1))
-        ledger.closed(TOPIC, 0, -1, 7)
+        ledger.start.resume(TOPIC, 0, 7, Stamp(ID, 1))
+        ledger.epochs.closed(TOPIC, 0, -1, 7)
     else:
-        ledger.resume(TOPIC, 0, None, None)
-    ledger.emitting(0)
-    ledger.closed(TOPIC, 0, 0, 9)
-    ledger.emitting(1)
+        ledger.start.resume(TOPIC, 0, None, None)
+    ledger.epochs.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, 0, 9)
+    ledger.epochs.emitting(1)
     again = started(store)
-    again.resume(TOPIC, 0, 9, ledger.stamp(TOPIC))
+    again.start.resume(TOPIC, 0, 9, ledger.epochs.stamp(TOPIC))
     with refused(Accept.OLDER_STATE):
-        again.resume(TOPIC, 0, 8, ledger.stamp(TOPIC))
+        again.start.resume(TOPIC, 0, 8, ledger.epochs.stamp(TOPIC))
     with refused(Accept.OLDER_STATE):  # the acceptance was about partition 0 only
-        again.resume(TOPIC, 1, 509, ledger.stamp(TOPIC))
+        again.start.resume(TOPIC, 1, 509, ledger.epochs.stamp(TOPIC))
 
 
 def test_what_another_process_saw_counts():
@@ -178,8 +178,8 @@ def test_what_another_process_saw_counts():
     ran(store, 5, 30, process=1)
     stamp = ran(store, 30, 40)
     with refused(Accept.OLDER_STATE, "40"):
-        started(store, process=2).resume(TOPIC, 0, 30, stamp)
-    started(store, process=1).resume(TOPIC, 0, 40, stamp)
+        started(store, process=2).start.resume(TOPIC, 0, 30, stamp)
+    started(store, process=1).start.resume(TOPIC, 0, 40, stamp)
 
 
 def test_milvus_restored_from_a_backup_is_refused():
@@ -189,10 +189,10 @@ def test_milvus_restored_from_a_backup_is_refused():
     stamp = ran(store, 10, 20, 30)
     store.entries = backup
     with refused(Accept.OTHER_COLLECTION, "restored"):
-        started(store).resume(TOPIC, 0, 30, stamp)
+        started(store).start.resume(TOPIC, 0, 30, stamp)
     store.entries.clear()
     with refused(Accept.OTHER_COLLECTION, "ledger is gone"):
-        started(store).resume(TOPIC, 0, 30, stamp)
+        started(store).start.resume(TOPIC, 0, 30, stamp)
 
 
 def test_a_collection_that_was_made_anew_is_refused():
@@ -201,26 +201,26 @@ def test_a_collection_that_was_made_anew_is_refused():
     with refused(Accept.OTHER_COLLECTION, "docs", "made anew"):
         started(store, identity=OTHER_ID)
     ledger = started(store, Accept.OTHER_COLLECTION, identity=OTHER_ID)
-    ledger.resume(TOPIC, 0, 10, stamp)
-    assert ledger.distrusts
-    ledger.closed(TOPIC, 0, -1, 10)
-    ledger.emitting(0)
-    started(store, identity=OTHER_ID).resume(TOPIC, 0, 10, ledger.stamp(TOPIC))
+    ledger.start.resume(TOPIC, 0, 10, stamp)
+    assert ledger.start.distrusts
+    ledger.epochs.closed(TOPIC, 0, -1, 10)
+    ledger.epochs.emitting(0)
+    started(store, identity=OTHER_ID).start.resume(TOPIC, 0, 10, ledger.epochs.stamp(TOPIC))
 
 
 def test_the_state_of_another_flow_is_refused():
     store = MemoryLedger()
     with refused(Accept.OTHER_COLLECTION, "another collection"):
-        started(store).resume(TOPIC, 0, 10, Stamp(OTHER_ID, 0))
+        started(store).start.resume(TOPIC, 0, 10, Stamp(OTHER_ID, 0))
 
 
 def test_a_collection_from_before_there_were_identities_is_taken():
     store = MemoryLedger()
     ledger = started(store, identity="")
-    ledger.resume(TOPIC, 0, 10, Stamp("", 0))
-    ledger.closed(TOPIC, 0, -1, 10)
-    ledger.emitting(0)
-    started(store).resume(TOPIC, 0, 10, Stamp("", 0))
+    ledger.start.resume(TOPIC, 0, 10, Stamp("", 0))
+    ledger.epochs.closed(TOPIC, 0, -1, 10)
+    ledger.epochs.emitting(0)
+    started(store).start.resume(TOPIC, 0, 10, Stamp("", 0))
 
 
 CHANGES: list[dict[str, Any]] = [
@@ -244,8 +244,8 @@ def test_another_contract_is_refused(change):
     with refused(Accept.OTHER_CONTRACT, "docs"):
         started(store, tables=(other,))
     ledger = started(store, Accept.OTHER_CONTRACT, tables=(other,))
-    ledger.closed(other.topic, 0, -1, 10)
-    ledger.emitting(0)
+    ledger.epochs.closed(other.topic, 0, -1, 10)
+    ledger.epochs.emitting(0)
     started(store, tables=(other,))
     with refused(Accept.OTHER_CONTRACT):
         started(store)
@@ -275,14 +275,14 @@ def test_another_masking_key_is_another_contract_and_nobody_can_read_it():
     store = MemoryLedger()
     secret, other = "s3cret-s3cret-s3cret", "another-another-another"
     ledger = started(store, tables=(masked,), hmac_key=secret)
-    ledger.closed(TOPIC, 0, -1, 10)
-    ledger.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, -1, 10)
+    ledger.epochs.emitting(0)
     assert secret not in "".join(store.entries.values())
     started(store, tables=(masked,), hmac_key=secret)
     with refused(Accept.OTHER_CONTRACT):
         started(store, tables=(masked,), hmac_key=other)
     # Without a mask by HMAC the key does not matter.
-    assert digest_of(table(), secret) == digest_of(table(), other)
+    assert table_digest(table(), secret) == table_digest(table(), other)
 
 
 def test_tables_may_come_and_must_not_go():
@@ -291,9 +291,9 @@ def test_tables_may_come_and_must_not_go():
     store = MemoryLedger()
     ran(store, 5, 10)
     ledger = started(store, tables=(table(), second))
-    ledger.resume("app.public.more", 0, None, None)
-    ledger.closed("app.public.more", 0, -1, 3)
-    ledger.emitting(0)
+    ledger.start.resume("app.public.more", 0, None, None)
+    ledger.epochs.closed("app.public.more", 0, -1, 3)
+    ledger.epochs.emitting(0)
     with refused(Accept.OTHER_CONTRACT, "more", "no longer names"):
         started(store)
 
@@ -336,7 +336,7 @@ def test_other_collections_are_none_of_its_business():
     store.entries["elsewhere/0"] = Entry(
         OTHER_ID, 0, sequence=9_000, shards=7, holder=Holder("x", "y", "z", 1.0)
     ).pack()
-    assert started(store).stamp(TOPIC) == Stamp(ID, 0)
+    assert started(store).epochs.stamp(TOPIC) == Stamp(ID, 0)
 
 
 def seen(store: MemoryLedger) -> dict[str, int]:

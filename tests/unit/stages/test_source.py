@@ -383,8 +383,8 @@ def test_the_key_counts_as_well():
 
 def ledger_of(store: MemoryLedger) -> Ledger:
     ledger = Ledger(store, RetryPolicy(0.0, Telemetry()), (table(),))
-    ledger.adopt(ledger.entries())
-    ledger.check(dict.fromkeys(ledger.collections, "identity"))
+    ledger.entries.adopt(ledger.entries.read())
+    ledger.start.check(dict.fromkeys(ledger.entries.collections, "identity"))
     return ledger
 
 
