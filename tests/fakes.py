@@ -21,18 +21,16 @@ from operators.changes.vector import Vector
 from operators.changes.version import Version
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError
+from operators.milvus.filters import check_ids, check_shards, check_version
 from operators.milvus.rows import ledger_rows, to_entity, to_rows
 from operators.milvus.schema import (
     Shape,
     cannot_add,
-    check_ids,
     check_shape,
-    check_shards,
-    check_version,
+    collection_shape,
     column_specs,
     mirrored,
     missing_field,
-    shape_of,
 )
 from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
 
@@ -128,7 +126,7 @@ class MemoryStore:
 
     def ensure(self, spec: CollectionSpec) -> bool:
         with self._operation("ensure"):
-            wanted = shape_of(spec)
+            wanted = collection_shape(spec)
             if spec.name not in self._collections:
                 self._collections[spec.name] = _Collection(wanted, self._new_identity())
             kept = self._collections[spec.name]

@@ -1,8 +1,9 @@
 """Milvus as a vector store and as a ledger store; the only import of pymilvus.
 
-Enter through `store`; it hands out the ledger as well. `client` sends the requests, `schema` says
-what fields a collection has, `rows` checks and converts entities, `errors` says what an error of
-Milvus means. May import: store, changes, contract, errors.
+Enter through `store`; it hands out the ledger as well (`ledger_store`). Requests about entities are in
+`client`, those about collections in `collection_requests`, and what both need in `connection`. `schema`
+says what fields a collection has, `filters` writes filter expressions, `rows` checks and converts
+entities, `errors` says what an error of Milvus means. May import: store, changes, contract, errors.
 """
 
 __all__ = ["store"]

@@ -20,13 +20,12 @@ from operators.changes.shards import NUMBER_OF_SHARD, shard_of
 from operators.changes.version import Version
 from operators.contract.table import RESERVED_FIELDS
 from operators.errors import FatalError, RecordError
+from operators.milvus.filters import check_ids, check_ledger_names
 from operators.milvus.schema import (
     MAX_SPANS_BYTES,
     PROVENANCE,
     Field,
     Shape,
-    check_ids,
-    check_ledger_names,
     mirrored,
 )
 from operators.store.protocol import MAX_LEDGER_BYTES, Entity
@@ -166,7 +165,7 @@ def _to_row(entity: Entity, shape: Shape, json_arrays: bool) -> tuple[dict[str, 
         "rv_shard": NUMBER_OF_SHARD[shard_of(entity.row_key)],
     }
     if row.keys() != shape.fields.keys():
-        _complete(row, entity, shape)
+        _add_missing_fields(row, entity, shape)
     total = 0
     for name, field in shape.fields.items():
         value = row[name]
@@ -183,7 +182,7 @@ def _to_row(entity: Entity, shape: Shape, json_arrays: bool) -> tuple[dict[str, 
     return row, total
 
 
-def _complete(row: dict[str, Any], entity: Entity, shape: Shape) -> None:
+def _add_missing_fields(row: dict[str, Any], entity: Entity, shape: Shape) -> None:
     """Set the optional fields that the row lacks to NULL; any other difference is an error."""
     for name in shape.fields.keys() - row.keys():
         if shape.fields[name].optional:

@@ -13,17 +13,17 @@ from operators.contract.sections import MilvusSection
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError, RecordError, RetriableError, RowvecError
 from operators.milvus.client import MAX_WINDOW, WIDE_ROWS_PER_REQUEST, Client
+from operators.milvus.filters import older_filter
 from operators.milvus.ledger_store import MilvusLedger
 from operators.milvus.rows import requests, to_entity, to_rows
 from operators.milvus.schema import (
     Shape,
     cannot_add,
     check_shape,
+    collection_shape,
     column_specs,
     mirrored,
     missing_field,
-    older_filter,
-    shape_of,
 )
 from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
 
@@ -73,7 +73,7 @@ class MilvusStore:
 
     def ensure(self, spec: CollectionSpec) -> bool:
         """See `VectorStore.ensure`. It also completes a creation that a crash interrupted."""
-        wanted = shape_of(spec)
+        wanted = collection_shape(spec)
         shape = check_shape(spec.name, wanted, self._client.make_collection(spec.name, wanted))
         self._client.load(spec.name)
         self._shapes[spec.name] = shape

@@ -40,7 +40,7 @@ from operators.contract.table import UNAVAILABLE, TableSection
 from operators.errors import FatalError, RecordError
 from operators.kafka.reader import NEW_KEY_HEADER, OLD_KEY_HEADER
 from operators.milvus.rows import to_rows
-from operators.milvus.schema import shape_of
+from operators.milvus.schema import collection_shape
 from operators.rendering.masks import Masker
 from operators.rendering.renderer import Renderer
 from operators.store.protocol import CollectionSpec, Entity
@@ -223,7 +223,7 @@ class Path:
         self.decoder = Decoder(self.table, None if types is None else Registry(types), masks)
         self.renderer = Renderer(self.table, masker)
         fields = {spec.field or name: spec for name, spec in self.table.columns.items()}
-        self.shape = shape_of(CollectionSpec(self.table.collection, fields, 2, "COSINE", "m"))
+        self.shape = collection_shape(CollectionSpec(self.table.collection, fields, 2, "COSINE", "m"))
         self.halts = "halt" in self.table.drift.model_dump().values()
         self.outcomes: dict[str, int] = {}
 

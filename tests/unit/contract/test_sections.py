@@ -20,7 +20,7 @@ from flows.settings import (
 from operators.contract.sections import Contract, KafkaSection
 from operators.contract.table import PROVENANCE_PREFIX, RESERVED_FIELDS
 from operators.errors import ContractError, FatalError
-from operators.milvus.schema import mirrored, shape_of
+from operators.milvus.schema import collection_shape, mirrored
 from operators.store.protocol import CollectionSpec
 from tests.changes import table
 
@@ -280,7 +280,7 @@ def test_a_field_of_rowvecs_own(field):
 
 
 def test_the_reserved_names_are_those_of_every_collection():
-    shape = shape_of(CollectionSpec("c", {}, 8, "COSINE", "m"))
+    shape = collection_shape(CollectionSpec("c", {}, 8, "COSINE", "m"))
     assert mirrored(list(shape.fields)) == []
     own = {name for name in shape.fields if not name.startswith(PROVENANCE_PREFIX)}
     assert own == RESERVED_FIELDS
