@@ -1,6 +1,7 @@
 """Dead letters: `letters` lists them, `replay` sends them again unless a newer change exists.
 
-`overtaking` decides whether a newer change exists. May import: sync, settings, and all of operators.
+`examiner` finds their records and reads the topic for newer changes; `overtaking` has the rules of what
+is newer. May import: sync, settings, and all of operators.
 """
 
 __all__ = ["letters", "replay"]

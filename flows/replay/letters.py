@@ -137,7 +137,7 @@ def select(
     ]
 
 
-def digest_of(value: bytes | None) -> bytes | None:
+def private_digest(value: bytes | None) -> bytes | None:
     """Digest of a record's private key or value."""
     return None if value is None else hashlib.blake2b(value, digest_size=16).digest()
 
@@ -168,7 +168,7 @@ def _letter(position: KafkaPosition, record: KafkaRecord) -> Letter:
         cause=text("cause"),
         hint=text("hint"),
         generation=int(generation) if generation.isdecimal() else 0,
-        key_digest=digest_of(headers.get("rowvec.key")),
-        value_digest=digest_of(record.value),
+        key_digest=private_digest(headers.get("rowvec.key")),
+        value_digest=private_digest(record.value),
         when_ms=record.timestamp_ms,
     )
