@@ -140,7 +140,7 @@ class Session:
                 receipts=_Discard(),
                 retry=retry,
                 telemetry=self._observability.telemetry,
-                whole=opened.whole,
+                whole=opened.collections_empty,
                 partitions=opened.partitions,
                 framed=opened.framed,
                 database=opened.database,

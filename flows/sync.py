@@ -107,7 +107,7 @@ def collection_specs(contract: Contract, embedder: Embedder) -> list[CollectionS
             fields={field: table.columns[column] for column, field in table.fields().items()},
             dim=embedder.dim,
             metric=table.metric,
-            model=embedder.model + _cutting(contract, table.collection),
+            model=embedder.model + _chunk_sizes(contract, table.collection),
             extra_fields=any(
                 other.drift.added == "add"
                 for other in contract.tables
@@ -119,14 +119,14 @@ def collection_specs(contract: Contract, embedder: Embedder) -> list[CollectionS
     return list(specs.values())
 
 
-def _cutting(contract: Contract, collection: str) -> str:
+def _chunk_sizes(contract: Contract, collection: str) -> str:
     """Chunk sizes as part of the model's identity: with other ones, all vectors must be made again."""
-    cut = [
+    sizes = [
         f"{table.name} {table.chunks.max_tokens}+{table.chunks.overlap_tokens}"
         for table in contract.tables
         if table.collection == collection and table.chunks is not None
     ]
-    return f" in chunks: {', '.join(sorted(cut))}" if cut else ""
+    return f" in chunks: {', '.join(sorted(sizes))}" if sizes else ""
 
 
 def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStore) -> bool:

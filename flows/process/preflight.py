@@ -56,7 +56,7 @@ class Opened:
 
     Attributes:
         origins: Schema and table name in the database, by topic, as found in a record.
-        whole: Whether all collections are empty.
+        collections_empty: Whether all collections are empty.
         claim: The process that is about to write; None for `rowvec check`.
         lease: The lease, once its check has taken it.
     """
@@ -68,7 +68,7 @@ class Opened:
     partitions: list[tuple[str, int]] = field(default_factory=list)
     embedder: Embedder | None = None
     store: MilvusStore | None = None
-    whole: bool = False
+    collections_empty: bool = False
     claim: Claim | None = None
     ledger: Ledger | None = None
     lease: Lease | None = None
@@ -295,6 +295,6 @@ def _model(contract: Contract, opened: Opened) -> str:
 def _collections(contract: Contract, opened: Opened) -> str:
     if opened.store is None or opened.embedder is None:
         raise _NotPossible
-    opened.whole = ensure_collections(contract, opened.embedder, opened.store)
+    opened.collections_empty = ensure_collections(contract, opened.embedder, opened.store)
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]
     return ", ".join(f"{name} ({opened.store.count(name):,} entities)" for name in names)

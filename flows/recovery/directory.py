@@ -24,7 +24,7 @@ from bytewax.recovery import (
     init_db_dir,
 )
 
-from flows.recovery.files import OR_LOSE, PUT_BACK, damaged, database_files, is_whole
+from flows.recovery.files import OR_LOSE, PUT_BACK, damaged, database_files, is_complete
 from operators.contract.sections import RecoverySection
 from operators.errors import FatalError
 
@@ -48,7 +48,7 @@ def check_directory(directory: Path) -> None:
     Raises:
         FatalError: Names the file, what is wrong with it, and the ways to continue.
     """
-    _is_whole(directory)
+    _is_usable(directory)
 
 
 def check_ready(directory: Path) -> None:
@@ -59,7 +59,7 @@ def check_ready(directory: Path) -> None:
     Raises:
         FatalError: As `check_directory`; also if there are no recovery files.
     """
-    if not _is_whole(directory):
+    if not _is_usable(directory):
         raise FatalError(
             subject=f"recovery directory {directory}",
             cause="there are no recovery files, or not all of them, and nothing ever ran on it",
@@ -148,7 +148,7 @@ class Recovery:
             with self._lock_file(_LOCK) as setting_up:
                 fcntl.flock(setting_up, fcntl.LOCK_EX)
                 self._free = self._refuse_others(max(processes, process + 1))
-                if not is_whole(self._directory):
+                if not is_complete(self._directory):
                     _create(self._directory, section.partitions)
             held = [self._directory / f"{_LOCK}.{process}", *database_files(self._directory)]
             self._held = {path: _inode(path) for path in held}
@@ -220,11 +220,11 @@ class Recovery:
             raise _not_writable(self._directory, error) from None
 
 
-def _is_whole(directory: Path) -> bool:
+def _is_usable(directory: Path) -> bool:
     if not _check_place(directory):
         return False
     _check_room(directory, _ROOM)
-    return is_whole(directory)
+    return is_complete(directory)
 
 
 def _check_place(directory: Path) -> bool:

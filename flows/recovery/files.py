@@ -46,7 +46,7 @@ class Part(NamedTuple):
     used: bool
 
 
-def is_whole(directory: Path) -> bool:
+def is_complete(directory: Path) -> bool:
     """Whether the set of parts is complete, and all are of the same time.
 
     False if there is none yet, or its creation was interrupted. Any other defect raises `FatalError`.

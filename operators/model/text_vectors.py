@@ -54,24 +54,23 @@ class Texts:
         Raises:
             FatalError: The device or the model has failed.
         """
-        whole = [row for row in rows if self._chunks[row.table] is None]
-        if len(whole) == len(rows):
+        if all(self._chunks[row.table] is None for row in rows):
             vectors = self._vectors([(row.text, row.text_hash) for row in rows])
             return [(Piece(0, row.text, vectors[row.text_hash]),) for row in rows]
-        cut = [self._cut(row) for row in rows]
-        vectors = self._vectors([(text, digest) for parts in cut for _, text, digest in parts])
+        split = [self._chunks_of(row) for row in rows]
+        vectors = self._vectors([(text, digest) for parts in split for _, text, digest in parts])
         return [
             tuple(Piece(start, text, vectors[digest]) for start, text, digest in parts)
-            for parts in cut
+            for parts in split
         ]
 
     def estimate(self, row: Row) -> int:
         """Estimate the tokens of a row's text from its length."""
         tokens = len(row.text) // CHARACTERS_PER_TOKEN + 1
-        whole = self._chunks[row.table] is None
-        return min(tokens, self._embedder.max_length) if whole else tokens
+        one_piece = self._chunks[row.table] is None
+        return min(tokens, self._embedder.max_length) if one_piece else tokens
 
-    def _cut(self, row: Row) -> list[tuple[int, str, str]]:
+    def _chunks_of(self, row: Row) -> list[tuple[int, str, str]]:
         """(start, text, digest) of each piece."""
         text, chunks = row.text, self._chunks[row.table]
         if chunks is None:

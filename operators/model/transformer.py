@@ -182,8 +182,8 @@ class TransformerEmbedder:
         parts: list[Tensor] = []
         left = list(range(len(ids)))
         while left:
-            cut = self._batches([lengths[index] for index in left])
-            batches = [[left[place] for place in places] for places in cut]
+            places_of = self._batches([lengths[index] for index in left])
+            batches = [[left[place] for place in places] for places in places_of]
             for batch, part in zip(batches, self._forward_all(batches, ids), strict=True):
                 tokens = sum(lengths[index] for index in batch)
                 longest = max(lengths[index] for index in batch)

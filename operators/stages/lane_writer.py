@@ -111,7 +111,7 @@ class Writer:
                 requests.delete_older(collection, table, version, shards)
             self._hand_over(requests, collection, batch)
             self._complete(requests, collection, batch, dead, later)
-            requests.delete_rows(collection, list(batch.deletes), cut=collection in self._cut)
+            requests.delete_rows(collection, list(batch.deletes), chunked=collection in self._cut)
             self._upsert(requests, collection, batch, dead)
             deletes += len(batch.deletes)
             rows += len(batch.rows)
@@ -219,7 +219,7 @@ class Writer:
             for key, row in batch.rows.items()
             if isinstance(row, Row)
         ]
-        for entities, error in requests.upsert(collection, rows, cut=cut):
+        for entities, error in requests.upsert(collection, rows, chunked=cut):
             self._refuse(batch, batch.rows.pop(entities[0].row_key), error, dead)
 
     def _find_pieces(

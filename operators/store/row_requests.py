@@ -72,19 +72,19 @@ class Requests:
             others = (rest.get(entity_id(key, chunk)) for chunk in range(1, entity.chunks))
             # guard: chunk-versions
             row = (entity, *(e for e in others if e is not None and e.version == entity.version))
-            if len(row) == entity.chunks or _is_whole(row):  # guard: chunk-torn
+            if len(row) == entity.chunks or _has_all_text(row):  # guard: chunk-torn
                 found[key] = row
         return found
 
-    def delete_rows(self, collection: str, keys: Sequence[RowKey], *, cut: bool) -> None:
+    def delete_rows(self, collection: str, keys: Sequence[RowKey], *, chunked: bool) -> None:
         """Remove rows.
 
         Args:
             collection: The collection that holds them.
             keys: Keys of the rows; a row need not exist.
-            cut: Whether a row may have several chunks.
+            chunked: Whether a row may have several chunks.
         """
-        if cut and keys:
+        if chunked and keys:
             surplus = self._surplus(collection, dict.fromkeys(keys, 1))
             ids = [entity_id(key, chunk) for key, more in surplus.items() for chunk in more]
             self._delete(collection, ids)  # guard: chunk-delete, chunk-first-goes-last
@@ -102,20 +102,24 @@ class Requests:
         )
 
     def upsert(
-        self, collection: str, rows: Sequence[Entities], *, cut: bool
+        self, collection: str, rows: Sequence[Entities], *, chunked: bool
     ) -> list[tuple[Entities, RecordError]]:
         """Write rows; afterwards each has exactly the chunks that were given.
 
         Returns:
             The rows that the store refused, each with the reason. All others are written.
         """
-        counts = {row[0].row_key: len(row) for row in rows} if cut else {}
+        counts = {row[0].row_key: len(row) for row in rows} if chunked else {}
         surplus = self._surplus(collection, counts) if counts else {}
         # A row that gets shorter is written in three steps: all its chunks, the first one still with
         # the old number; then the surplus is deleted; then the first one with the new number. After
         # a crash in between, the first chunk still tells how many to look for.
         # guard: chunk-surplus-first
-        sent = [_announcing(row, surplus.get(row[0].row_key)) for row in rows] if surplus else rows
+        sent = (
+            [_counting_surplus(row, surplus.get(row[0].row_key)) for row in rows]
+            if surplus
+            else rows
+        )
         refused = self._upsert(collection, sent)
         if surplus:
             for entities, _ in refused:
@@ -200,7 +204,7 @@ class Requests:
             attributes=attributes,
         ):
             crash_points.reach("before_upsert")
-            self.retry.call(partial(_under_way, send))
+            self.retry.call(partial(_at_crash_point, send))
             crash_points.reach("after_upsert")
         self.telemetry.store_seconds.record(
             time.perf_counter() - started,
@@ -208,11 +212,11 @@ class Requests:
         )
 
 
-def _announcing(row: Entities, surplus: range | None) -> Entities:
+def _counting_surplus(row: Entities, surplus: range | None) -> Entities:
     return row if surplus is None else (row[0]._replace(chunks=surplus.stop), *row[1:])
 
 
-def _is_whole(row: Entities) -> bool:
+def _has_all_text(row: Entities) -> bool:
     """Whether these chunks make up the row's whole text, though the first one counts more chunks.
 
     That is so after a crash that came before the surplus chunks of a shorter text were deleted.
@@ -223,7 +227,7 @@ def _is_whole(row: Entities) -> bool:
     return text_hash(text) == row[0].text_hash
 
 
-def _under_way(send: Callable[[], None]) -> None:
+def _at_crash_point(send: Callable[[], None]) -> None:
     crash_points.reach("in_upsert")
     send()
 

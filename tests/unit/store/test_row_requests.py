@@ -59,11 +59,11 @@ class Bench:
         self.requests = Requests(self.store, retry, telemetry, batch_rows)
 
     def upsert(self, *rows: tuple[Entity, ...]) -> list[RowKey]:
-        refused = self.requests.upsert("docs", rows, cut=True)
+        refused = self.requests.upsert("docs", rows, chunked=True)
         return [entities[0].row_key for entities, _ in refused]
 
     def delete(self, *keys: RowKey) -> None:
-        self.requests.delete_rows("docs", keys, cut=True)
+        self.requests.delete_rows("docs", keys, chunked=True)
 
     def texts(self) -> dict[str, str]:
         return {found["id"]: found["text"] for found in self.store.scan("docs", ["text"])}
@@ -185,8 +185,8 @@ def test_chunks_of_two_versions_are_not_taken_for_one_row() -> None:
 def test_rows_without_chunks_are_not_looked_up_before_they_are_written() -> None:
     bench = Bench()
     bench.store.fail_next(CUT, "stored")
-    bench.requests.upsert("docs", [row(ONE, 1, 1)], cut=False)
-    bench.requests.delete_rows("docs", [ONE], cut=False)
+    bench.requests.upsert("docs", [row(ONE, 1, 1)], chunked=False)
+    bench.requests.delete_rows("docs", [ONE], chunked=False)
     assert bench.texts() == {}
 
 
