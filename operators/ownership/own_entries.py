@@ -80,7 +80,7 @@ class OwnEntries:
 
     def change(self, collection: str, change: Callable[[Entry], Entry]) -> None:
         """Change the entry of one collection; the next write stores it."""
-        with self._changing:
+        with self._changing:  # guard: entry-changes-take-turns
             self._mine[collection] = change(self._mine[collection])
 
     def write(self, change: Callable[[str, Entry], Entry]) -> None:

@@ -84,6 +84,12 @@ GUARDS: tuple[Guard, ...] = (
         LEDGER,
     ),
     Guard(
+        "entry-changes-take-turns",
+        "a change of an entry is not lost while another thread writes the entries",
+        unwrapped,
+        LEDGER,
+    ),
+    Guard(
         "newcomer-waits",
         "a newcomer waits until the lease has run out",
         always,

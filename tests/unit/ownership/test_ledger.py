@@ -1,6 +1,7 @@
 """The ledger refuses recovery state that does not fit the collection, and names both ways on."""
 
 import json
+import threading
 from typing import Any
 
 import pytest
@@ -113,6 +114,24 @@ def test_a_ledger_that_cannot_be_written_lets_nothing_go_on():
         ledger.epochs.emitting(0)
     ledger.epochs.emitting(0)
     assert seen(store) == {f"{TOPIC}/0": 7}
+
+
+def test_a_change_during_a_renewal_is_not_lost():
+    """The lease thread renews while the worker forgets an offset, or the checks set up an entry."""
+    store = MemoryLedger()
+    entries = started(store).entries
+    meanwhile = threading.Thread(target=lambda: entries.forget(TOPIC, 3))
+
+    def renewed(_name: str, entry: Entry) -> Entry:
+        meanwhile.start()
+        meanwhile.join(0.1)  # without the lock, it ends here
+        return entry
+
+    entries.write(renewed)
+    meanwhile.join()
+    entries.write(lambda _name, entry: entry)
+    (entry,) = entries.read().values()
+    assert entry.breaks == {f"{TOPIC}/3": 1}
 
 
 def test_a_clean_end_tells_the_last_epoch_when_the_lease_is_let_go():
