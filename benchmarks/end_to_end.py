@@ -66,7 +66,8 @@ from benchmarks.peers.loop import run_loop
 from benchmarks.peers.per_event import run_per_event
 from benchmarks.peers.quix import run_quix
 from flows.embedded.broker import Broker
-from flows.runtime import Cluster, Session, run
+from flows.process.session import Cluster, Session
+from flows.runtime import run
 from operators.codec.row_keys import KeyMaker
 from operators.contract.sections import EmbeddingSection
 from operators.kafka.reader import KafkaReader

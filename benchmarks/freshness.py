@@ -231,7 +231,8 @@ def run_flow(job: Job) -> None:
     """Run the flow until SIGTERM, as `rowvec run` does."""
     # Imported here, because they import torch, which the other processes do not need.
     from flows.process import preflight
-    from flows.runtime import Cluster, run
+    from flows.process.session import Cluster
+    from flows.runtime import run
     from operators.model.transformer import TransformerEmbedder
 
     notes = _Notes(job.calls)

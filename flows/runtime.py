@@ -6,169 +6,34 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 
 from bytewax.dataflow import Dataflow
-from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.run import cli_main
 from opentelemetry.sdk.metrics.export import MetricReader
 
-from flows.process import preflight
 from flows.process.garbage import seldom_collected
-from flows.process.observability import Observability
+from flows.process.session import Cluster, Session
 from flows.recovery.directory import Recovery, fault_of
 from flows.settings import (
     Process,
     bytewax_cluster,
-    exporters_from_env,
     load_contract,
     process_from_env,
 )
-from flows.sync import Flow, Parts, build_flow
 from operators import crash_points
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RowvecError
-from operators.kafka.dead_letters import DeadLetterProducer
-from operators.kafka.reader import KafkaReader
 from operators.ownership.accept import Accept
-from operators.ownership.fenced_store import FencedStore
-from operators.retry import RetryPolicy
-from operators.stages.lane_writer import Receipt
-from operators.stages.source import PartitionedSource, SourceSettings
 
 logger = logging.getLogger(__name__)
 
 _PANIC = "PanicException"
 """Class name of a panic in Bytewax's Rust code: no Exception, and the class cannot be imported."""
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """The number of this process in the flow, and the address `host:port` of every process."""
-
-    process_id: int = 0
-    addresses: tuple[str, ...] = ()
-
-    @property
-    def processes(self) -> int:
-        """Number of processes of the flow; 1 without addresses."""
-        return max(1, len(self.addresses))
-
-
-class Session:
-    """A flow and everything that it holds open, from the preflight checks to `close`.
-
-    Threads: a signal handler on the main thread sets `stop`; the worker reads it between batches
-    (`_stops`). `close` sets `_abort`, at which lane threads give up retrying.
-
-    Args:
-        contract: The contract to sync by.
-        heartbeat: File to touch at every checkpoint.
-        exit_at_end: Stop at the end of the topics instead of waiting for more.
-        readers: Metric readers besides those of the environment.
-        cluster: Number of this process, and the addresses of all.
-        locks: See `preflight.Claim`.
-        on_epoch: Called at every checkpoint.
-        accepted: Findings that the user accepts for this start.
-
-    Raises:
-        RowvecError: A check failed; nothing was read.
-    """
-
-    def __init__(
-        self,
-        contract: Contract,
-        *,
-        heartbeat: Path | None = None,
-        exit_at_end: bool = False,
-        readers: Sequence[MetricReader] = (),
-        cluster: Cluster = Cluster(),
-        locks: tuple[str, ...] = (),
-        accepted: frozenset[Accept] = frozenset(),
-        on_epoch: Callable[[], None] = lambda: None,
-    ) -> None:
-        self.stop = threading.Event()
-        self._abort = threading.Event()
-        self._observability = Observability(exporters_from_env(), readers)
-        retry = RetryPolicy(
-            contract.milvus.retry_for_s,
-            self._observability.telemetry,
-            self._abort,
-            stopping=self.stop.is_set,
-        )
-        claim = preflight.Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
-        self._opened = opened = preflight.pass_all(contract, claim)
-        assert opened.store is not None
-        assert opened.embedder is not None
-        assert opened.ledger is not None
-        assert opened.lease is not None
-        traced = self._observability.traced
-        needles = {t: r.decoder.header_needles for t, r in opened.rules.items()}
-        source = PartitionedSource(
-            opened.partitions,
-            lambda topic, partition, offset: KafkaReader(
-                contract.kafka, topic, partition, offset, traced=traced, needles=needles[topic]
-            ),
-            SourceSettings(
-                batch_size=contract.kafka.source_batch_size,
-                max_epoch_records=contract.flow.max_epoch_records,
-                max_epoch_bytes=contract.flow.max_epoch_bytes,
-                epoch_interval_s=contract.recovery.epoch_interval_s,
-                exit_at_end=exit_at_end,
-                stop=self._stops,
-                now=time.monotonic,
-                telemetry=self._observability.telemetry,
-                on_epoch=_each(on_epoch, _touching(heartbeat)),
-                ledger=opened.ledger,
-            ),
-        )
-        self.flow: Flow = build_flow(
-            Parts(
-                contract=contract,
-                source=source,
-                embedder=opened.embedder,
-                store=FencedStore(opened.store, opened.lease.gate),
-                dead_letters=DeadLetterProducer(
-                    contract.kafka, {t.topic: t.generation for t in contract.tables}
-                ),
-                receipts=_Discard(),
-                retry=retry,
-                telemetry=self._observability.telemetry,
-                whole=opened.collections_empty,
-                partitions=opened.partitions,
-                framed=opened.framed,
-                database=opened.database,
-                distrust=opened.ledger.start.distrusts,
-            )
-        )
-
-    def ended(self) -> None:
-        """Note that the flow has ended cleanly, so everything it read is committed."""
-        if self._opened.ledger is not None:
-            self._opened.ledger.epochs.ended()
-
-    def close(self) -> None:
-        """End the threads, close the connections, and send the last spans and metrics."""
-        self._abort.set()
-        self.flow.close()
-        self._opened.close()
-        self._observability.shutdown()
-
-    def _stops(self) -> bool:
-        """Whether the sources should end.
-
-        Raises:
-            FatalError: The lease was lost.
-        """
-        if self._opened.lease is not None:
-            self._opened.lease.gate.check()
-        return self.stop.is_set()
 
 
 def run(
@@ -191,7 +56,7 @@ def run(
     """
     recovery = Recovery(contract.recovery, cluster.process_id, cluster.processes)
     try:
-        session = Session(
+        session = Session.open(
             contract,
             heartbeat=heartbeat,
             exit_at_end=exit_at_end,
@@ -242,7 +107,7 @@ def flow_from_env() -> Dataflow:
         if process.recovery is not None:
             section = contract.recovery.model_copy(update={"directory": process.recovery})
             recovery = Recovery(section, cluster.process_id, cluster.processes)
-        session = Session(
+        session = Session.open(
             contract,
             heartbeat=process.heartbeat,
             cluster=cluster,
@@ -312,29 +177,3 @@ def _reason(error: BaseException) -> RowvecError:
         cause=f"it was stopped by {type(last).__name__}: {text}",
         hint="Nothing is lost: start it again. `--verbose` tells where it came from",
     )
-
-
-def _each(*calls: Callable[[], None]) -> Callable[[], None]:
-    def call_each() -> None:
-        for call in calls:
-            call()
-
-    return call_each
-
-
-def _touching(heartbeat: Path | None) -> Callable[[], None]:
-    if heartbeat is None:
-        return lambda: None
-    return heartbeat.touch
-
-
-class _Discard(DynamicSink[Receipt]):
-    """Discards receipts: the metrics count the same already."""
-
-    def build(self, step_id: str, worker_index: int, worker_count: int) -> "_DiscardPartition":
-        return _DiscardPartition()
-
-
-class _DiscardPartition(StatelessSinkPartition[Receipt]):
-    def write_batch(self, items: list[Receipt]) -> None:
-        pass

@@ -69,6 +69,7 @@ def run(
     set_up_log(console, verbose=verbose)
     from flows import runtime, settings
     from flows.process.progress import Progress
+    from flows.process.session import Cluster
     from operators.ownership.accept import Accept
 
     accepted = {
@@ -90,7 +91,7 @@ def run(
     with Progress(console) as progress:
         runtime.run(
             loaded,
-            cluster=runtime.Cluster(*cluster),
+            cluster=Cluster(*cluster),
             heartbeat=process.heartbeat,
             exit_at_end=exit_at_end,
             readers=[progress.reader],

@@ -1,6 +1,8 @@
-"""What surrounds the flow in a process: preflight checks, telemetry, progress, garbage collection.
+"""What surrounds the flow in a process: `preflight` checks, and the `session` that they open.
 
-May import: recovery, settings, sync, and all of operators.
+Also telemetry (`observability`), the `progress` display, settings of the `garbage` collector, and what
+process 1 of a container does (`first_process`). May import: recovery, settings, sync, and all of
+operators.
 """
 
-__all__ = ["first_process", "garbage", "observability", "preflight", "progress"]
+__all__ = ["first_process", "garbage", "observability", "preflight", "progress", "session"]
