@@ -130,9 +130,9 @@ class CollectionRequests(Connection):
                 metric = str(index.get("metric_type", ""))
         properties = about.get("properties", {})
         description = _DESCRIPTION.fullmatch(str(about.get("description", "")))
-        told = description.groupdict(default="") if description else {}
-        model = str(properties.get(_MODEL_PROPERTY, "")) or told.get("model", "")
-        identity = str(properties.get(_IDENTITY_PROPERTY, "")) or told.get("identity", "")
+        recorded = description.groupdict(default="") if description else {}
+        model = str(properties.get(_MODEL_PROPERTY, "")) or recorded.get("model", "")
+        identity = str(properties.get(_IDENTITY_PROPERTY, "")) or recorded.get("identity", "")
         return Shape(fields, metric, model, identity=identity)
 
     def add_field(self, collection: str, field: Field) -> None:

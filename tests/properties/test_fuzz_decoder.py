@@ -223,7 +223,9 @@ class Path:
         self.decoder = Decoder(self.table, None if types is None else Registry(types), masks)
         self.renderer = Renderer(self.table, masker)
         fields = {spec.field or name: spec for name, spec in self.table.columns.items()}
-        self.shape = collection_shape(CollectionSpec(self.table.collection, fields, 2, "COSINE", "m"))
+        self.shape = collection_shape(
+            CollectionSpec(self.table.collection, fields, 2, "COSINE", "m")
+        )
         self.halts = "halt" in self.table.drift.model_dump().values()
         self.outcomes: dict[str, int] = {}
 
