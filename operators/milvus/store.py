@@ -37,7 +37,7 @@ class MilvusStore:
     """Collections in Milvus.
 
     Threads may share it; at most `max_writers` of them may write. `_shapes` maps a checked collection
-    to its fields: the main thread fills it (`ensure`), lanes replace single values under `_adding`
+    to its fields: the main thread fills it (`ensure`), worker and lanes replace values under `_adding`
     (`add_field`), and everybody reads it without a lock.
 
     Every request has the deadline `request_timeout_s`, which also bounds pymilvus' own retries. So a

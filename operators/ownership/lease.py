@@ -16,8 +16,9 @@ Milvus is back and the lease still belongs to this process, it continues.
 **Two claims at once.** Milvus has no compare-and-set: the last write wins. So after writing its claim
 a process waits for the settle time, then reads the entry again; it may go on only if the entry is
 still its own. This is sound only if the write itself took no longer than the settle time, so a slower
-claim is thrown away and repeated. A slow renewal may overwrite a newer claimant, which keeps writing
-until its next check. So after one, this process waits one full lease before it counts a renewal.
+claim is thrown away and repeated. A slow renewal after our lease has run out may overwrite a newer
+claimant, which keeps writing until its next check. So after one, this process waits one full lease
+before it counts a renewal.
 """
 
 import logging
