@@ -41,7 +41,7 @@ from operators.state.dedup_checkpoint import (
 )
 from operators.state.version_map import VersionMap
 from operators.telemetry import TraceContext
-from operators.toast.key_changes import MOVE_WAIT_S, Stage
+from operators.toast.key_changes import MOVE_WAIT_S, MoveStage
 
 
 class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
@@ -146,7 +146,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 self._settler.supersede(before)
             self._pending[winner.row_key] = winner
             if isinstance(winner, Delete) and winner.moved:
-                self._shared.moves.read(winner.row_key, winner.version)
+                self._shared.moves.announce(winner.row_key, winner.version)
         for truncate in map(unpack_truncate, truncates):
             self._truncates[truncate.table] = truncate
         self._settler.dead = [unpack_letter(values) for values in dead]
@@ -173,7 +173,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 self._versions.taint(key, at_offset(newest, offset))  # guard: taint-read
                 if decoder.row_keys(raw_key, raw_value)[-1] != key:
                     return None  # the shard of its other row tells of it
-            self._settler.bury(position, "decode", error, key, raw_key, raw_value)
+            self._settler.dead_letter(position, "decode", error, key, raw_key, raw_value)
             return None
         match decoded:
             case Upsert() | Delete():
@@ -208,7 +208,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 return "stale"
             if isinstance(event, Delete):
                 if event.moved:
-                    self._shared.moves.read(key, event.version)
+                    self._shared.moves.announce(key, event.version)
             elif event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
         # If the tombstone of a stale delete before this has not come, the next is not its.
@@ -360,7 +360,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         The delete of the old key may lie in a partition that is read more slowly. When the flow ends,
         all that was read is sent, and the lanes wait for one another.
         """
-        enough = Stage.READ if ending else Stage.SENT
+        enough = MoveStage.ANNOUNCED if ending else MoveStage.DISPATCHED
         for each in changes:
             if not isinstance(each, PartialRow) or each.old_key is None:
                 continue
@@ -401,7 +401,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             move = move._replace(after=self._last(delete.row_key, delete.version))
         else:
             move = move._replace(held=self._follower(held))
-        self._shared.moves.send(delete.row_key, delete.version)
+        self._shared.moves.dispatch(delete.row_key, delete.version)
         window.moves.append(move)
 
     def _follower(self, partial: PartialRow) -> PartialRow:

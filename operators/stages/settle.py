@@ -68,7 +68,7 @@ class Settler:
         below = self.below.pop(key, [])
         for each in (*below, winner, *(move.delete for move in self.moves.get(key, ()))):
             if isinstance(each, Delete) and each.moved and is_before(each.version, version):
-                self._shared.moves.put(key, each.version, None)
+                self._shared.moves.deliver(key, each.version, None)
         kept = [each for each in below if not is_before(each.version, version)]
         if kept and not is_before(winner.version, version):
             self.below[key] = kept
@@ -94,7 +94,7 @@ class Settler:
                 continue
             if earlier:
                 winner = self._pass_on(earlier, winner)
-            sound = self._sound(winner, earlier)
+            sound = self._newest_valid(winner, earlier)
             if sound is None:
                 del pending[key]
                 continue
@@ -112,7 +112,7 @@ class Settler:
         """
         found: list[Pending] = []
         while earlier:
-            sound = self._sound(earlier.pop(), earlier)
+            sound = self._newest_valid(earlier.pop(), earlier)
             # One that follows a refused change as well would be refused with the row.
             if sound is not None and not (isinstance(sound, PartialRow) and sound.after == ""):
                 found.insert(0, sound)
@@ -120,7 +120,7 @@ class Settler:
                 break
         return found
 
-    def _sound(self, winner: Pending, earlier: list[Pending]) -> Rendered | None:
+    def _newest_valid(self, winner: Pending, earlier: list[Pending]) -> Rendered | None:
         """The newest of a row's changes that is not bad; takes what it looks at out of `earlier`."""
         while True:
             rendered = self._rendered(winner) if isinstance(winner, Upsert) else winner
@@ -136,7 +136,7 @@ class Settler:
             return self._shared.rules[upsert.position.topic].renderer.render(upsert)
         except RecordError as error:  # guard: dead-letter-render
             self._versions.taint(upsert.row_key, upsert.version)  # guard: taint-render
-            self.bury(upsert.position, "render", error, upsert.row_key, None, upsert.raw)
+            self.dead_letter(upsert.position, "render", error, upsert.row_key, None, upsert.raw)
             return None
 
     def _completed(self, partial: PartialRow, earlier: list[Pending]) -> Rendered | None:
@@ -145,7 +145,7 @@ class Settler:
             return self._complete(partial, earlier)
         except RecordError as error:
             self._versions.taint(partial.row_key, partial.version)
-            self.bury(partial.position, "render", error, partial.row_key, None, None)
+            self.dead_letter(partial.position, "render", error, partial.row_key, None, None)
             return None
 
     def _complete(self, partial: PartialRow, earlier: list[Pending]) -> Rendered:
@@ -202,10 +202,10 @@ class Settler:
                 if isinstance(held, Move):
                     self.moves.setdefault(delete.row_key, []).append(held)
                 else:
-                    self._shared.moves.put(delete.row_key, delete.version, held)
+                    self._shared.moves.deliver(delete.row_key, delete.version, held)
             elif not self._will_tell(delete, chain[len(before) : index]):
                 # It was told before, and may have been taken since.
-                self._shared.moves.put(delete.row_key, delete.version, None)
+                self._shared.moves.deliver(delete.row_key, delete.version, None)
             if index < len(earlier):
                 # It may yet be sent, as what a partial row stands in for.
                 earlier[index] = delete._replace(moved=False)
@@ -238,7 +238,7 @@ class Settler:
             return None if row.after == "" else Move(delete, row)
         return None if isinstance(row, Delete) else row
 
-    def bury(
+    def dead_letter(
         self,
         position: KafkaPosition,
         stage: str,

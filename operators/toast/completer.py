@@ -12,7 +12,7 @@ from operators.rendering.renderer import Rendered, Rules
 from operators.retry import RetryPolicy
 from operators.store.protocol import Entity
 from operators.toast.donor import Donor, donor_of_entities, donor_of_row, follows, stored_donor
-from operators.toast.key_changes import Held, Moves, Stage
+from operators.toast.key_changes import Held, Moves, MoveStage
 
 
 class Database(Protocol):
@@ -104,8 +104,9 @@ class Completer:
         """Whether another lane is about to tell what the row held under its old key."""
         if partial.old_key is None:
             return False
+        stage = self._moves.stage(partial.old_key, partial.after or "")
         # guard: left-out-moves
-        return self._moves.stage(partial.old_key, partial.after or "") in (Stage.READ, Stage.SENT)
+        return stage in (MoveStage.ANNOUNCED, MoveStage.DISPATCHED)
 
     def hand_over(
         self, move: Move, before: Row | PartialRow | None, entities: Sequence[Entity] | None
@@ -121,7 +122,7 @@ class Completer:
             held = self._held(move, before, entities)
         except RecordError:
             held = None  # what it was could not be stored either
-        self._moves.put(move.delete.row_key, move.delete.version, held)
+        self._moves.deliver(move.delete.row_key, move.delete.version, held)
 
     def _held(
         self, move: Move, before: Row | PartialRow | None, entities: Sequence[Entity] | None

@@ -22,13 +22,13 @@ Held: TypeAlias = Row | PartialRow | Donor | None
 """What a row held whose key changed. A partial one waits itself for what its own old key held."""
 
 
-class Stage(Enum):
+class MoveStage(Enum):
     """How far the old key's side is with a change of a key."""
 
     UNKNOWN = 0
-    READ = 1
-    SENT = 2
-    TOLD = 3
+    ANNOUNCED = 1
+    DISPATCHED = 2
+    DELIVERED = 3
 
 
 class Moves:
@@ -42,27 +42,27 @@ class Moves:
 
     def __init__(self, characters: int = KEPT_CHARACTERS) -> None:
         self._lock = threading.RLock()
-        self._coming: dict[tuple[RowKey, str], Stage] = {}
+        self._coming: dict[tuple[RowKey, str], MoveStage] = {}
         self._kept: OrderedDict[tuple[RowKey, str], Held] = OrderedDict()
         self._characters = characters
         self._size = 0
         self._error: BaseException | None = None
 
-    def read(self, old_key: RowKey, version: Version) -> None:
+    def announce(self, old_key: RowKey, version: Version) -> None:
         """Say that a change of a key was read; what the row held will be told."""
-        self._advance(old_key, version, Stage.READ)
+        self._advance(old_key, version, MoveStage.ANNOUNCED)
 
-    def send(self, old_key: RowKey, version: Version) -> None:
+    def dispatch(self, old_key: RowKey, version: Version) -> None:
         """Say that it is on its way to the lane, which will tell."""
-        self._advance(old_key, version, Stage.SENT)
+        self._advance(old_key, version, MoveStage.DISPATCHED)
 
-    def _advance(self, old_key: RowKey, version: Version, stage: Stage) -> None:
+    def _advance(self, old_key: RowKey, version: Version, stage: MoveStage) -> None:
         move = (old_key, _position(version))
         with self._lock:
             if move not in self._kept:
                 self._coming[move] = stage
 
-    def put(self, old_key: RowKey, version: Version, held: Held) -> None:
+    def deliver(self, old_key: RowKey, version: Version, held: Held) -> None:
         """Keep what the old key held; None if that is not known."""
         move = (old_key, _position(version))
         with self._lock:
@@ -77,7 +77,7 @@ class Moves:
             while self._size > self._characters and len(self._kept) > 1:
                 self._size -= _size(self._kept.popitem(last=False)[1])
 
-    def stage(self, old_key: RowKey, version: str) -> Stage:
+    def stage(self, old_key: RowKey, version: str) -> MoveStage:
         """How far a change of a key is, and all that it rests on."""
         move = (old_key, _position(version))
         with self._lock:
@@ -86,7 +86,11 @@ class Moves:
             held = self._kept.get(move)
             if isinstance(held, PartialRow) and held.old_key is not None:
                 return self.stage(held.old_key, held.after or "")
-            return Stage.TOLD if move in self._kept else self._coming.get(move, Stage.UNKNOWN)
+            return (
+                MoveStage.DELIVERED
+                if move in self._kept
+                else self._coming.get(move, MoveStage.UNKNOWN)
+            )
 
     def take(self, old_key: RowKey, version: str) -> Held:
         """What the old key held, once."""

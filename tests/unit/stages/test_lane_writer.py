@@ -471,7 +471,7 @@ def test_a_row_whose_parts_are_too_long_together_is_refused_and_nothing_else() -
 def moving(bench: Bench, old: int, lsn: int, after: int | None = None) -> Window:
     """A window with the delete of a key that was changed."""
     gone = delete(old, lsn, moved=True)
-    bench.moves.send(gone.row_key, gone.version)
+    bench.moves.dispatch(gone.row_key, gone.version)
     follows = None if after is None else version(after)
     return bench.window(gone, moves=[Move(gone, None, follows)], shard=shard_of(gone.row_key))
 

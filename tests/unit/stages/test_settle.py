@@ -76,7 +76,8 @@ def test_what_a_row_held_whose_key_changed_is_told_by_its_window_alone():
     records = tuple((offset, ONE, *rest) for offset, *rest in changes)
     shard.logic.on_batch([ShardRecords(TOPIC, 0, False, records, None)])
     moves = shard.shared.moves
-    moves.send(TWO, make_version(0, position_of(source(4)) or "", 3))  # The lane will deliver it.
+    # Its lane will deliver it.
+    moves.dispatch(TWO, make_version(0, position_of(source(4)) or "", 3))
     assert shard.logic.notify_at() is not None
     windows, _ = shard.logic.on_notify()
     assert [window.moves for window in windows] == [[]] * len(windows)

@@ -20,7 +20,7 @@ from operators.store.protocol import Entity, entity_id
 from operators.telemetry import Telemetry
 from operators.toast.completer import Completer, Database
 from operators.toast.donor import Donor, donor_of_entities, donor_of_row, joined, may_give
-from operators.toast.key_changes import Held, Moves, Stage
+from operators.toast.key_changes import Held, Moves, MoveStage
 from tests.changes import TOPIC, contract, table
 
 ONE, TWO, THREE = RowKey("docs:1"), RowKey("docs:2"), RowKey("docs:3")
@@ -174,23 +174,23 @@ def test_a_partial_row_on_its_way_gives_what_it_has_and_asks_for_the_rest_where_
 def test_what_a_row_held_is_told_once() -> None:
     moves = Moves()
     donor = donor_of_row(whole("text"))
-    assert moves.stage(ONE, version(5)) is Stage.UNKNOWN
-    moves.read(ONE, version(5))
-    assert moves.stage(ONE, version(5)) is Stage.READ
-    moves.send(ONE, version(5))
-    assert moves.stage(ONE, version(5)) is Stage.SENT
-    moves.put(ONE, version(5), donor)
+    assert moves.stage(ONE, version(5)) is MoveStage.UNKNOWN
+    moves.announce(ONE, version(5))
+    assert moves.stage(ONE, version(5)) is MoveStage.ANNOUNCED
+    moves.dispatch(ONE, version(5))
+    assert moves.stage(ONE, version(5)) is MoveStage.DISPATCHED
+    moves.deliver(ONE, version(5), donor)
     # The other half has another offset, being on another partition.
-    assert moves.stage(ONE, version(5, offset=77)) is Stage.TOLD
+    assert moves.stage(ONE, version(5, offset=77)) is MoveStage.DELIVERED
     assert moves.take(ONE, version(5, offset=77)) == donor
     assert moves.take(ONE, version(5)) is None
-    assert moves.stage(ONE, version(5)) is Stage.UNKNOWN
+    assert moves.stage(ONE, version(5)) is MoveStage.UNKNOWN
 
 
 def test_another_change_of_the_same_key_is_another_one() -> None:
     moves = Moves()
-    moves.put(ONE, version(5), donor_of_row(whole("first")))
-    moves.put(ONE, version(9), donor_of_row(whole("second")))
+    moves.deliver(ONE, version(5), donor_of_row(whole("first")))
+    moves.deliver(ONE, version(9), donor_of_row(whole("second")))
     second = moves.take(ONE, version(9))
     assert isinstance(second, Donor)
     assert second.texts["doc"] == "second"
@@ -199,11 +199,11 @@ def test_another_change_of_the_same_key_is_another_one() -> None:
 def test_a_delete_that_comes_again_neither_takes_back_nor_asks_again() -> None:
     moves = Moves()
     donor = donor_of_row(whole("text"))
-    moves.put(ONE, version(5), donor)
-    moves.read(ONE, version(5, 1))
-    moves.send(ONE, version(5, 1))
-    assert moves.stage(ONE, version(5)) is Stage.TOLD
-    moves.put(ONE, version(5, 1), None)
+    moves.deliver(ONE, version(5), donor)
+    moves.announce(ONE, version(5, 1))
+    moves.dispatch(ONE, version(5, 1))
+    assert moves.stage(ONE, version(5)) is MoveStage.DELIVERED
+    moves.deliver(ONE, version(5, 1), None)
     assert moves.take(ONE, version(5)) == donor
 
 
@@ -211,12 +211,12 @@ def test_a_delete_that_comes_again_neither_takes_back_nor_asks_again() -> None:
 def test_what_nobody_takes_is_forgotten_in_the_end(held: Held) -> None:
     moves = Moves(characters=20_000)
     for lsn in range(1, 1_000):
-        moves.send(ONE, version(lsn))
-        moves.put(ONE, version(lsn), held)
+        moves.dispatch(ONE, version(lsn))
+        moves.deliver(ONE, version(lsn), held)
         assert moves._size <= 20_000 or len(moves._kept) == 1
     assert 5 <= len(moves._kept) <= 20
-    assert moves.stage(ONE, version(999)) is Stage.TOLD
-    assert moves.stage(ONE, version(1)) is Stage.UNKNOWN
+    assert moves.stage(ONE, version(999)) is MoveStage.DELIVERED
+    assert moves.stage(ONE, version(1)) is MoveStage.UNKNOWN
     for lsn in range(1, 1_000):
         moves.take(ONE, version(lsn))
     assert (moves._size, len(moves._kept), len(moves._coming)) == (0, 0, 0)
@@ -224,8 +224,8 @@ def test_what_nobody_takes_is_forgotten_in_the_end(held: Held) -> None:
 
 def test_a_value_that_is_larger_than_all_that_is_kept_is_kept_alone() -> None:
     moves = Moves(characters=100)
-    moves.put(ONE, version(1), whole("x" * 1_000))
-    moves.put(TWO, version(1), whole("y" * 1_000))
+    moves.deliver(ONE, version(1), whole("x" * 1_000))
+    moves.deliver(TWO, version(1), whole("y" * 1_000))
     assert moves.take(ONE, version(1)) is None
     assert moves.take(TWO, version(1)) is not None
 
@@ -234,13 +234,13 @@ def test_a_row_goes_through_several_keys() -> None:
     moves = Moves()
     third = partial(THREE, lsn=7, old_key=TWO, after=version(7))
     # Row 2 came from row 1, and nobody has told yet what that held.
-    moves.put(TWO, version(7), partial(TWO, lsn=6, old_key=ONE, after=version(6)))
-    assert moves.stage(TWO, version(7)) is Stage.UNKNOWN
+    moves.deliver(TWO, version(7), partial(TWO, lsn=6, old_key=ONE, after=version(6)))
+    assert moves.stage(TWO, version(7)) is MoveStage.UNKNOWN
     assert not completer(moves).waits(third)
-    moves.send(ONE, version(6))
-    assert moves.stage(TWO, version(7)) is Stage.SENT
+    moves.dispatch(ONE, version(6))
+    assert moves.stage(TWO, version(7)) is MoveStage.DISPATCHED
     assert completer(moves).waits(third)
-    moves.put(ONE, version(6), whole("text", ONE))
+    moves.deliver(ONE, version(6), whole("text", ONE))
     assert not completer(moves).waits(third)
     row = completer(moves).complete(third, None)
     assert isinstance(row, Row)
@@ -306,13 +306,13 @@ def test_what_cannot_be_stored_is_not_told() -> None:
     long = "x" * (MAX_VARCHAR_BYTES - 10)
     before = partial(lsn=4, texts={"name": "y" * 1_000}, after=version(3))
     completer(moves).hand_over(Move(delete(), before), None, stored(whole(long)))
-    assert moves.stage(ONE, version(5)) is Stage.TOLD
+    assert moves.stage(ONE, version(5)) is MoveStage.DELIVERED
     assert moves.take(ONE, version(5)) is None
 
 
 def test_nobody_waits_for_a_lane_that_has_ended() -> None:
     moves = Moves()
-    moves.send(ONE, version(5))
+    moves.dispatch(ONE, version(5))
     cause = FatalError(subject="milvus", cause="is gone")
     completer(moves).fail(cause)
     with pytest.raises(FatalError, match="milvus: is gone"):
@@ -329,9 +329,9 @@ def test_lanes_and_worker_tell_and_take_at_the_same_time() -> None:
         key = RowKey(f"docs:{number}")
         try:
             for lsn in range(1, 300):
-                moves.read(key, version(lsn))
-                moves.send(key, version(lsn))
-                moves.put(key, version(lsn), whole(f"{number} {lsn}", key))
+                moves.announce(key, version(lsn))
+                moves.dispatch(key, version(lsn))
+                moves.deliver(key, version(lsn), whole(f"{number} {lsn}", key))
                 held = moves.take(key, version(lsn))
                 assert isinstance(held, Row)
                 assert held.text == f"old\n{number} {lsn}"
@@ -388,7 +388,7 @@ def test_the_database_is_not_asked_for_what_is_stored() -> None:
 def test_the_database_is_asked_under_the_new_key_whatever_the_old_one_held() -> None:
     """The old key's value may be the database's, of another row that had that key by then."""
     moves = Moves()
-    moves.put(TWO, version(5), whole("of another row", TWO))
+    moves.deliver(TWO, version(5), whole("of another row", TWO))
     database = Answers({"doc": "text"})
     moved = partial(old_key=TWO, after=version(5))
     row = completer(moves, database).complete(moved, None)
