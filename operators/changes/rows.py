@@ -1,9 +1,10 @@
 """Rows to be written to the store: complete, partial, or moved to another key."""
 
 from collections.abc import Mapping
+from enum import Enum
 from typing import Any, NamedTuple, TypeAlias
 
-from operators.changes.events import Delete, KafkaPosition
+from operators.changes.events import Delete, KafkaPosition, Upsert
 from operators.changes.row_key import RowKey
 from operators.changes.version import Version
 
@@ -36,6 +37,20 @@ class Row(NamedTuple):
     lone: bool = False
 
 
+class Follows(Enum):
+    """Which version a partial row follows, where no version can be named."""
+
+    UNKNOWN = "unknown"
+    """It is not known here. Whatever the store holds is the version that the row follows."""
+
+    REFUSED = "refused"
+    """That version cannot give anything: it was refused, could not be read, or is a delete."""
+
+
+Followed: TypeAlias = Version | Follows
+"""The version that a partial row follows, from which alone it may take what it lacks."""
+
+
 class PartialRow(NamedTuple):
     """A row some of whose columns Debezium left out, to be completed from an earlier version.
 
@@ -45,9 +60,8 @@ class PartialRow(NamedTuple):
         missing: The table's columns that are not known.
         old_key: The row key before a change of the primary key; the earlier version is under it.
         origin: Schema and name of the table in the database.
-        after: The version that it follows, from which alone it may be completed; None if that is not
-            known here, and "" if that version was refused. With `old_key`, the version of the change
-            of the key.
+        follows: The version from which alone it may be completed. With `old_key`, the version of the
+            change of the key. `operators.toast.resolver` has the rules.
     """
 
     row_key: RowKey
@@ -62,11 +76,22 @@ class PartialRow(NamedTuple):
     old_key: RowKey | None = None
     origin: tuple[str, str] = ("", "")
     lone: bool = False
-    after: str | None = None
+    follows: Followed = Follows.UNKNOWN
+
+    @property
+    def key_change(self) -> tuple[RowKey, Version] | None:
+        """The change of the key whose other half, the old key's delete, has what the row lacks."""
+        if self.old_key is None:
+            return None
+        assert not isinstance(self.follows, Follows)  # it follows the change of the key itself
+        return self.old_key, self.follows
 
 
 Winner: TypeAlias = Row | PartialRow | Delete
 """The one change of a row that is left when its window closes."""
+
+Pending: TypeAlias = Upsert | Winner
+"""A change of a row that waits for its window to close; rendered by then, or before."""
 
 
 class Move(NamedTuple):
@@ -75,13 +100,12 @@ class Move(NamedTuple):
     Attributes:
         delete: Of the old key.
         held: What is known of the row as it was last; None for what the store holds.
-        after: The version that the delete follows, from which alone the row may take its values; see
-            `PartialRow.after`.
+        follows: The version before the delete, from which alone the row may take its values.
     """
 
     delete: Delete
     held: PartialRow | None = None
-    after: str | None = None
+    follows: Followed = Follows.UNKNOWN
 
 
 def texts_of(row: Row) -> dict[str, str | None]:

@@ -46,5 +46,5 @@ def has_position(version: Version) -> bool:
 
 def is_before(version: Version, other: str) -> bool:
     """Whether a version is known to be older than another; one without a position never is."""
-    # guard: truncate-without-position, below-without-position
+    # guard: truncate-without-position, fallback-without-position
     return has_position(version) and version < other

@@ -1,10 +1,11 @@
 """A row's columns → the text that is embedded and the fields that are mirrored, under the contract."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 from operators.changes.events import Delete, Upsert
-from operators.changes.rows import PartialRow, Row, Spans
+from operators.changes.row_key import RowKey
+from operators.changes.rows import Follows, PartialRow, Row, Spans
 from operators.changes.text_hash import text_hash
 from operators.codec.decoder import Decoder
 from operators.codec.sql_names import sql_name
@@ -110,7 +111,7 @@ class Renderer:
                 event.old_key,
                 origin_of(event),
                 event.lone,
-                None if event.old_key is None else event.version,
+                Follows.UNKNOWN if event.old_key is None else event.version,
             )
         return self._row(event, texts, fields)
 
@@ -157,31 +158,40 @@ class Renderer:
         """
         read = self._reader.value
         there = {c: read(values, {}, c) for c in partial.missing if c in values}
-        return self._complete_from(partial, there)
+        return self.complete(partial, *self._texts_and_fields(partial.row_key, there))
 
-    def complete_from_event(self, partial: PartialRow, event: Upsert) -> Rendered:
-        """The same with what an earlier change said of the row, were it kept out of the collection.
+    def values_in(
+        self, event: Upsert, columns: Iterable[str]
+    ) -> tuple[dict[str, str | None], dict[str, Any]]:
+        """What a change says of some columns, whether or not its row can be rendered.
+
+        Returns:
+            Texts by column and fields by field name, as `complete` takes them, without the columns
+            that this change leaves out as well.
 
         Raises:
-            RecordError: A value is not of its type or does not fit its field, or the text is too long.
+            RecordError: A value is not of its type or does not fit its field, or there is no such
+                column.
         """
-        columns, types, read = event.columns, self._reader.types(event), self._reader.value
-        told = {c: read(columns, types, c) for c in partial.missing if c in columns}
-        return self._complete_from(
-            partial, {c: value for c, value in told.items() if value is not MISSING}
-        )
+        row, types, read = event.columns, self._reader.types(event), self._reader.value
+        values = {column: read(row, types, column) for column in columns}
+        there = {column: value for column, value in values.items() if value is not MISSING}
+        return self._texts_and_fields(event.row_key, there)
 
-    def _complete_from(self, partial: PartialRow, there: Mapping[str, Any]) -> Rendered:
-        texts = {c: self._text(c, v) for c, v in there.items()}
+    def _texts_and_fields(
+        self, row_key: RowKey, values: Mapping[str, Any]
+    ) -> tuple[dict[str, str | None], dict[str, Any]]:
+        """Values as `ColumnReader` reads them, as text and by field name."""
+        texts = {column: self._text(column, value) for column, value in values.items()}
         fields: dict[str, Any] = {}
         for column, field, spec in self._mirrored():
-            if column in there:
-                value = there[column]
+            if column in values:
+                value = values[column]
                 try:
                     fields[field] = None if value is None else as_field(value, spec)
                 except (ValueError, TypeError, OverflowError) as error:
-                    fields[field] = self._reader.retyped(partial.row_key, column, spec.type, error)
-        return self.complete(partial, texts, fields)
+                    fields[field] = self._reader.retyped(row_key, column, spec.type, error)
+        return texts, fields
 
     def left_out(self, partial: PartialRow, why: str) -> RecordError:
         """The error for a row that cannot be completed.

@@ -11,7 +11,7 @@ from bytewax.operators import KeyedStream, StatefulBatchLogic
 from operators import crash_points
 from operators.changes.events import Delete, Ignored, KafkaPosition, Tombstone, Truncate, Upsert
 from operators.changes.row_key import RowKey, key_prefix
-from operators.changes.rows import Move, PartialRow, Row
+from operators.changes.rows import Followed, Follows, Move, PartialRow, Pending, Row
 from operators.changes.version import (
     NO_POSITION,
     Version,
@@ -24,13 +24,11 @@ from operators.changes.version import (
 )
 from operators.codec.decoder import Decoder
 from operators.errors import RecordError
-from operators.rendering.renderer import Rendered
 from operators.stages.settle import DedupContext, Settler
 from operators.stages.window import RawChange, ShardRecords, Window
 from operators.state.dedup_checkpoint import (
     STATE_FORMAT,
     DedupState,
-    Pending,
     check_format,
     pack,
     pack_letter,
@@ -129,10 +127,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         """
         crash_points.reach("in_snapshot")
         self._settle()
-        return (  # guard: below-in-state
+        return (  # guard: fallbacks-in-state
             STATE_FORMAT,
             self._versions.pack(ending=self._ending),
-            tuple(map(pack, (*chain(*self._settler.below.values()), *self._pending.values()))),
+            tuple(map(pack, (*chain(*self._settler.superseded.values()), *self._pending.values()))),
             tuple(map(pack_truncate, self._truncates.values())),
             tuple(map(pack_letter, self._settler.dead)),  # guard: dead-letter-over-crash
         )
@@ -315,15 +313,13 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         settler = self._settler
         window = Window({}, {}, settler.dead, set(), self._versions, tuple(self._contexts))
         settler.dead, self._contexts = [], {}
-        # Only a row that may be refused has changes below it; each comes in a window of its own.
-        windows = [window]
         topics = self._held_topics()
         for table, truncate in list(self._truncates.items()):
             if truncate.position.topic not in topics:  # guard: held-truncates
                 window.truncates.append(self._truncates.pop(table))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
-        # Then a whole row has nothing to wait for, and nothing is below it.
+        # Then a whole row has nothing to wait for, and it has no fallbacks.
         nothing_waits = not (topics or settler.moves)  # guard: held-rows-short, moves-short
         for key, winner in self._pending.items():
             if nothing_waits and type(winner) is Row:
@@ -336,23 +332,21 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 # Even if the row itself has to wait: rows that changed places wait for one another.
                 for move in settler.moves.pop(key, ()):
                     self._hand_over(window, move)
-            changes = [*settler.below.get(key, ()), winner]
-            until = self._waits_until(changes, ending)
+            fallbacks = settler.superseded.get(key, ())
+            until = self._waits_until((*fallbacks, winner), ending)
             if until is not None:
                 held[key] = winner
                 waiting[key] = until
                 continue
-            settler.below.pop(key, None)
-            while len(windows) < len(changes):
-                windows.append(Window({}, {}, [], set(), self._versions, ()))
-            for each, change in zip(windows, changes, strict=False):
-                assert not isinstance(change, Upsert)  # all are settled by now
-                self._send(each, change)
+            settler.superseded.pop(key, None)
+            for each in fallbacks:
+                self._send_fallback(window, each)
+            self._send(window, winner)
         self._clock.count(len(held) - len(self._pending))
         self._pending, self._waiting = held, waiting
         if waiting:
             self._due = self._clock.end(self._clock.now())
-        return [each for each in windows if each.holds_anything()]
+        return [window] if window.holds_anything() else []
 
     def _waits_until(self, changes: Sequence[Pending], ending: bool) -> datetime | None:
         """Until when a row waits for what its old key held; None if it is known, or time is over.
@@ -362,15 +356,15 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         """
         enough = MoveStage.ANNOUNCED if ending else MoveStage.DISPATCHED
         for each in changes:
-            if not isinstance(each, PartialRow) or each.old_key is None:
+            if not isinstance(each, PartialRow) or each.key_change is None:
                 continue
-            if self._shared.moves.stage(each.old_key, each.after or "").value < enough.value:
+            if self._shared.moves.stage(*each.key_change).value < enough.value:
                 now = self._clock.now()
                 until = self._waiting.get(each.row_key, now + timedelta(seconds=MOVE_WAIT_S))
                 return until if now < until else None
         return None
 
-    def _send(self, window: Window, winner: Rendered) -> None:
+    def _send(self, window: Window, winner: Pending) -> None:
         key = winner.row_key
         match winner:
             case Row():
@@ -380,7 +374,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 window.rows[key] = winner
                 self._versions.put(key, winner.version, winner.text_hash)
             case PartialRow():
-                window.rows[key] = self._follower(winner)
+                window.rows[key] = self._following(winner)
                 self._versions.put(key, winner.version, "")
             case Delete():
                 # A delete is always sent on, also of a row that is known to be gone: what the last,
@@ -391,31 +385,41 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 self._versions.put(key, winner.version, None)  # guard: delete-marker
 
         if self._versions.must_look_up(key):
-            # Each window for itself: another one of the row may be looked up before this one.
             window.unverified.add(key)
+
+    def _send_fallback(self, window: Window, fallback: Pending) -> None:
+        """Let an older change go with its row, for the lane to write if the row is refused."""
+        assert not isinstance(fallback, Upsert)  # all are settled by now
+        digest: str | None = None
+        if isinstance(fallback, PartialRow):
+            fallback, digest = self._following(fallback), ""
+        elif isinstance(fallback, Row):
+            digest = fallback.text_hash
+        window.fallbacks.setdefault(fallback.row_key, []).append(fallback)
+        self._versions.put(fallback.row_key, fallback.version, digest)
 
     def _hand_over(self, window: Window, move: Move) -> None:
         """Let the lane read what a row held whose key changed, and keep it."""
         delete, held = move.delete, move.held
         if held is None:
-            move = move._replace(after=self._last(delete.row_key, delete.version))
+            move = move._replace(follows=self._last(delete.row_key, delete.version))
         else:
-            move = move._replace(held=self._follower(held))
+            move = move._replace(held=self._following(held))
         self._shared.moves.dispatch(delete.row_key, delete.version)
         window.moves.append(move)
 
-    def _follower(self, partial: PartialRow) -> PartialRow:
+    def _following(self, partial: PartialRow) -> PartialRow:
         """The row with the version from which alone it may take what it lacks."""
-        if partial.old_key is not None or partial.after == "":
+        if partial.old_key is not None or partial.follows is Follows.REFUSED:
             return partial
-        return partial._replace(after=self._last(partial.row_key, partial.version))
+        return partial._replace(follows=self._last(partial.row_key, partial.version))
 
-    def _last(self, key: RowKey, version: Version) -> str | None:
-        """The version before this one; None if it is not known, and "" if it was refused."""
+    def _last(self, key: RowKey, version: Version) -> Followed:
+        """The version before this one, if it is known and was not refused."""
         if self._versions.is_tainted(key, version):  # guard: taint-asked
-            return ""
+            return Follows.REFUSED
         known = self._versions.get(key)
-        return None if known is None else known[0]
+        return Follows.UNKNOWN if known is None else known[0]
 
 
 @operator

@@ -9,7 +9,7 @@ from operators.changes.shards import shard_of
 from operators.changes.version import Version, is_before
 from operators.model.protocol import Piece
 from operators.state.version_map import VersionMap
-from operators.store.row_requests import Entities
+from operators.toast.resolver import asks_the_same, fall_back
 
 
 @dataclass(slots=True)
@@ -18,7 +18,7 @@ class LaneBatch:
 
     Attributes:
         pieces: Of the rows that have their vectors already.
-        below: What partial rows took the place of, oldest first, should they be refused. All but the
+        fallbacks: What to write where a partial row cannot be completed, oldest first. All but the
             oldest are partial as well.
         emptied: The shards that have come to a TRUNCATE, by its table and version; before all else.
         moves: Rows whose key changed, with what is on its way; to be read before they are written.
@@ -28,7 +28,7 @@ class LaneBatch:
     rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)
     pieces: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     deletes: dict[RowKey, Delete] = field(default_factory=dict)
-    below: dict[RowKey, list[Winner]] = field(default_factory=dict)
+    fallbacks: dict[RowKey, list[Winner]] = field(default_factory=dict)
     emptied: dict[tuple[str, Version], set[int]] = field(default_factory=dict)
     moves: list[tuple[Move, Row | PartialRow | None]] = field(default_factory=list)
     versions: dict[RowKey, VersionMap] = field(default_factory=dict)
@@ -38,10 +38,10 @@ class LaneBatch:
         key = winner.row_key
         if isinstance(winner, PartialRow):
             before = self.rows.get(key) or self.deletes.get(key)
-            if before is not None and not _asks_as(winner, before):
-                self.below.setdefault(key, []).append(before)  # guard: below-lane
-        elif self.below:
-            self.below.pop(key, None)
+            if before is not None and not asks_the_same(winner, before):
+                self.fallbacks.setdefault(key, []).append(before)  # guard: fallbacks-in-lane
+        elif self.fallbacks:
+            self.fallbacks.pop(key, None)
         if isinstance(winner, Delete):
             self.rows.pop(key, None)  # guard: duplicate-delete
             self.pieces.pop(key, None)
@@ -65,31 +65,24 @@ class LaneBatch:
             key = winner.row_key
             if not (key.startswith(prefix) and shard_of(key) == shard):  # guard: truncate-own-rows
                 continue
-            below = [  # guard: truncate-below
-                each for each in self.below.pop(key, ()) if not is_before(each.version, version)
+            fallbacks = [  # guard: truncate-fallbacks
+                each for each in self.fallbacks.pop(key, ()) if not is_before(each.version, version)
             ]
             if is_before(winner.version, version):
                 self.rows.pop(key, None)
                 self.deletes.pop(key, None)
                 self.pieces.pop(key, None)
-            elif below:
-                self.below[key] = below
+            elif fallbacks:
+                self.fallbacks[key] = fallbacks
 
-    def stand_in(self, key: RowKey, entities: Entities | None) -> None:
-        """Let what a partial row took the place of have it again, unless the store is ahead."""
+    def fall_back(self, key: RowKey, stored: Version | None) -> None:
+        """Let the newest fallback take the place of a partial row that cannot be completed now.
+
+        Args:
+            key: Of the row.
+            stored: The version that the store has.
+        """
         del self.rows[key]
-        below = self.below.get(key)
-        if below:
-            before = below.pop()
-            # One without a position was held against the store before it came here.
-            # guard: below-ahead
-            if entities is None or not is_before(before.version, entities[0].version):
-                self.put(before, None)
-
-
-def _asks_as(row: PartialRow, before: Winner) -> bool:
-    """Whether a row lacks what the one before it lacks as well, and would be refused with it."""
-    return isinstance(before, PartialRow) and (before.old_key, before.after) == (
-        row.old_key,
-        row.after,
-    )
+        older = fall_back(self.fallbacks.get(key, []), stored)
+        if older is not None:
+            self.put(older, None)

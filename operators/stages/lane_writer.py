@@ -8,7 +8,7 @@ from typing import Protocol
 
 from operators.changes.events import DeadLetter, Delete
 from operators.changes.row_key import RowKey, key_prefix
-from operators.changes.rows import PartialRow, Row
+from operators.changes.rows import PartialRow, Row, Winner
 from operators.changes.shards import NUMBER_OF_SHARD, shard_of
 from operators.errors import RecordError
 from operators.model.protocol import Piece
@@ -21,6 +21,8 @@ from operators.store.protocol import Entity, entity_id
 from operators.store.row_requests import Entities, Requests
 from operators.telemetry import Telemetry
 from operators.toast.completer import Completer
+from operators.toast.donor import donor_of_row
+from operators.toast.resolver import fill
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,25 +140,33 @@ class Writer:
         for key, row in window.rows.items():
             batch = batches[self._collection(row.position.topic)]
             batch.versions[key] = window.versions
-            before = batch.rows.get(key)
-            if isinstance(row, Row):
-                pieces = window.vectors.get(key)
-                if pieces is None and before is not None and _same_text(row, before):
-                    pieces = batch.pieces.get(key)
-                batch.put(row, pieces)
-            elif before is None:
-                batch.put(row, None)
-            else:
-                try:
-                    completed = self._completer.from_row(row, before)
-                except RecordError as error:
-                    self._refuse(batch, row, error, dead)
-                    continue
-                same = _same_text(completed, before)
-                batch.put(completed, batch.pieces.get(key) if same else None)
+            for older in window.fallbacks.get(key, ()):
+                self._put(batch, older, None, dead)
+            self._put(batch, row, window.vectors.get(key), dead)
         for delete in window.deletes.values():
             batch = batches[self._collection(delete.position.topic)]
             batch.put(delete, None)
+
+    def _put(
+        self,
+        batch: LaneBatch,
+        winner: Winner,
+        pieces: tuple[Piece, ...] | None,
+        dead: list[DeadLetter],
+    ) -> None:
+        """Let an operation take the place of the one before, and what it lacks from there."""
+        before = batch.rows.get(winner.row_key)
+        if before is not None and isinstance(winner, PartialRow):
+            partial = winner
+            renderer = self._rules[partial.position.topic].renderer
+            try:
+                winner = fill(partial, donor_of_row(before), renderer)
+            except RecordError as error:
+                self._refuse(batch, partial, error, dead)
+                return
+        if pieces is None and before is not None and _same_text(winner, before):
+            pieces = batch.pieces.get(winner.row_key)
+        batch.put(winner, pieces)
 
     def _collection(self, topic: str) -> str:
         return self._rules[topic].table.collection
@@ -177,27 +187,28 @@ class Writer:
         dead: list[DeadLetter],
         later: list[Window],
     ) -> None:
-        """Give partial rows what Debezium left out; where that fails, go on with what is below.
+        """Give partial rows what Debezium left out; where that fails, go on with their fallbacks.
 
         This lane has finished every earlier write of these rows, so the store's word is final.
         """
         while partial := {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}:
             waiting = {key for key, row in partial.items() if self._completer.waits(row)}
-            wanted = [key for key in partial if key not in waiting or key in batch.below]
+            wanted = [key for key in partial if key not in waiting or key in batch.fallbacks]
             stored = requests.rows(collection, wanted)
             for key, row in partial.items():
                 entities = stored.get(key)
+                version = entities[0].version if entities else None
                 if key in waiting:
-                    # In front: what is below it may have to wait as well.
-                    # guard: below-waits-in-order
+                    # In front: its fallbacks are older, and may have to wait as well.
+                    # guard: fallback-waits-in-order
                     later.insert(0, _window_of(row, batch.versions[key]))
-                    batch.stand_in(key, entities)
+                    batch.fall_back(key, version)
                     continue
                 try:
                     whole = self._completer.complete(row, entities)
                 except RecordError as error:
                     self._refuse(batch, row, error, dead)
-                    batch.stand_in(key, entities)
+                    batch.fall_back(key, version)
                     continue
                 same = entities is not None and _same_text(whole, entities[0])
                 batch.put(whole, _pieces_of(entities) if same and entities else None)

@@ -10,7 +10,7 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
 from operators.changes.row_key import RowKey
-from operators.changes.rows import PartialRow, Row, Winner
+from operators.changes.rows import Follows, PartialRow, Row, Winner
 from operators.changes.version import Version, at_offset, offset_of
 from operators.contract.table import TableSection
 from operators.retry import RetryPolicy
@@ -89,13 +89,16 @@ class Resolver:
                 row = self._placed(window, row, stored)
             if row.version < stored.version:  # guard: store-compare
                 del window.rows[key]
+                window.fallbacks.pop(key, None)
                 self._drop(window, key, stored)
                 return
+            if key in window.fallbacks:
+                window.fallbacks[key] = _not_overtaken(window.fallbacks[key], stored.version)
             window.versions.learn(key, None)
             if isinstance(row, Row) and stored.text_hash == row.text_hash:
                 window.unchanged.add(key)
-            elif isinstance(row, PartialRow) and row.after is None:
-                window.rows[key] = row._replace(after=stored.version)
+            elif isinstance(row, PartialRow) and row.follows is Follows.UNKNOWN:
+                window.rows[key] = row._replace(follows=stored.version)
             return
         delete = window.deletes[key]
         if delete.lone:
@@ -128,6 +131,22 @@ class Resolver:
         # guard: store-remembered
         window.versions.learn(key, (Version(stored.version), stored.text_hash))
         self._telemetry.rows_dropped.add(1, {"reason": "overtaken"})
+
+
+def _not_overtaken(fallbacks: list[Winner], stored: Version) -> list[Winner]:
+    """Those without a source position that came later than what is stored, at its position.
+
+    The lane looks at the versions of the others itself.
+    """
+    kept: list[Winner] = []
+    for each in fallbacks:
+        if each.lone:
+            offset = each.position.offset
+            if offset_of(stored) > offset:  # guard: fallback-lone-ahead
+                continue
+            each = each._replace(version=at_offset(stored, offset), lone=False)
+        kept.append(each)
+    return kept
 
 
 @operator

@@ -6,7 +6,7 @@ from typing import NamedTuple, TypeAlias
 
 from operators.changes.events import DeadLetter, Delete, Truncate
 from operators.changes.row_key import RowKey
-from operators.changes.rows import Move, PartialRow, Row
+from operators.changes.rows import Move, PartialRow, Row, Winner
 from operators.kafka.log import Record
 from operators.model.protocol import Piece
 from operators.state.version_map import VersionMap
@@ -58,6 +58,7 @@ class Window:
     is not keyed.
 
     Attributes:
+        fallbacks: Of partial rows, oldest first: what to write where such a row cannot be completed.
         unchanged: Rows whose text the store holds already, as far as is known.
         truncates: Tables that were emptied; of older versions than the window's rows of that table.
         moves: Rows whose key changed, to be read before the rest is written.
@@ -80,6 +81,7 @@ class Window:
     vectors: dict[RowKey, tuple[Piece, ...]] = field(default_factory=dict)
     embedding: Future[None] | None = None
     unverified: set[RowKey] = field(default_factory=set)
+    fallbacks: dict[RowKey, list[Winner]] = field(default_factory=dict)
     shard: str = ""
     context: TraceContext | None = None
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate, Upsert
-from operators.changes.rows import PartialRow, Row
+from operators.changes.rows import Followed, Follows, PartialRow, Pending, Row
+from operators.changes.version import Version
 from operators.errors import FatalError
 from operators.state.version_map import PackedVersions
 
@@ -16,8 +17,6 @@ DedupState: TypeAlias = tuple[
     int, PackedVersions, tuple[Packed, ...], tuple[Packed, ...], tuple[Packed, ...]
 ]
 """(STATE_FORMAT, version map, pending winners, truncates, dead letters): plain values."""
-
-Pending: TypeAlias = Upsert | Row | PartialRow | Delete
 
 
 def check_format(state: DedupState) -> None:
@@ -38,13 +37,31 @@ def pack(winner: Pending) -> Packed:
     """A rendered winner as plain values."""
     assert not isinstance(winner, Upsert)  # all are rendered by now
     key, version, position, *rest = winner
-    return (_KINDS[type(winner)], key, version, tuple(position), *rest)
+    packed = (_KINDS[type(winner)], key, version, tuple(position), *rest)
+    return (
+        (*packed[:-1], _pack_follows(winner.follows)) if isinstance(winner, PartialRow) else packed
+    )
 
 
 def unpack(values: Packed) -> Row | PartialRow | Delete:
     """The winner that `pack` saw."""
     kind, key, version, position, *rest = values
+    if kind == "partial":
+        rest[-1] = _unpack_follows(rest[-1])
     return _CLASSES[kind](key, version, KafkaPosition(*position), *rest)
+
+
+def _pack_follows(follows: Followed) -> str | None:
+    """None for an unknown version and "" for a refused one, as format 3 has them already."""
+    if isinstance(follows, Follows):
+        return None if follows is Follows.UNKNOWN else ""
+    return follows
+
+
+def _unpack_follows(packed: str | None) -> Followed:
+    if packed is None:
+        return Follows.UNKNOWN
+    return Version(packed) if packed else Follows.REFUSED
 
 
 _CLASSES: Mapping[str, type[Row] | type[PartialRow] | type[Delete]] = {

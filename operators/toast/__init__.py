@@ -1,7 +1,8 @@
 """Columns that Debezium left out of a change (TOAST), and where their values come from.
 
-`completer` gives a partial row what it lacks, `donor` says what may give it, `key_changes` keeps what
-a row held for the key that it moved to. May import: rendering, store, changes.
+`resolver` has the rules, as tables: who may give a partial row what it lacks, and what is left of a row
+where nobody can. `donor` is what one version has to give, `key_changes` keeps what a row held for the
+key that it moved to, `completer` asks both, and the database. May import: rendering, store, changes.
 """
 
-__all__ = ["completer", "donor", "key_changes"]
+__all__ = ["completer", "donor", "key_changes", "resolver"]

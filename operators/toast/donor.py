@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from operators.changes.rows import PartialRow, Row, split_by_spans, texts_of
+from operators.changes.row_key import RowKey
+from operators.changes.rows import Followed, Follows, PartialRow, Row, split_by_spans, texts_of
 from operators.changes.version import Version
 from operators.store.protocol import Entity
 
@@ -16,15 +17,22 @@ class Donor:
     Attributes:
         texts: Columns of the template, as text.
         columns: Mirrored columns, by field name.
+        follows: Who has what this version lacks as well; see `PartialRow`. A whole row lacks nothing
+            that an older version has.
+        old_key: The same, where the key changed.
     """
 
     version: Version
     texts: Mapping[str, str | None]
     columns: Mapping[str, Any]
+    follows: Followed = Follows.REFUSED
+    old_key: RowKey | None = None
 
 
-def donor_of_row(row: Row) -> Donor:
-    """A row that is on its way to the store."""
+def donor_of_row(row: Row | PartialRow) -> Donor:
+    """A row that waits in its window, or in its lane."""
+    if isinstance(row, PartialRow):
+        return Donor(row.version, row.texts, row.columns, row.follows, row.old_key)
     return Donor(row.version, texts_of(row), row.columns)
 
 
@@ -37,28 +45,6 @@ def donor_of_entities(entities: Sequence[Entity]) -> Donor:
     first = entities[0]
     text = joined((entity.start, entity.text) for entity in entities)
     return Donor(first.version, split_by_spans(text, first.spans), first.columns)
-
-
-def may_give(donor: Donor, partial: PartialRow) -> bool:
-    """Whether the donor is the version that the partial row follows.
-
-    It may also be a later one, up to the row itself: after a crash the store is ahead of what is
-    known, by changes that the row has superseded in its window and that left the columns out too.
-    """
-    return follows(donor, partial.after, partial.version)
-
-
-def follows(donor: Donor | Row | PartialRow, after: str | None, version: str) -> bool:
-    """Whether a donor's version lies between the one that is followed and the row's own."""
-    return after != "" and (after or "") <= donor.version <= version  # guard: left-out-follows
-
-
-def stored_donor(entities: Sequence[Entity] | None, partial: PartialRow) -> Donor | None:
-    """The stored version of a row, if it is the one that the partial row follows."""
-    if not entities:
-        return None
-    donor = donor_of_entities(entities)
-    return donor if may_give(donor, partial) else None
 
 
 def joined(chunks: Iterable[tuple[int, str]]) -> str:

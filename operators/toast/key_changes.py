@@ -27,7 +27,11 @@ class MoveStage(Enum):
 
     UNKNOWN = 0
     ANNOUNCED = 1
+    """The delete of the old key was read."""
+
     DISPATCHED = 2
+    """Its lane has it, and will deliver what the row held."""
+
     DELIVERED = 3
 
 
@@ -84,8 +88,8 @@ class Moves:
             if self._error is not None:
                 raise self._error
             held = self._kept.get(move)
-            if isinstance(held, PartialRow) and held.old_key is not None:
-                return self.stage(held.old_key, held.after or "")
+            if isinstance(held, PartialRow) and held.key_change is not None:
+                return self.stage(*held.key_change)
             return (
                 MoveStage.DELIVERED
                 if move in self._kept

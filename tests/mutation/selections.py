@@ -12,7 +12,12 @@ REQUESTS = (
     "tests/unit/stages/test_lane_writer.py",
     "tests/unit/stages/test_upsert.py",
 )
-CARRYING = ("tests/unit/toast/test_completer.py", "tests/unit/stages/test_settle.py", *HISTORIES)
+CARRYING = (
+    "tests/unit/toast/test_resolver.py",
+    "tests/unit/toast/test_completer.py",
+    "tests/unit/stages/test_settle.py",
+    *HISTORIES,
+)
 EVENTS = ("tests/unit/codec/test_decoder.py", "tests/unit/codec/test_log_positions.py")
 KEYS = ("tests/unit/codec/test_row_keys.py",)
 RENDERING = ("tests/unit/rendering/test_renderer.py",)

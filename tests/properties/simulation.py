@@ -283,7 +283,7 @@ class Simulation:
         for shard, logic in self.process.shards.items():
             settler = logic._settler
             kept = (logic._pending, logic._truncates, logic._waiting)
-            if any((*kept, settler.below, settler.moves, settler.dead)):
+            if any((*kept, settler.superseded, settler.moves, settler.dead)):
                 names.append(shard)
         return names
 

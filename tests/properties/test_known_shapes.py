@@ -183,8 +183,15 @@ def test_a_change_without_a_position_comes_after_what_its_partition_said_before(
 # Values that were refused.
 
 
-@pytest.mark.parametrize("between", ["", "c", "w", "wc", "wc!", "c!"])
-@pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE, Fault.STORE])
+@pytest.mark.parametrize(
+    ("fault", "between"),
+    [
+        # In one window with it, a row that cannot be rendered gives what it says.
+        *[(Fault.RENDER, between) for between in ("c", "w", "wc", "wc!", "c!")],
+        *[(Fault.DECODE, between) for between in ("", "c", "w", "wc", "wc!", "c!")],
+        *[(Fault.STORE, between) for between in ("", "c", "w", "wc", "wc!", "c!")],
+    ],
+)
 def test_a_refused_value_is_never_replaced_by_the_one_before(fault: Fault, between: str) -> None:
     lost = Values("name", f"{POISON} lost" if fault is Fault.STORE else "lost")
     play = Play(put(1, 1), put(1, 2, lost, fault), touched(1, 3, lost._replace(doc="lost")))
@@ -210,15 +217,28 @@ def test_a_refused_value_is_remembered_for_longer_than_the_versions(
 
 
 @pytest.mark.parametrize(
-    "steps", ["111w", "1c11w", "11c1w", "111c", "111c!", "11c!", "11S1w", "1w1w1w"]
+    ("fault", "steps"),
+    [
+        *[(Fault.RENDER, steps) for steps in ("11c1w", "11c!", "11S1w", "1w1w1w")],
+        *[(Fault.DECODE, steps) for steps in ("111w", "1c11w", "11c1w", "111c", "111c!")],
+        *[(Fault.DECODE, steps) for steps in ("11c!", "11S1w", "1w1w1w")],
+    ],
 )
-@pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE])
 def test_what_a_refused_value_has_superseded_is_shown(fault: Fault, steps: str) -> None:
     lost = Values("name", "lost")
     play = Play(put(1, 1), put(1, 2, NEW), put(1, 3, lost, fault), touched(1, 4, lost))
     play("1wc" + steps)
     assert play.end() == {1: "new"}
     assert set(play.letters()) == {(1, 2), (1, 3)}
+
+
+@pytest.mark.parametrize("steps", ["111w", "1c11w", "111c", "111c!"])
+def test_a_row_that_cannot_be_rendered_gives_what_it_says_within_its_window(steps: str) -> None:
+    last = Values("name", "last")
+    play = Play(put(1, 1), put(1, 2, NEW), put(1, 3, last, Fault.RENDER), touched(1, 4, last))
+    play("1wc" + steps)
+    assert play.end() == {1: "last"}
+    assert play.letters() == []
 
 
 def test_what_a_refused_value_has_superseded_is_held_against_the_store_as_well(
@@ -399,6 +419,18 @@ def test_below_a_row_that_cannot_be_completed_is_the_newest_that_can(
     assert play.end() == ({1: "new"} if told else {0: "new"})
     assert {(1, 3), (1, 4)} <= set(play.letters())
     assert ((1, 2) in play.letters()) is not told
+
+
+def test_a_fallback_that_the_store_has_overtaken_is_not_written_after_a_crash() -> None:
+    # Row 1 was moved away, and came back: the delete is the fallback of the last change.
+    history = [put(1, 1), gone(1, 2), put(0, 3), *moved(0, 1, 4), *moved(1, 0, 5), *moved(0, 1, 6)]
+    play = Play(*history)
+    play("1 1 1 w 0 w c")
+    assert play("01ww 110ww 001ww 011www") == {1: "old"}
+    # All of it once more, in one window, and what the row held under its old key is forgotten.
+    assert play("!") == {1: "old"}
+    assert play.end() == {1: "old"}
+    assert play.letters() == []
 
 
 def test_what_a_row_held_is_not_what_was_written_before_a_refused_change() -> None:

@@ -24,7 +24,7 @@ GUARDS: tuple[Guard, ...] = (
         DEDUP,
     ),
     Guard(
-        "below-without-position",
+        "fallback-without-position",
         "a delete without a position is not taken for one that the store has overtaken",
         without("has_position(version)"),
         WRITER,

@@ -1,10 +1,46 @@
 """The guards of operators/toast/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import dropped, gives, never, without
-from tests.mutation.selections import CARRYING
+from tests.mutation.mutations import dropped, gives, instead, never, replaced, without
+from tests.mutation.selections import CARRYING, DEDUP, WRITER
 
 GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "dead-letter-in-chain",
+        "so does one of several changes of a row, and the older ones take its place",
+        replaced("RecordError", by="ZeroDivisionError"),
+        DEDUP,
+    ),
+    Guard(
+        "dead-letter-leaves-row",
+        "a bad change leaves its row as it was, also within one window",
+        instead("break"),
+        DEDUP,
+    ),
+    Guard(
+        "taint-in-window",
+        "a row that follows a missing version takes nothing from an older row in its window",
+        without("was_refused(row.row_key, row.version, before.version)"),
+        CARRYING,
+    ),
+    Guard(
+        "taint-moves",
+        "a row whose key changes announces nothing from before a missing version",
+        never,
+        CARRYING,
+    ),
+    Guard(
+        "fallbacks-in-window",
+        "fallbacks are kept down to the first row that cannot be refused",
+        without("isinstance(row, PartialRow)"),
+        CARRYING,
+    ),
+    Guard(
+        "fallback-ahead",
+        "a fallback does not replace a newer version in the store",
+        without("stored is not None and is_before(newest.version, stored)"),
+        WRITER,
+    ),
     Guard(
         "left-out-follows",
         "a left-out value is taken only from the version that the row follows",
@@ -12,15 +48,27 @@ GUARDS: tuple[Guard, ...] = (
         CARRYING,
     ),
     Guard(
+        "left-out-refused",
+        "a row that follows a refused version takes nothing from the one before it",
+        gives("version <= up_to"),
+        CARRYING,
+    ),
+    Guard(
         "left-out-between",
         "a left-out value is not taken from a pending row if another version came between",
-        without('before.version < (partial.after or "")'),
+        gives("_take(row, donor, renderer)"),
+        CARRYING,
+    ),
+    Guard(
+        "left-out-passed-on",
+        "what a donor lacks as well is taken from the version that the donor follows",
+        gives("filled"),
         CARRYING,
     ),
     Guard(
         "left-out-other-row",
         "with [source] dsn set, nothing is taken from an old key",
-        dropped,
+        without("not database"),
         CARRYING,
     ),
     Guard(

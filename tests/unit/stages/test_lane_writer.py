@@ -13,7 +13,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from flows.sync import collection_specs, rules_of
 from operators.changes.events import Delete, KafkaPosition, Truncate, Upsert
 from operators.changes.row_key import RowKey
-from operators.changes.rows import Move, PartialRow, Row
+from operators.changes.rows import Follows, Move, PartialRow, Row
 from operators.changes.shards import shard_of
 from operators.changes.version import NO_POSITION, Version, make_version
 from operators.contract.table import MAX_VARCHAR_BYTES, UNAVAILABLE
@@ -129,7 +129,7 @@ class Bench:
         self,
         number: int,
         lsn: int,
-        after: int | str | None = None,
+        after: int | Follows = Follows.UNKNOWN,
         *,
         old: int | None = None,
         **columns: Any,
@@ -138,7 +138,7 @@ class Bench:
         assert isinstance(rendered, PartialRow)
         if old is None:
             follows = version(after) if isinstance(after, int) else after
-            rendered = rendered._replace(after=follows)
+            rendered = rendered._replace(follows=follows)
         return rendered
 
     def _rendered(self, number: int, lsn: int, old: int | None = None, **columns: Any) -> Any:
@@ -364,7 +364,7 @@ def test_a_refused_row_leaves_what_it_has_taken_the_place_of(together: bool) -> 
     bench.write(bench.row(1, 1, "first"), bench.row(2, 1))
     windows = [
         bench.window(bench.row(1, 2, "second"), delete(2, 2)),
-        bench.window(bench.partial(1, 4, after=""), bench.partial(2, 4, after=2)),
+        bench.window(bench.partial(1, 4, after=Follows.REFUSED), bench.partial(2, 4, after=2)),
     ]
     if together:
         receipt = bench.writer.write(windows)
@@ -383,7 +383,7 @@ def test_what_a_refused_row_has_taken_the_place_of_does_not_undo_what_is_newer()
     bench.writer.write(
         [
             bench.window(bench.row(1, 2, "older")),
-            bench.window(bench.partial(1, 4, after="")),
+            bench.window(bench.partial(1, 4, after=Follows.REFUSED)),
         ]
     )
     assert bench.texts() == {"docs:1#0": "doc 1\nnewer"}
@@ -394,7 +394,9 @@ def test_below_a_refused_row_a_delete_without_a_position_is_not_lost() -> None:
     bench.write(bench.row(1, 1))
     alone = make_version(0, NO_POSITION, 2)
     tombstone = Delete(key(1), alone, position(2), 0, lone=True)
-    bench.writer.write([bench.window(tombstone), bench.window(bench.partial(1, 3, after=""))])
+    bench.writer.write(
+        [bench.window(tombstone), bench.window(bench.partial(1, 3, after=Follows.REFUSED))]
+    )
     assert bench.texts() == {}
 
 
@@ -404,7 +406,7 @@ def test_a_truncate_takes_what_is_below_a_newer_row() -> None:
     bench.writer.write(
         [
             bench.window(bench.row(1, 1), shard=shard),
-            bench.window(bench.partial(1, 3, after=""), shard=shard),
+            bench.window(bench.partial(1, 3, after=Follows.REFUSED), shard=shard),
             bench.window(truncates=[truncate(2)], shard=shard),
         ]
     )
@@ -420,7 +422,7 @@ def test_a_refused_row_leaves_one_that_waits_in_its_place(told: bool, together: 
     windows = [
         bench.window(delete(2, 2)),
         bench.window(bench.partial(2, 3, old=1)),
-        bench.window(bench.partial(2, 5, after="")),
+        bench.window(bench.partial(2, 5, after=Follows.REFUSED)),
     ]
     receipt = Receipt(0, 0, 0)
     for each in [windows] if together else [[window] for window in windows]:
@@ -472,7 +474,7 @@ def moving(bench: Bench, old: int, lsn: int, after: int | None = None) -> Window
     """A window with the delete of a key that was changed."""
     gone = delete(old, lsn, moved=True)
     bench.moves.dispatch(gone.row_key, gone.version)
-    follows = None if after is None else version(after)
+    follows = Follows.UNKNOWN if after is None else version(after)
     return bench.window(gone, moves=[Move(gone, None, follows)], shard=shard_of(gone.row_key))
 
 

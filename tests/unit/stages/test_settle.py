@@ -48,7 +48,7 @@ def test_a_text_that_was_left_alone_while_its_row_was_hidden_is_still_stored():
     shard.take(change(2, "draft"), change(3, "page"))
     row = shard.closed().rows[ONE]
     assert isinstance(row, PartialRow)
-    assert row.after == before.version
+    assert row.follows == before.version
 
 
 def test_a_text_that_changed_before_its_row_was_hidden():

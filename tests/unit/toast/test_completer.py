@@ -10,7 +10,7 @@ import pytest
 from flows.sync import rules_of
 from operators.changes.events import Delete, KafkaPosition
 from operators.changes.row_key import RowKey
-from operators.changes.rows import Move, PartialRow, Row
+from operators.changes.rows import Followed, Follows, Move, PartialRow, Row
 from operators.changes.text_hash import text_hash
 from operators.changes.version import Version, make_version
 from operators.contract.table import MAX_VARCHAR_BYTES, TableSection
@@ -19,7 +19,7 @@ from operators.retry import RetryPolicy
 from operators.store.protocol import Entity, entity_id
 from operators.telemetry import Telemetry
 from operators.toast.completer import Completer, Database
-from operators.toast.donor import Donor, donor_of_entities, donor_of_row, joined, may_give
+from operators.toast.donor import Donor, donor_of_entities, donor_of_row, joined
 from operators.toast.key_changes import Held, Moves, MoveStage
 from tests.changes import TOPIC, contract, table
 
@@ -89,40 +89,20 @@ def completer(
     return Completer(rules, Moves() if moves is None else moves, retry, database)
 
 
-# Who may give.
+# What the store gives; `test_resolver` has who may give at all.
 
 
-@pytest.mark.parametrize(
-    ("after", "donor", "gives"),
-    [
-        (None, 1, True),
-        (None, 5, True),
-        (None, 6, False),
-        (3, 2, False),
-        (3, 3, True),
-        (3, 4, True),
-        (3, 5, True),
-        (3, 6, False),
-        ("", 3, False),
-        ("", 5, False),
-    ],
-)
-def test_only_the_version_that_the_row_follows_may_give(
-    after: int | str | None, donor: int, gives: bool
-) -> None:
-    row = partial(after=version(after) if isinstance(after, int) else after)
-    assert may_give(Donor(version(donor), {}, {}), row) is gives
-    entities = stored(whole("text", lsn=donor))
-    if gives:
-        assert completer().complete(row, entities).version == row.version
-    else:
-        with pytest.raises(RecordError, match="does not hold the version before this one"):
-            completer().complete(row, entities)
+def test_only_the_version_that_the_row_follows_is_taken_from_the_store() -> None:
+    row = completer().complete(partial(follows=version(3)), stored(whole("text", lsn=3)))
+    assert isinstance(row, Row)
+    assert (row.version, row.text) == (version(5), "new\ntext")
+    with pytest.raises(RecordError, match="does not hold the version before this one"):
+        completer().complete(partial(follows=version(3)), stored(whole("text", lsn=2)))
 
 
 def test_what_is_nowhere_is_refused_without_a_word_of_the_data() -> None:
     with pytest.raises(RecordError, match="column 'doc'") as caught:
-        completer().complete(partial(texts={"name": "private"}, after=version(3)), None)
+        completer().complete(partial(texts={"name": "private"}, follows=version(3)), None)
     assert "REPLICA IDENTITY FULL" in caught.value.hint
     assert "private" not in str(caught.value)
 
@@ -142,30 +122,6 @@ def test_a_value_of_null_is_given_as_such() -> None:
     found = completer().complete(partial(), stored(row))
     assert isinstance(found, Row)
     assert found.spans == (("name", 0, 3), ("doc", -1, -1))
-
-
-def test_a_row_on_its_way_gives_unless_another_came_between() -> None:
-    row = completer().from_row(partial(after=version(3)), whole("text"))
-    assert isinstance(row, Row)
-    assert row.text == "new\ntext"
-    for after in (version(4), ""):
-        missing = partial(after=after)
-        assert completer().from_row(missing, whole("text")) is missing
-
-
-def test_a_partial_row_on_its_way_gives_what_it_has_and_asks_for_the_rest_where_it_would() -> None:
-    before = partial(
-        lsn=4,
-        texts={"doc": "text"},
-        columns={"kind": "page"},
-        missing=("name", "size"),
-        after=version(2),
-    )
-    asks = partial(missing=("doc", "size"), columns={"kind": "leaf"}, after=version(4))
-    row = completer().from_row(asks, before)
-    assert isinstance(row, PartialRow)
-    assert (row.texts, row.missing) == ({"name": "new", "doc": "text"}, ("size",))
-    assert (row.version, row.after) == (asks.version, version(2))
 
 
 # Changes of the key.
@@ -232,9 +188,9 @@ def test_a_value_that_is_larger_than_all_that_is_kept_is_kept_alone() -> None:
 
 def test_a_row_goes_through_several_keys() -> None:
     moves = Moves()
-    third = partial(THREE, lsn=7, old_key=TWO, after=version(7))
+    third = partial(THREE, lsn=7, old_key=TWO, follows=version(7))
     # Row 2 came from row 1, and nobody has told yet what that held.
-    moves.deliver(TWO, version(7), partial(TWO, lsn=6, old_key=ONE, after=version(6)))
+    moves.deliver(TWO, version(7), partial(TWO, lsn=6, old_key=ONE, follows=version(6)))
     assert moves.stage(TWO, version(7)) is MoveStage.UNKNOWN
     assert not completer(moves).waits(third)
     moves.dispatch(ONE, version(6))
@@ -248,36 +204,36 @@ def test_a_row_goes_through_several_keys() -> None:
 
 
 def test_a_row_under_its_new_key_takes_nothing_of_another_that_had_it_before() -> None:
-    row = partial(TWO, old_key=ONE, after=version(5))
+    row = partial(TWO, old_key=ONE, follows=version(5))
     with pytest.raises(RecordError, match="under its old key is not known"):
         completer().complete(row, stored(whole("another row's", TWO, lsn=4)))
 
 
 def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
-    row = partial(TWO, old_key=ONE, after=version(5))
+    row = partial(TWO, old_key=ONE, follows=version(5))
     found = completer().complete(row, stored(whole("text", TWO, lsn=5)))
     assert isinstance(found, Row)
     assert found.text == "new\ntext"
 
 
 @pytest.mark.parametrize(
-    ("after", "lsn", "told"),
+    ("follows", "lsn", "told"),
     [
-        (None, 3, True),
+        (Follows.UNKNOWN, 3, True),
         (version(3), 3, True),
         (version(4), 3, False),  # the one before the delete was refused
-        ("", 3, False),
-        (None, 6, False),  # a later life of the key
+        (Follows.REFUSED, 3, False),
+        (Follows.UNKNOWN, 6, False),  # a later life of the key
     ],
 )
 def test_only_the_version_before_the_delete_is_told(
-    after: str | None, lsn: int, told: bool
+    follows: Followed, lsn: int, told: bool
 ) -> None:
     moves, row = Moves(), whole("text", lsn=lsn)
-    completer(moves).hand_over(Move(delete(), None, after), None, stored(row))
+    completer(moves).hand_over(Move(delete(), None, follows), None, stored(row))
     assert moves.take(ONE, version(5)) == (donor_of_row(row) if told else None)
     # The same while it is on its way to the store.
-    completer(moves).hand_over(Move(delete(), None, after), row, None)
+    completer(moves).hand_over(Move(delete(), None, follows), row, None)
     assert moves.take(ONE, version(5)) == (row if told else None)
 
 
@@ -291,7 +247,7 @@ def test_what_is_on_its_way_is_told_before_what_is_stored() -> None:
 
 def test_a_partial_row_whose_key_changes_is_completed_first() -> None:
     moves = Moves()
-    before = partial(lsn=4, after=version(3))
+    before = partial(lsn=4, follows=version(3))
     for move, row in ((Move(delete(), before), None), (Move(delete()), before)):
         completer(moves).hand_over(move, row, stored(whole("text")))
         held = moves.take(ONE, version(5))
@@ -304,7 +260,7 @@ def test_a_partial_row_whose_key_changes_is_completed_first() -> None:
 def test_what_cannot_be_stored_is_not_told() -> None:
     moves = Moves()
     long = "x" * (MAX_VARCHAR_BYTES - 10)
-    before = partial(lsn=4, texts={"name": "y" * 1_000}, after=version(3))
+    before = partial(lsn=4, texts={"name": "y" * 1_000}, follows=version(3))
     completer(moves).hand_over(Move(delete(), before), None, stored(whole(long)))
     assert moves.stage(ONE, version(5)) is MoveStage.DELIVERED
     assert moves.take(ONE, version(5)) is None
@@ -316,7 +272,7 @@ def test_nobody_waits_for_a_lane_that_has_ended() -> None:
     cause = FatalError(subject="milvus", cause="is gone")
     completer(moves).fail(cause)
     with pytest.raises(FatalError, match="milvus: is gone"):
-        completer(moves).waits(partial(TWO, old_key=ONE, after=version(5)))
+        completer(moves).waits(partial(TWO, old_key=ONE, follows=version(5)))
 
 
 def test_lanes_and_worker_tell_and_take_at_the_same_time() -> None:
@@ -368,10 +324,10 @@ class Answers:
         return self._values
 
 
-@pytest.mark.parametrize("after", [None, version(3), ""])
-def test_the_database_is_asked_for_what_is_nowhere_else(after: str | None) -> None:
+@pytest.mark.parametrize("follows", [Follows.UNKNOWN, version(3), Follows.REFUSED])
+def test_the_database_is_asked_for_what_is_nowhere_else(follows: Followed) -> None:
     database = Answers({"doc": "text"}, failures=2)
-    row = completer(database=database).complete(partial(after=after), None)
+    row = completer(database=database).complete(partial(follows=follows), None)
     assert isinstance(row, Row)
     assert row.text == "new\ntext"
     assert database.asked == [(ONE, ("doc",))] * 3
@@ -390,7 +346,7 @@ def test_the_database_is_asked_under_the_new_key_whatever_the_old_one_held() -> 
     moves = Moves()
     moves.deliver(TWO, version(5), whole("of another row", TWO))
     database = Answers({"doc": "text"})
-    moved = partial(old_key=TWO, after=version(5))
+    moved = partial(old_key=TWO, follows=version(5))
     row = completer(moves, database).complete(moved, None)
     assert isinstance(row, Row)
     assert row.text == "new\ntext"
