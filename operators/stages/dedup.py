@@ -9,21 +9,18 @@ from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream, StatefulBatchLogic
 
 from operators import crash_points
-from operators.changes.events import Delete, Ignored, KafkaPosition, Tombstone, Truncate, Upsert
-from operators.changes.row_key import RowKey, key_prefix
+from operators.changes.events import Delete, KafkaPosition, Upsert
+from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, Move, PartialRow, Pending, Row
 from operators.changes.version import (
     NO_POSITION,
     Version,
     at_offset,
-    has_position,
-    is_before,
     make_version,
-    offset_of,
-    same_position,
 )
 from operators.codec.decoder import Decoder
 from operators.errors import RecordError
+from operators.stages.pending import PendingChanges
 from operators.stages.settle import DedupContext, Settler
 from operators.stages.window import RawChange, ShardRecords, Window
 from operators.state.dedup_checkpoint import (
@@ -55,8 +52,6 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def __init__(self, shared: DedupContext, state: DedupState | None) -> None:
         self._shared = shared
         self._clock = shared.clock
-        self._pending: dict[RowKey, Pending] = {}
-        self._truncates: dict[str, Truncate] = {}
         self._held = set(shared.partitions)
         # Until when rows wait that need what their old key held.
         self._waiting: dict[RowKey, datetime] = {}
@@ -72,6 +67,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             if shared.distrust:
                 self._versions.distrust()  # guard: distrust
         self._settler = Settler(shared, self._versions)
+        self._pending = PendingChanges(self._versions, self._settler, shared.moves)
         if state is not None:
             self._restore(state)
 
@@ -80,7 +76,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         # This is called for a few records at a time: what it costs by itself counts.
         now = self._clock.now()
         self._versions.rotate(now.timestamp())
-        waiting = len(self._pending)
+        waiting = len(self._pending.rows)
         dropped: dict[str, int] = {}
         last = False
         for records in values:
@@ -97,7 +93,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                     dropped[reason] = dropped.get(reason, 0) + 1
         for reason, count in dropped.items():
             self._shared.telemetry.rows_dropped.add(count, {"reason": reason})
-        self._clock.count(len(self._pending) - waiting)
+        self._clock.count(len(self._pending.rows) - waiting)
         if self._flushable():
             # What no more can join before the next checkpoint has nothing to wait for.
             due = now if last else self._clock.deadline(now)
@@ -127,11 +123,13 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         """
         crash_points.reach("in_snapshot")
         self._settle()
-        return (  # guard: fallbacks-in-state
+        fallbacks = chain(*self._settler.superseded.values())
+        pending = (*fallbacks, *self._pending.rows.values())  # guard: fallbacks-in-state
+        return (
             STATE_FORMAT,
             self._versions.pack(ending=self._ending),
-            tuple(map(pack, (*chain(*self._settler.superseded.values()), *self._pending.values()))),
-            tuple(map(pack_truncate, self._truncates.values())),
+            tuple(map(pack, pending)),
+            tuple(map(pack_truncate, self._pending.truncates.values())),
             tuple(map(pack_letter, self._settler.dead)),  # guard: dead-letter-over-crash
         )
 
@@ -139,22 +137,17 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         crash_points.reach("in_recovery")
         _, _, pending, truncates, dead = state
         for winner in map(unpack, pending):
-            before = self._pending.get(winner.row_key)
-            if before is not None:
-                self._settler.supersede(before)
-            self._pending[winner.row_key] = winner
-            if isinstance(winner, Delete) and winner.moved:
-                self._shared.moves.announce(winner.row_key, winner.version)
+            self._pending.restore(winner)
         for truncate in map(unpack_truncate, truncates):
-            self._truncates[truncate.table] = truncate
+            self._pending.truncates[truncate.table] = truncate
         self._settler.dead = [unpack_letter(values) for values in dead]
-        self._held |= {_partition(winner) for winner in self._pending.values()}
-        self._clock.count(len(self._pending))
+        self._held |= {_partition(winner) for winner in self._pending.rows.values()}
+        self._clock.count(len(self._pending.rows))
 
     def _settle(self) -> None:
-        waiting = len(self._pending)
-        self._settler.settle(self._pending)
-        self._clock.count(len(self._pending) - waiting)
+        waiting = len(self._pending.rows)
+        self._settler.settle(self._pending.rows)
+        self._clock.count(len(self._pending.rows) - waiting)
 
     def _take(self, decoder: Decoder, records: ShardRecords, change: RawChange) -> str | None:
         """Let one record take its row's place; returns why it, or the one before, was dropped."""
@@ -167,139 +160,23 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             decoded = decoder.event(key, raw_value, position, other_key)
         except RecordError as error:  # guard: dead-letter
             if key:
-                newest = self._newest(key) or make_version(0, NO_POSITION, offset)
+                newest = self._pending.newest(key) or make_version(0, NO_POSITION, offset)
                 self._versions.taint(key, at_offset(newest, offset))  # guard: taint-read
                 if decoder.row_keys(raw_key, raw_value)[-1] != key:
                     return None  # the shard of its other row tells of it
             self._settler.dead_letter(position, "decode", error, key, raw_key, raw_value)
             return None
-        match decoded:
-            case Upsert() | Delete():
-                return self._enter(decoded)
-            case Tombstone():
-                delete = self._delete_of(decoded)
-                return None if delete is None else self._enter(delete)
-            case Truncate():
-                self._empty(decoded)
-                return None
-            case Ignored():
-                return decoded.reason
-
-    def _enter(self, event: Upsert | Delete) -> str | None:
-        key = event.row_key
-        pending = self._pending.get(key)
-        if event.lone:
-            placed = self._placed(event, pending)
-            if placed is None:
-                return "stale"
-            event = placed
-        else:
-            # A pending delete without a position (a tombstone alone) does not lift what a TRUNCATE
-            # has set.
-            if pending is not None and has_position(pending.version):
-                fence: Version | None = pending.version
-            else:
-                fence = self._versions.newest(key)
-            if fence is not None and event.version < fence:  # guard: version-compare
-                if isinstance(event, Delete):
-                    self._versions.dropped_delete(key)  # guard: stale-tombstone
-                return "stale"
-            if isinstance(event, Delete):
-                if event.moved:
-                    self._shared.moves.announce(key, event.version)
-            elif event.old_key is not None and self._is_again(event):
-                event = event._replace(old_key=None)
-        # If the tombstone of a stale delete before this has not come, the next is not its.
-        self._versions.ends_dropped_delete(key)  # guard: stale-tombstone-late
-        self._pending[key] = event  # guard: newest-of-window
-        if pending is None:
-            return None
-        self._settler.supersede(pending)
-        return "superseded"
-
-    def _placed(self, event: Upsert | Delete, pending: Pending | None) -> Upsert | Delete | None:
-        """A change without a position at that of what is known of its row; None if it is stale."""
-        key = event.row_key
-        if isinstance(event, Delete):
-            # Without a position of its own, one change of the key cannot be told from another.
-            event = event._replace(moved=False)
-        if pending is not None:
-            newest = pending.version
-        else:
-            known = self._versions.get(key)
-            if known is None:
-                return event
-            newest = known[0]
-        # Without a source position, the offset tells whether it came later: a row stays on its
-        # partition.
-        if offset_of(newest) > event.position.offset:  # guard: lone-offset
-            return None
-        lone = not has_position(newest) and (
-            pending.lone if pending is not None else self._versions.must_look_up(key)
-        )
-        # guard: lone-place
-        return event._replace(version=at_offset(newest, event.position.offset), lone=lone)
-
-    def _newest(self, key: RowKey) -> Version | None:
-        pending = self._pending.get(key)
-        return pending.version if pending is not None else self._versions.newest(key)
-
-    def _is_again(self, event: Upsert) -> bool:
-        """Whether a change of the key is here for the second time: its row is there, as it made it."""
-        pending = self._pending.get(event.row_key)
-        if pending is not None:
-            return not isinstance(pending, Delete) and same_position(pending.version, event.version)
-        known = self._versions.get(event.row_key)
-        return known is not None and known[1] is not None and same_position(known[0], event.version)
-
-    def _empty(self, truncate: Truncate) -> None:
-        """Let a TRUNCATE take the place of every older row of its table."""
-        prefix = key_prefix(truncate.table)
-        before = self._truncates.get(truncate.table)
-        if before is None or before.version < truncate.version:
-            self._truncates[truncate.table] = truncate
-        self._versions.truncate(prefix, truncate.version)
-        for key in [k for k in self._pending if k.startswith(prefix)]:
-            self._settler.truncate(key, truncate, self._pending[key])
-            if is_before(self._pending[key].version, truncate.version):  # guard: truncate-pending
-                del self._pending[key]
-
-    def _delete_of(self, tombstone: Tombstone) -> Delete | None:
-        """The delete that a tombstone stands for; None where its `d` event has been dealt with.
-
-        Debezium sends a `d` and then the tombstone. Log compaction can leave the tombstone alone, and
-        it carries no version: it deletes whatever came before it in its partition.
-        """
-        key, position = tombstone.row_key, tombstone.position
-        if self._versions.ends_dropped_delete(key):
-            return None
-        pending = self._pending.get(key)
-        if pending is not None:
-            if isinstance(pending, Delete):
-                return None
-            version = at_offset(pending.version, position.offset)
-            return Delete(key, version, position, 0, pending.lone)
-        known = self._versions.get(key)
-        if known is None:
-            return Delete(
-                key, make_version(0, NO_POSITION, position.offset), position, 0, lone=True
-            )
-        version, digest = known
-        return (  # guard: tombstone-position
-            None
-            if digest is None
-            else Delete(key, at_offset(version, position.offset), position, 0)
-        )
+        return self._pending.take(decoded)
 
     def _flushable(self) -> bool:
         if self._settler.dead:
             return True
         if not self._held:
-            return bool(self._pending or self._truncates)
+            return bool(self._pending.rows or self._pending.truncates)
         held = self._held_topics()
         return any(
             waiting.position.topic not in held
-            for waiting in (*self._pending.values(), *self._truncates.values())
+            for waiting in (*self._pending.rows.values(), *self._pending.truncates.values())
         )
 
     def _held_topics(self) -> set[str]:
@@ -314,14 +191,14 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         window = Window({}, {}, settler.dead, set(), self._versions, tuple(self._contexts))
         settler.dead, self._contexts = [], {}
         topics = self._held_topics()
-        for table, truncate in list(self._truncates.items()):
+        for table, truncate in list(self._pending.truncates.items()):
             if truncate.position.topic not in topics:  # guard: held-truncates
-                window.truncates.append(self._truncates.pop(table))
+                window.truncates.append(self._pending.truncates.pop(table))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
         # Then a whole row has nothing to wait for, and it has no fallbacks.
         nothing_waits = not (topics or settler.moves)  # guard: held-rows-short, moves-short
-        for key, winner in self._pending.items():
+        for key, winner in self._pending.rows.items():
             if nothing_waits and type(winner) is Row:
                 self._send(window, winner)
                 continue
@@ -342,8 +219,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             for each in fallbacks:
                 self._send_fallback(window, each)
             self._send(window, winner)
-        self._clock.count(len(held) - len(self._pending))
-        self._pending, self._waiting = held, waiting
+        self._clock.count(len(held) - len(self._pending.rows))
+        self._pending.rows, self._waiting = held, waiting
         if waiting:
             self._due = self._clock.end(self._clock.now())
         return [window] if window.holds_anything() else []

@@ -282,7 +282,7 @@ class Simulation:
         names += ["moves"] * len(self.shared.moves._coming)
         for shard, logic in self.process.shards.items():
             settler = logic._settler
-            kept = (logic._pending, logic._truncates, logic._waiting)
+            kept = (logic._pending.rows, logic._pending.truncates, logic._waiting)
             if any((*kept, settler.superseded, settler.moves, settler.dead)):
                 names.append(shard)
         return names

@@ -630,7 +630,7 @@ class Flow:
             names += ["moves"] * len(worker.shared.moves._coming)
             for shard, logic in worker.shards.items():
                 settler = logic._settler
-                kept = (logic._pending, logic._truncates, logic._waiting)
+                kept = (logic._pending.rows, logic._pending.truncates, logic._waiting)
                 if any((*kept, settler.superseded, settler.moves, settler.dead)):
                     names.append(shard)
         return names

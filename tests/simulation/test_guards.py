@@ -69,7 +69,9 @@ def _nothing_looked_up(patch: pytest.MonkeyPatch) -> None:
 
 def _nothing_held(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(DedupLogic, "_held_topics", lambda self: set())
-    patch.setattr(DedupLogic, "_flushable", lambda self: bool(self._pending or self._truncates))
+    patch.setattr(
+        DedupLogic, "_flushable", lambda self: bool(self._pending.rows or self._pending.truncates)
+    )
 
 
 def _any_state_admitted(patch: pytest.MonkeyPatch) -> None:

@@ -36,7 +36,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "newest-of-window",
         "of several changes of a row in one window the newest wins",
-        instead("self._pending.setdefault(key, event)"),
+        instead("self.rows.setdefault(key, event)"),
         DEDUP,
     ),
     Guard(
@@ -131,10 +131,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "fallbacks-in-state",
         "the state holds the fallbacks of a waiting row",
-        replaced(
-            "(*chain(*self._settler.superseded.values()), *self._pending.values())",
-            by="self._pending.values()",
-        ),
+        gives("tuple(self._pending.rows.values())"),
         CARRYING,
     ),
     Guard(
