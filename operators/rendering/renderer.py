@@ -182,7 +182,7 @@ class Renderer:
         self, row_key: RowKey, values: Mapping[str, Any]
     ) -> tuple[dict[str, str | None], dict[str, Any]]:
         """Values as `ColumnReader` reads them, as text and by field name."""
-        texts = {column: self._text(column, value) for column, value in values.items()}
+        texts = {c: self._text(c, value) for c, value in values.items() if c in self._template}
         fields: dict[str, Any] = {}
         for column, field, spec in self._mirrored():
             if column in values:

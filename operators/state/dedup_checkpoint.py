@@ -52,7 +52,7 @@ def unpack(values: Packed) -> Row | PartialRow | Delete:
 
 
 def _pack_follows(follows: Followed) -> str | None:
-    """None for an unknown version and "" for a refused one, as format 3 has them already."""
+    """None for an unknown version, "" for a refused one: the same plain values as in format 3."""
     if isinstance(follows, Follows):
         return None if follows is Follows.UNKNOWN else ""
     return follows

@@ -221,6 +221,22 @@ def test_values_of_the_database_are_masked_and_typed():
     assert row.text == "my *"
 
 
+def test_what_a_change_says_of_some_columns_is_masked_and_typed():
+    """The change may be one whose row cannot be rendered, and it may leave columns out itself."""
+    contract = table(
+        text="{note}{doc}",
+        columns={"n": "int64", "m": "int64"},
+        masks={"note": {"redact": "s3cret", "replacement": "*"}},
+    )
+    renderer = Renderer(contract, Masker(contract, MaskingSection()))
+    change = upsert(note="my s3cret", doc=UNAVAILABLE, n=1, m="?")
+    assert renderer.values_in(change, ("note", "doc", "n")) == ({"note": "my *"}, {"n": 1})
+    with pytest.raises(RecordError, match="column 'm'"):
+        renderer.values_in(change, ("note", "m"))
+    with pytest.raises(RecordError, match="no such column"):
+        renderer.values_in(change, ("other",))
+
+
 @pytest.mark.parametrize("value", [f"see {UNAVAILABLE}", ["x", UNAVAILABLE], {"a": UNAVAILABLE}])
 def test_a_value_that_only_speaks_of_it_is_a_value(value):
     assert UNAVAILABLE in render("{a}", a=value).text

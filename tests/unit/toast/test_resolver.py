@@ -61,6 +61,12 @@ def bad(lsn: int, doc: str | None) -> Upsert:
     return change(lsn, doc, size="?")
 
 
+def no_column(lsn: int) -> Upsert:
+    """One whose row has no `doc` at all, as after a change of the table."""
+    row = {"id": 1, "name": "n", "kind": "page", "size": lsn}
+    return Upsert(ONE, v(lsn), at(lsn), 0, "u", row)
+
+
 def hidden(lsn: int, doc: str | None) -> Upsert:
     """One that the filter keeps out of the collection."""
     return change(lsn, doc, kind="draft")
@@ -189,6 +195,12 @@ SETTLED: dict[str, tuple[Sequence[Pending], str, list[str], list[int]]] = {
     "in none of them": ([change(3, None), change(5, None)], "5 follows unknown", [], []),
     "in one that is bad": ([change(3, "c"), bad(4, "d"), change(5, None)], "5 d", [], []),
     "before one that is bad": ([change(3, "c"), bad(4, None), change(5, None)], "5 c", [], []),
+    "in one that has no such column": (
+        [change(3, "c"), no_column(4), change(5, None)],
+        "5 follows refused",
+        ["3 c"],
+        [4],
+    ),
     "in one that is hidden": ([change(3, "c"), hidden(4, "d"), change(5, None)], "5 d", [], []),
     "before a hidden one": ([change(3, "c"), hidden(4, None), change(5, None)], "5 c", [], []),
     "in a row of a checkpoint": ([row(3, "c"), change(5, None)], "5 c", [], []),
