@@ -32,7 +32,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "fallbacks-in-window",
         "fallbacks are kept down to the first row that cannot be refused",
-        without("isinstance(row, PartialRow)"),
+        replaced("isinstance(row, PartialRow)", by="isinstance(row, PartialRow) and not fallbacks"),
         CARRYING,
     ),
     Guard(
