@@ -3,15 +3,16 @@
 import os
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flows.recovery.directory import check_directory
 from flows.sync import collection_specs, ensure_collections, rules_of
 from operators.changes.events import KafkaPosition, Upsert
 from operators.codec.log_positions import described
-from operators.codec.messages import FramedDecoder
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.kafka import topics as kafka_topics
@@ -28,6 +29,9 @@ from operators.postgres.reselect import Reselector
 from operators.rendering.renderer import Rules, origin_of
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
+
+if TYPE_CHECKING:
+    from operators.codec.registry.decoder import RegistryDecoder
 
 PEEKED_RECORDS = 20
 
@@ -62,7 +66,7 @@ class Opened:
     """
 
     rules: dict[str, Rules] = field(default_factory=dict)
-    framed: FramedDecoder | None = None
+    framed: "RegistryDecoder | None" = None
     database: Reselector | None = None
     origins: dict[str, tuple[str, str]] = field(default_factory=dict)
     partitions: list[tuple[str, int]] = field(default_factory=list)
@@ -75,13 +79,13 @@ class Opened:
     timer: KillTimer | None = None
 
     def close(self) -> None:
-        """Release the lease, delete the timer, and close the connection."""
-        if self.lease is not None:
-            self.lease.end()
-        if self.timer is not None:
-            self.timer.close()
-        if self.store is not None:
-            self.store.close()
+        """Release the lease, delete the timer, and close the connections, even if one of them fails."""
+        with ExitStack() as closing:  # the last one that is added is closed first
+            for each in (self.database, self.framed, self.store, self.timer):
+                if each is not None:
+                    closing.callback(each.close)
+            if self.lease is not None:
+                closing.callback(self.lease.end)
 
 
 @dataclass(frozen=True, slots=True)
