@@ -118,7 +118,7 @@ class Renderer:
     def complete(
         self, partial: PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
     ) -> Rendered:
-        """The row with what another version holds of its missing columns.
+        """The row, completed with another version's values for its missing columns.
 
         Args:
             partial: A row of this table.
@@ -126,7 +126,7 @@ class Renderer:
             fields: Mirrored columns, by field name.
 
         Returns:
-            The whole row, or a partial one that lacks less.
+            A complete row, or a partial one that lacks fewer columns.
 
         Raises:
             RecordError: The text is too long to be stored.
@@ -151,7 +151,7 @@ class Renderer:
         return self._row(partial, new_texts, new_fields)
 
     def complete_from_values(self, partial: PartialRow, values: Mapping[str, Any]) -> Rendered:
-        """The same with values as the database has them; they are masked here.
+        """The row, completed with values from the database, which are masked here.
 
         Raises:
             RecordError: A value does not fit its field, or the text is too long.
