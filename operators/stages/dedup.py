@@ -145,6 +145,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._clock.count(len(self._pending.rows))
 
     def _settle(self) -> None:
+        # Before anything is completed, sent or packed.
+        self._versions.apply_refusals()  # guard: refusals-applied
         waiting = len(self._pending.rows)
         self._settler.settle(self._pending.rows)
         self._clock.count(len(self._pending.rows) - waiting)

@@ -22,7 +22,7 @@ class LaneBatch:
             oldest are partial as well.
         emptied: The shards that have come to a TRUNCATE, by its table and version; before all else.
         moves: Rows whose key changed, with what is on its way; to be read before they are written.
-        versions: The maps of the rows' shards, to be told of refused rows.
+        versions: The maps of the rows' shards; the lane touches their `refusals` alone.
     """
 
     rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)

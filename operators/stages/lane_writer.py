@@ -216,7 +216,8 @@ class Writer:
     def _refuse(
         self, batch: LaneBatch, row: Row | PartialRow, error: RecordError, dead: list[DeadLetter]
     ) -> None:
-        batch.versions[row.row_key].taint(row.row_key, row.version)  # guard: taint-store
+        versions = batch.versions[row.row_key]
+        versions.refusals.add(row.row_key, row.version)  # guard: taint-store
         dead.append(_dead_letter(row, error))
 
     def _upsert(

@@ -64,7 +64,8 @@ class Window:
         moves: Rows whose key changed, to be read before the rest is written.
         vectors: Of every whole row that is not in `unchanged`, once `embedding` is done.
         embedding: What fills them in; None: they are there, or none is wanted.
-        versions: The shard's own map, to be told what the store holds.
+        versions: The shard's own map, which the worker tells what the store holds. A lane leaves in its
+            `refusals` what was refused, and touches nothing else of it.
         contexts: Spans of the polls that the rows came from.
         shard: The window's key in the stream, which `resolve` copies here for the steps after it.
         context: Span of the activation that resolved the window.

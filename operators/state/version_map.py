@@ -6,6 +6,8 @@ from typing import TypeAlias
 from operators.changes.row_key import RowKey
 from operators.changes.version import Version, at_offset, is_before, offset_of
 from operators.state.frozen_versions import FrozenVersions, Known, PackedFrozen
+from operators.state.refusals import Refusals
+from operators.state.sent_rows import SentRows
 
 PackedGeneration: TypeAlias = tuple[dict[RowKey, Known], PackedFrozen | None]
 
@@ -32,10 +34,7 @@ MAX_TAINTS = 8
 
 
 class _Generation:
-    """What was entered within one horizon: a dict of the last changes, over what is frozen.
-
-    A lane's thread may look up rows while others are frozen, if it looks at `recent` first.
-    """
+    """What was entered within one horizon: a dict of the last changes, over what is frozen."""
 
     __slots__ = ("frozen", "limit", "recent")
 
@@ -68,7 +67,6 @@ class _Generation:
         if settled:
             frozen = FrozenVersions.none() if self.frozen is None else self.frozen
             self.frozen = frozen.with_rows(settled)
-            # Only now: another thread must find a row here or there.
             self.recent = {key: known for key, known in self.recent.items() if key in held}
         self.limit = self._next_limit()
 
@@ -107,9 +105,12 @@ class VersionMap:
     without knowing whether the store holds a newer version. One that was so before a start is kept
     until it is looked up.
 
+    It belongs to the worker's thread. Of all that is in it, a lane touches `refusals` alone.
+
     Attributes:
         whole: True while the map holds every row that was ever written for this shard, so that a key
             it does not know cannot be in the store.
+        refusals: Where the shard's lane tells what the store refused; see `apply_refusals`.
     """
 
     def __init__(self, *, whole: bool, horizon_s: float, now: float) -> None:
@@ -121,7 +122,8 @@ class VersionMap:
         # Of all but these the store itself can tell: rows that are known to be deleted, and those that
         # are on their way to the store, which may yet refuse them.
         self._gone: set[RowKey] = set()
-        self._sent: set[RowKey] = set()
+        self._sent = SentRows()
+        self.refusals = Refusals()
         self._unverified: set[RowKey] = set()
         self._doubtful: set[RowKey] = set()
         self._young_stale: set[RowKey] = set()
@@ -173,14 +175,26 @@ class VersionMap:
         """Note that a change of the row was refused: what the store holds is not the last version.
 
         Kept until a newer, whole row replaces it; for as many rows as there are dead letters at the
-        most. A lane may call this too, when a newer row has been sent already.
+        most. Where such a row was sent already, nothing is noted.
         """
         known = self.get(key)
-        if known is not None and known[0] > version and known[1] != "":
-            return
+        if known is not None:
+            # guard: taint-late
+            whole = known[0] if known[1] != "" else self._sent.last_whole(key)
+            if whole is not None and whole > version:  # guard: taint-superseded
+                return
         refused = sorted({*self._tainted.get(key, ()), version})
         half = MAX_TAINTS // 2
         self._tainted[key] = (*refused[:half], *refused[half:][-half:])
+
+    def apply_refusals(self) -> None:
+        """Note what the shard's lane was refused since the last call.
+
+        Call it before anything is sent or packed: a row that lacks columns must not be completed from
+        what was there before a refused one, in this process or the next.
+        """
+        for key, version in self.refusals.take():
+            self.taint(key, version)
 
     def _untaint(self, key: RowKey, version: Version) -> None:
         later = tuple(refused for refused in self._tainted.pop(key) if refused > version)
@@ -209,6 +223,8 @@ class VersionMap:
             self._untaint(key, version)
         if not self.whole and known is None:  # guard: unverified
             self._unverified.add(key)
+        if text_hash == "" and known is not None and known[1] != "":
+            self._sent.follows_whole(key, known[0])
         self._sent.add(key)
         self._keep(key, (version, text_hash))
 
@@ -290,7 +306,7 @@ class VersionMap:
         """
         whole = self.whole
         # Whoever goes on from here does not hear of what the store refuses after this.
-        unverified = self._unverified | (self._sent - self._gone)  # guard: sent-over-crash
+        unverified = self._unverified | (self._sent.keys - self._gone)  # guard: sent-over-crash
         if ending:
             young, old = self._young.pack(), self._old.pack()
         else:
@@ -298,7 +314,7 @@ class VersionMap:
             young = self._young.of(kept), None
             old = self._old.of(kept - young[0].keys()), None
             whole = whole and all(key in kept for key in self._keys())  # guard: whole-over-crash
-        self._sent.clear()
+        self._sent.checkpoint()
         return (
             whole,
             young,

@@ -7,6 +7,7 @@ SOURCE = ("tests/unit/stages/test_source.py", "tests/properties/test_known_histo
 ROUTE = ("tests/unit/stages/test_route.py", "tests/properties/test_known_shapes.py")
 LANES = ("tests/unit/stages/test_upsert.py",)
 WRITER = ("tests/unit/stages/test_lane_writer.py", "tests/unit/stages/test_upsert.py", *HISTORIES)
+REFUSED = ("tests/unit/stages/test_refused_changes.py",)
 REQUESTS = (
     "tests/unit/store/test_row_requests.py",
     "tests/unit/stages/test_lane_writer.py",

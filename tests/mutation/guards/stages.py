@@ -8,6 +8,7 @@ from tests.mutation.selections import (
     EMBED,
     GOLDEN,
     LANES,
+    REFUSED,
     RESOLVE,
     ROUTE,
     SOURCE,
@@ -417,6 +418,12 @@ GUARDS: tuple[Guard, ...] = (
         "a row that the store refuses is remembered as a missing version",
         dropped,
         WRITER,
+    ),
+    Guard(
+        "refusals-applied",
+        "what a lane was refused is in the shard's map before its state is taken",
+        dropped,
+        REFUSED,
     ),
     Guard(
         "taint-asked",

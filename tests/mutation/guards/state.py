@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, instead, never, replaced, without
-from tests.mutation.selections import DEDUP, FROZEN, GOLDEN, VERSIONS
+from tests.mutation.selections import DEDUP, FROZEN, GOLDEN, REFUSED, VERSIONS
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -132,6 +132,24 @@ GUARDS: tuple[Guard, ...] = (
             "own = version[:-16]\nrefused = (each for each in self._tainted.get(key, ()) if each[:-16] != own)\nreturn any((since < each < version for each in refused))"
         ),
         ("tests/properties/test_known_shapes.py",),
+    ),
+    Guard(
+        "taint-superseded",
+        "a refusal of which a lane tells late says nothing about rows after a newer complete one",
+        never,
+        REFUSED,
+    ),
+    Guard(
+        "taint-late",
+        "also if a row that lacks columns was sent after that complete one",
+        gives("known[0] if known[1] != '' else None"),
+        REFUSED,
+    ),
+    Guard(
+        "taint-late-by-an-epoch",
+        "also if the shard's state was taken in between",
+        gives("{}, {}"),
+        REFUSED,
     ),
     Guard(
         "taint-over-crash",

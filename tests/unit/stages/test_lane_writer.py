@@ -109,7 +109,7 @@ class Bench:
         self.versions = VersionMap(whole=True, horizon_s=100, now=0)
         retry = RetryPolicy(0.0, telemetry)
         texts = Texts(self.embedder, telemetry, {"docs": section.chunks}, 0)
-        self._embed = EmbedStep(self.embedder, texts, telemetry)
+        self.embed = EmbedStep(self.embedder, texts, telemetry)
         self.writer = Writer(
             self.rules,
             Requests(self.store, retry, telemetry, batch_rows=3),
@@ -166,7 +166,7 @@ class Bench:
             list(moves),
             shard=shard,
         )
-        for _, part in self._embed([(shard, replace(window))]):
+        for _, part in self.embed([(shard, replace(window))]):
             window.vectors.update(part.vectors)
         return window
 
@@ -348,6 +348,7 @@ def test_a_row_that_follows_a_refused_one_is_refused_too() -> None:
     bench.write(bench.partial(1, 3, after=2))
     assert bench.texts() == {"docs:1#0": "doc 1\nold"}
     assert bench.refused() == [2, 3]
+    bench.versions.apply_refusals()
     assert bench.versions.is_tainted(key(1), version(9))
 
 
@@ -355,6 +356,7 @@ def test_a_doubt_that_comes_late_does_not_outlive_a_whole_row() -> None:
     bench = Bench()
     bench.versions.put(key(1), version(5), "whole")
     bench.write(bench.row(1, 2, "poison"))
+    bench.versions.apply_refusals()
     assert not bench.versions.is_tainted(key(1), version(9))
 
 

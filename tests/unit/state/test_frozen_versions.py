@@ -99,6 +99,8 @@ class PlainMap:
         self.doubtful: set[RowKey] = set()
         self.truncated: dict[str, Version] = {}
         self.refused: dict[RowKey, list[Version]] = {}
+        # The whole row before one that lacks columns, and how many checkpoints there were since.
+        self.wholes: dict[RowKey, tuple[Version, int]] = {}
 
     def get(self, key: RowKey) -> Known | None:
         return (self.old | self.young).get(key)
@@ -120,7 +122,10 @@ class PlainMap:
 
     def taint(self, key: RowKey, version: Version) -> None:
         known = self.get(key)
-        if known is None or known[0] <= version or known[1] == "":
+        whole = known and known[0]
+        if known is not None and known[1] == "":
+            whole, _ = self.wholes.get(key, (None, 0))
+        if whole is None or whole <= version:
             refused = sorted({*self.refused.get(key, ()), version})
             half = MAX_TAINTS // 2
             self.refused[key] = refused[:half] + refused[half:][-half:]
@@ -140,6 +145,8 @@ class PlainMap:
             self._untaint(key, version)
         if known is None and not self.whole:
             self.unverified.add(key)
+        if text_hash == "" and known is not None and known[1] != "":
+            self.wholes[key] = (known[0], 0)
         self.young[key] = (version, text_hash)
         self.sent.add(key)
 
@@ -164,6 +171,10 @@ class PlainMap:
             self.old, self.young = self.young, {key: self.old[key] for key in kept}
             self.rotate_at = now + HORIZON
             self.unverified &= (self.old | self.young).keys()
+
+    def checkpoint(self) -> None:
+        self.sent = set()
+        self.wholes = {key: (v, age + 1) for key, (v, age) in self.wholes.items() if age < 1}
 
     def resumed(self, *, ending: bool, now: float) -> "PlainMap":
         all_rows = self.old | self.young
@@ -241,7 +252,7 @@ def test_a_map_that_freezes_is_one_of_dicts(history, whole, freeze_from, share, 
                     )
                 case "checkpoint":
                     known.pack(ending=False)
-                    plain.sent = set()
+                    plain.checkpoint()
                 case _:
                     getattr(known, step)(*given_)
                     getattr(plain, step)(*given_)
