@@ -31,7 +31,7 @@ from operators.kafka.log import BEGINNING, Record
 from operators.stages.dedup import DedupLogic
 from operators.stages.settle import DedupContext
 from operators.stages.window_clock import WindowClock
-from operators.state.dedup_checkpoint import STATE_FORMAT, DedupState
+from operators.state.dedup_checkpoint import STATE_FORMAT, DedupState, PackedShard
 from operators.state.version_map import VersionMap
 from operators.store.protocol import Entity, Stored
 from operators.telemetry import Telemetry
@@ -140,8 +140,10 @@ class _Known(StatefulBatchLogic[VersionMap, None, DedupState]):
 
     def snapshot(self) -> DedupState:
         self._versions.pack(ending=False)  # A checkpoint: after it no write is in flight.
-        state: DedupState = (STATE_FORMAT, self._versions.pack(ending=True), (), (), ())
-        logic = DedupLogic(self._shared, state)
+        record = PackedShard(
+            versions=self._versions.pack(ending=True), pending=(), truncates=(), dead_letters=()
+        )
+        logic = DedupLogic(self._shared, (STATE_FORMAT, record))
         # As at a clean stop: only then does the checkpoint hold all known rows.
         logic.on_eof()
         return logic.snapshot()

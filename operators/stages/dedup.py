@@ -26,10 +26,11 @@ from operators.stages.window import RawChange, ShardRecords, Window
 from operators.state.dedup_checkpoint import (
     STATE_FORMAT,
     DedupState,
-    check_format,
+    PackedShard,
     pack,
     pack_letter,
     pack_truncate,
+    read,
     unpack,
     unpack_letter,
     unpack_truncate,
@@ -59,17 +60,19 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._due: datetime | None = None
         self._ending = False
         now = self._clock.now().timestamp()
-        if state is None:
+        record = None if state is None else read(state)
+        if record is None:
             self._versions = VersionMap(whole=shared.whole, horizon_s=shared.horizon_s, now=now)
         else:
-            check_format(state)
-            self._versions = VersionMap.unpack(state[1], horizon_s=shared.horizon_s, now=now)
+            self._versions = VersionMap.unpack(
+                record["versions"], horizon_s=shared.horizon_s, now=now
+            )
             if shared.distrust:
                 self._versions.distrust()  # guard: distrust
         self._settler = Settler(shared, self._versions)
         self._pending = PendingChanges(self._versions, self._settler, shared.moves)
-        if state is not None:
-            self._restore(state)
+        if record is not None:
+            self._restore(record)
 
     def on_batch(self, values: list[ShardRecords]) -> tuple[list[Window], bool]:
         """Take in records; nothing is emitted before the window closes."""
@@ -125,22 +128,22 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._settle()
         fallbacks = chain(*self._settler.superseded.values())
         pending = (*fallbacks, *self._pending.rows.values())  # guard: fallbacks-in-state
-        return (
-            STATE_FORMAT,
-            self._versions.pack(ending=self._ending),
-            tuple(map(pack, pending)),
-            tuple(map(pack_truncate, self._pending.truncates.values())),
-            tuple(map(pack_letter, self._settler.dead)),  # guard: dead-letter-over-crash
+        # guard: dead-letter-over-crash
+        record = PackedShard(
+            versions=self._versions.pack(ending=self._ending),
+            pending=tuple(map(pack, pending)),
+            truncates=tuple(map(pack_truncate, self._pending.truncates.values())),
+            dead_letters=tuple(map(pack_letter, self._settler.dead)),
         )
+        return STATE_FORMAT, record
 
-    def _restore(self, state: DedupState) -> None:
+    def _restore(self, record: PackedShard) -> None:
         crash_points.reach("in_recovery")
-        _, _, pending, truncates, dead = state
-        for winner in map(unpack, pending):
+        for winner in map(unpack, record["pending"]):
             self._pending.restore(winner)
-        for truncate in map(unpack_truncate, truncates):
+        for truncate in map(unpack_truncate, record["truncates"]):
             self._pending.truncates[truncate.table] = truncate
-        self._settler.dead = [unpack_letter(values) for values in dead]
+        self._settler.dead = list(map(unpack_letter, record["dead_letters"]))
         self._held |= {_partition(winner) for winner in self._pending.rows.values()}
         self._clock.count(len(self._pending.rows))
 

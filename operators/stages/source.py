@@ -31,7 +31,7 @@ from operators.ownership.entries import Stamp
 from operators.ownership.ledger import Ledger
 from operators.stages.epoch_budget import FIRST_CAP, FIRST_CAP_BYTES, EpochBudget
 from operators.stages.window import SourceBatch
-from operators.state.source_checkpoint import STATE_FORMAT, SourceState
+from operators.state.source_checkpoint import STATE_FORMAT, PackedPartition, SourceState, read
 from operators.telemetry import Telemetry, TraceContext, context_of
 
 IDLE_WAIT = timedelta(milliseconds=5)
@@ -76,18 +76,15 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         settings: SourceSettings,
         state: SourceState | None,
     ) -> None:
-        stamp = None
-        if state is None:
-            state = (STATE_FORMAT, BEGINNING, FIRST_CAP, FIRST_CAP_BYTES, None, "", 0)
-        elif state[0] != STATE_FORMAT:  # guard: source-state-format
-            raise FatalError(
-                subject=f"recovery state of {topic}[{partition}]",
-                cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
-                hint="run the release that wrote it, or start with an empty recovery directory",
-            )
+        record = None if state is None else read(state, f"{topic}[{partition}]")
+        if record is None:
+            stamp = None
+            self._next, self._digest = BEGINNING, None
+            max_records, max_bytes = FIRST_CAP, FIRST_CAP_BYTES
         else:
-            stamp = Stamp(*state[5:])
-        _, self._next, max_records, max_bytes, self._digest, *_ = state
+            stamp = Stamp(record["collection"], record["ledger_sequence"])
+            self._next, self._digest = record["next_offset"], record["last_digest"]
+            max_records, max_bytes = record["epoch_records"], record["epoch_bytes"]
         self._topic = topic
         self._partition = partition
         self._settings = settings
@@ -170,14 +167,15 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             if lag is not None:
                 settings.telemetry.lag.set(lag + len(self._fetched), self._labels)
         budget = self._budget
-        return (
-            STATE_FORMAT,
-            self._next,
-            budget.max_records,
-            budget.max_bytes,
-            self._digest,
-            *stamp,
+        record = PackedPartition(
+            next_offset=self._next,
+            epoch_records=budget.max_records,
+            epoch_bytes=budget.max_bytes,
+            last_digest=self._digest,
+            collection=stamp.identity,
+            ledger_sequence=stamp.sequence,
         )
+        return STATE_FORMAT, record
 
     def close(self) -> None:
         """Release the connection."""

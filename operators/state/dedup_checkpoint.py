@@ -1,36 +1,71 @@
 """What a shard of `dedup` keeps in the recovery files: plain values, none of our classes."""
 
 from collections.abc import Mapping
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
 from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate, Upsert
 from operators.changes.rows import Followed, Follows, PartialRow, Pending, Row
 from operators.changes.version import Version
-from operators.errors import FatalError
+from operators.state.formats import record_of
+from operators.state.generation import PackedGeneration
 from operators.state.version_map import PackedVersions
 
-STATE_FORMAT = 3
+STATE_FORMAT = 4
 
 Packed: TypeAlias = tuple[Any, ...]
 
-DedupState: TypeAlias = tuple[
-    int, PackedVersions, tuple[Packed, ...], tuple[Packed, ...], tuple[Packed, ...]
-]
-"""(STATE_FORMAT, version map, pending winners, truncates, dead letters): plain values."""
+
+class PackedShard(TypedDict):
+    """All that a shard knows, and what waits in it.
+
+    Attributes:
+        versions: The version map.
+        pending: Winners of the open window, those of one row from the oldest to the newest.
+        truncates: TRUNCATEs that wait for the window to close.
+        dead_letters: Dead letters that do.
+    """
+
+    versions: PackedVersions
+    pending: tuple[Packed, ...]
+    truncates: tuple[Packed, ...]
+    dead_letters: tuple[Packed, ...]
 
 
-def check_format(state: DedupState) -> None:
-    """Refuse a state of another release.
+DedupState: TypeAlias = tuple[int, PackedShard]
+"""(STATE_FORMAT, the rest): plain values."""
+
+
+def read(state: Any) -> PackedShard:
+    """What a state of this release, or of the format before, holds.
 
     Raises:
-        FatalError: Its format is not the one that this release writes.
+        FatalError: It has another format.
     """
-    if state[0] != STATE_FORMAT:  # guard: state-format
-        raise FatalError(
-            subject="recovery state of the step 'dedup'",
-            cause=f"it has format {state[0]}, and this release reads format {STATE_FORMAT}",
-            hint="run the release that wrote it, or start with an empty recovery directory",
-        )
+    return record_of(state, "the step 'dedup'", STATE_FORMAT, _of_format_3)
+
+
+def _of_format_3(state: Any) -> PackedShard:
+    _, versions, pending, truncates, dead_letters = state
+    whole, young, old, unverified, young_stale, old_stale, truncated, refused = versions
+    return PackedShard(
+        versions=PackedVersions(
+            complete=whole,
+            young=_generation_of_format_3(young),
+            old=_generation_of_format_3(old),
+            unverified=unverified,
+            stale_deletes=(young_stale, old_stale),
+            truncated=truncated,
+            refused=refused,
+        ),
+        pending=pending,
+        truncates=truncates,
+        dead_letters=dead_letters,
+    )
+
+
+def _generation_of_format_3(packed: Any) -> PackedGeneration:
+    recent, frozen = packed
+    return PackedGeneration(recent=recent, frozen=frozen)
 
 
 def pack(winner: Pending) -> Packed:

@@ -1,9 +1,57 @@
 """What the source keeps of a partition in the recovery files."""
 
-from typing import TypeAlias
+from typing import Any, TypeAlias, TypedDict
 
-STATE_FORMAT = 2
+from operators.state.formats import record_of
 
-SourceState: TypeAlias = tuple[int, int, int, int, int | None, str, int]
-"""(STATE_FORMAT, next offset, records and bytes that an epoch from there may hold, digest of the record
-before that offset, and the ledger's stamp: see `operators.ownership.ledger.Stamp`)."""
+STATE_FORMAT = 3
+
+
+class PackedPartition(TypedDict):
+    """Where a partition goes on, and what has to be gathered first.
+
+    Attributes:
+        next_offset: The first record that is not committed.
+        epoch_records: How many records an epoch from there may hold.
+        epoch_bytes: The same for their bytes.
+        last_digest: Digest of the record before `next_offset`; None if none was read.
+        collection: Identity of the collection that its records go to, as `Stamp.identity` of
+            `operators.ownership.entries`.
+        ledger_sequence: See `Stamp.sequence` there.
+    """
+
+    next_offset: int
+    epoch_records: int
+    epoch_bytes: int
+    last_digest: int | None
+    collection: str
+    ledger_sequence: int
+
+
+SourceState: TypeAlias = tuple[int, PackedPartition]
+"""(STATE_FORMAT, the rest): plain values."""
+
+
+def read(state: Any, partition: str) -> PackedPartition:
+    """What a state of this release, or of the format before, holds.
+
+    Args:
+        state: As it was in the recovery files.
+        partition: What to call the partition in a message.
+
+    Raises:
+        FatalError: It has another format.
+    """
+    return record_of(state, partition, STATE_FORMAT, _of_format_2)
+
+
+def _of_format_2(state: Any) -> PackedPartition:
+    _, next_offset, records, size, digest, collection, sequence = state
+    return PackedPartition(
+        next_offset=next_offset,
+        epoch_records=records,
+        epoch_bytes=size,
+        last_digest=digest,
+        collection=collection,
+        ledger_sequence=sequence,
+    )

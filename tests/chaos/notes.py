@@ -59,6 +59,7 @@ def write_notes(path: Path, collection: str) -> None:
     from operators.stages.dedup import DedupLogic
     from operators.stages.epoch_budget import FIRST_CAP
     from operators.stages.source import PartitionedSource
+    from operators.state import source_checkpoint
     from operators.state.dedup_checkpoint import unpack
     from operators.store.protocol import entity_id
 
@@ -85,14 +86,18 @@ def write_notes(path: Path, collection: str) -> None:
     restore = DedupLogic._restore
 
     def resumed(source: Any, step_id: str, for_part: str, state: Any) -> Any:
-        _, next_, cap, *_ = state or (0, -2, FIRST_CAP)
+        next_, cap = -2, FIRST_CAP
+        if state is not None:
+            record = source_checkpoint.read(state, for_part)
+            next_, cap = record["next_offset"], record["epoch_records"]
         note(resume=int(for_part.rpartition("/")[2]), next=next_, cap=cap)
         return build_part(source, step_id, for_part, state)
 
-    def restored(logic: Any, state: Any) -> None:
-        if state[2]:
-            note(pending=[(entity_id(row.row_key), row.version) for row in map(unpack, state[2])])
-        restore(logic, state)
+    def restored(logic: Any, record: Any) -> None:
+        pending = [(entity_id(row.row_key), row.version) for row in map(unpack, record["pending"])]
+        if pending:
+            note(pending=pending)
+        restore(logic, record)
 
     def loaded(contract: Any) -> Any:
         began = time.monotonic()

@@ -34,6 +34,7 @@ from operators.stages.settle import DedupContext
 from operators.stages.source import PartitionLogic, SourceSettings
 from operators.stages.window import ShardRecords, Window
 from operators.stages.window_clock import WindowClock
+from operators.state import dedup_checkpoint, source_checkpoint
 from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
 from operators.toast.completer import Completer
@@ -322,7 +323,7 @@ class Flow:
             if name.startswith("s"):
                 worker = self._worker_of(name[1:])
                 loaded = pickle.loads(state)
-                self.pending_at_start += len(loaded[2])
+                self.pending_at_start += len(dedup_checkpoint.read(loaded)["pending"])
                 with self._acting(worker):
                     worker.shards[name[1:]] = DedupLogic(worker.shared, loaded)
 
@@ -643,8 +644,8 @@ class Flow:
             if state is None:
                 found.append((0, source.FIRST_CAP))
             else:
-                loaded = pickle.loads(state)
-                found.append((max(0, loaded[1]), loaded[2]))
+                record = source_checkpoint.read(pickle.loads(state), f"p{number}")
+                found.append((max(0, record["next_offset"]), record["epoch_records"]))
         return found
 
 

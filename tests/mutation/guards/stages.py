@@ -6,7 +6,6 @@ from tests.mutation.selections import (
     CARRYING,
     DEDUP,
     EMBED,
-    GOLDEN,
     LANES,
     REFUSED,
     RESOLVE,
@@ -430,12 +429,6 @@ GUARDS: tuple[Guard, ...] = (
         "a row that follows a missing version takes nothing from an older one",
         never,
         DEDUP,
-    ),
-    Guard(
-        "source-state-format",
-        "the state of a partition from another release is refused",
-        never,
-        GOLDEN,
     ),
     Guard(
         "seen-told-first",

@@ -38,7 +38,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "sent-over-crash",
         "the recovery files keep rows that were sent and may still be refused",
-        gives("self._unverified"),
+        gives("self.unverified"),
         VERSIONS,
     ),
     Guard(
@@ -62,13 +62,13 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "restored-is-a-copy",
         "changes after a resume do not alter the state it resumed from",
-        replaced("dict(recent)", by="recent"),
+        replaced("dict(packed['recent'])", by="packed['recent']"),
         DEDUP,
     ),
     Guard(
         "deleted-not-frozen",
         "deleted rows stay where each checkpoint and each resume looks for them",
-        replaced("self._gone | self._unverified", by="self._unverified"),
+        replaced("marks.gone | marks.unverified", by="marks.unverified"),
         FROZEN,
     ),
     Guard(
@@ -98,7 +98,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "stale-tombstone-over-crash",
         "the recovery files keep which deletes were dropped as stale",
-        without("self._young_stale"),
+        replaced("self._marks.stale_deletes.pack()", by="(frozenset(), frozenset())"),
         DEDUP,
     ),
     Guard(
@@ -129,7 +129,7 @@ GUARDS: tuple[Guard, ...] = (
         "taint-at-position",
         "a row takes nothing across a missing version, also if they share one position",
         instead(
-            "own = version[:-16]\nrefused = (each for each in self._tainted.get(key, ()) if each[:-16] != own)\nreturn any((since < each < version for each in refused))"
+            "own = version[:-16]\nrefused = (each for each in self._versions.get(key, ()) if each[:-16] != own)\nreturn any((since < each < version for each in refused))"
         ),
         ("tests/properties/test_known_shapes.py",),
     ),
@@ -154,7 +154,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "taint-over-crash",
         "the recovery files keep missing versions",
-        replaced("dict(self._tainted)", by="{}"),
+        replaced("self._refused.pack()", by="{}"),
         DEDUP,
     ),
     Guard(
@@ -167,6 +167,12 @@ GUARDS: tuple[Guard, ...] = (
         "state-format",
         "the state of another release is refused",
         never,
+        GOLDEN,
+    ),
+    Guard(
+        "state-format-before",
+        "but for that of the format before, which is read",
+        always,
         GOLDEN,
     ),
 )

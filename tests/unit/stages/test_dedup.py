@@ -465,8 +465,8 @@ def test_the_horizon_is_kept_by_the_clock():
     shard.wait(101)
     shard.take(put(3, 1))
     shard.closed()
-    _, (young, _), (old, _), *_ = shard.logic.snapshot()[1]
-    known = young.keys() | old.keys()
+    packed = shard.logic.snapshot()[1]["versions"]
+    known = packed["young"]["recent"].keys() | packed["old"]["recent"].keys()
     assert known == {ONE, TWO, THREE}
     shard.wait(101)
     shard.take(put(3, 2))
@@ -524,7 +524,7 @@ def test_a_dead_letter_alone_closes_a_window():
     shard.take(BAD)
     assert shard.logic.notify_at() is not None
     assert len(shard.closed().dead) == 1
-    assert shard.logic.snapshot()[3] == ()
+    assert shard.logic.snapshot()[1]["dead_letters"] == ()
 
 
 def test_a_record_without_a_key():

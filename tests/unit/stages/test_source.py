@@ -16,7 +16,7 @@ from operators.retry import RetryPolicy
 from operators.stages.epoch_budget import FIRST_CAP, MIN_CAP, EpochBudget
 from operators.stages.source import PartitionedSource, PartitionLogic, SourceSettings
 from operators.stages.window import SourceBatch
-from operators.state.source_checkpoint import STATE_FORMAT, SourceState
+from operators.state.source_checkpoint import STATE_FORMAT, PackedPartition, SourceState
 from operators.telemetry import Telemetry
 from tests.changes import TOPIC, Log, LogReader, table
 from tests.fakes import MemoryLedger
@@ -95,7 +95,15 @@ def log(count: int, size: int = 10) -> Log:
 
 def at(offset: int, records: int, size: int, digest: int | None = None) -> SourceState:
     """A recovery state without a position in the ledger."""
-    return (STATE_FORMAT, offset, records, size, digest, "", 0)
+    record = PackedPartition(
+        next_offset=offset,
+        epoch_records=records,
+        epoch_bytes=size,
+        last_digest=digest,
+        collection="",
+        ledger_sequence=0,
+    )
+    return STATE_FORMAT, record
 
 
 def offsets(batches: list[SourceBatch]) -> list[int]:
@@ -154,14 +162,14 @@ def test_an_empty_partition_sends_an_empty_first_batch():
     assert batch.resumed
     assert batch.records == ()
     assert partition.polls(3) == []
-    assert partition.epoch()[1] == BEGINNING
+    assert partition.epoch()[1]["next_offset"] == BEGINNING
 
 
 def test_a_resume_at_the_end_sends_an_empty_first_batch():
     partition = Partition(log(5), at(5, 500, MIB))
     (batch,) = partition.polls(1)
     assert (batch.resumed, batch.records) == (True, ())
-    assert partition.epoch()[1] == 5
+    assert partition.epoch()[1]["next_offset"] == 5
 
 
 def test_a_resume_reads_on_where_the_epoch_ended():
@@ -182,7 +190,7 @@ def test_a_checkpoint_while_gathering_changes_nothing():
     source.written = 100
     assert offsets(partition.polls(1)) == list(range(3, 83))
     # Now that the range was sent, the offset is committed.
-    assert partition.epoch()[1] == 83
+    assert partition.epoch()[1]["next_offset"] == 83
 
 
 def test_smaller_settings_still_gather_the_old_range():
@@ -191,18 +199,20 @@ def test_smaller_settings_still_gather_the_old_range():
     for _ in range(3):
         before.polls(400)
         state = before.epoch()
-    assert state[2] > MIN_CAP
+    gathered = state[1]["epoch_records"]
+    assert gathered > MIN_CAP
     after = Partition(before.log, state, max_epoch_records=500, max_epoch_bytes=MIB)
     (batch,) = after.polls(1)
-    assert len(batch.records) == min(state[2], 3_000 - state[1])
+    assert len(batch.records) == min(gathered, 3_000 - state[1]["next_offset"])
     # The new settings apply from the next epoch on.
-    assert after.epoch()[2:4] == (500, MIB)
+    record = after.epoch()[1]
+    assert (record["epoch_records"], record["epoch_bytes"]) == (500, MIB)
 
 
 def test_fewer_bytes_in_the_settings_still_gather_the_old_range():
     partition = Partition(log(60), at(0, 500, 200), max_epoch_bytes=50)
     assert offsets(partition.polls(1)) == list(range(20))
-    assert partition.epoch()[3] == 50
+    assert partition.epoch()[1]["epoch_bytes"] == 50
     assert offsets(partition.polls(10)) == list(range(20, 25))
 
 
@@ -248,7 +258,7 @@ def test_the_cap_in_bytes_is_an_exact_prefix():
     partition.epoch()
     assert offsets(partition.polls(100)) == list(range(10, 20))
     state = partition.epoch()
-    assert state[1] == 20
+    assert state[1]["next_offset"] == 20
     # Records that were fetched beyond the cap are not lost.
     assert offsets(Partition(partition.log, state, max_epoch_bytes=95).polls(100)) == list(
         range(20, 30)
@@ -274,7 +284,7 @@ def test_the_cap_grows_while_it_is_full_and_in_time():
     caps = []
     for _ in range(4):
         partition.polls(1_000)
-        caps.append(partition.epoch(1.0)[2])
+        caps.append(partition.epoch(1.0)[1]["epoch_records"])
     assert caps == [2_000, 8_000, 9_000, 9_000]
 
 
@@ -283,7 +293,7 @@ def test_the_cap_grows_less_where_the_work_took_the_epoch():
     caps = []
     for took in (1.0, 1.2, 3.0, 3.1):
         partition.polls(2_000)
-        caps.append(partition.epoch(took)[2])
+        caps.append(partition.epoch(took)[1]["epoch_records"])
     assert caps == [4_000, 8_000, 16_000, 16_000]
 
 
@@ -300,18 +310,18 @@ def test_the_batch_that_fills_the_epoch_says_so():
 def test_the_cap_halves_when_epochs_take_too_long():
     partition = Partition(log(100_000), at(0, 4_000, MIB))
     partition.polls(1_000)
-    assert partition.epoch(6.0)[2] == 4_000
+    assert partition.epoch(6.0)[1]["epoch_records"] == 4_000
     partition.polls(1_000)
-    assert partition.epoch(6.5)[2] == 2_000
+    assert partition.epoch(6.5)[1]["epoch_records"] == 2_000
     partition.polls(1_000)
-    assert partition.epoch(6.5)[2] == 1_000
-    assert [partition.epoch(6.5)[2] for _ in range(3)] == [500, 500, 500]
+    assert partition.epoch(6.5)[1]["epoch_records"] == 1_000
+    assert [partition.epoch(6.5)[1]["epoch_records"] for _ in range(3)] == [500, 500, 500]
 
 
 def test_an_idle_partition_keeps_its_cap():
     partition = Partition(log(5), at(0, 2_000, MIB))
     partition.polls(3)
-    assert [partition.epoch(1.0)[2] for _ in range(3)] == [2_000] * 3
+    assert [partition.epoch(1.0)[1]["epoch_records"] for _ in range(3)] == [2_000] * 3
 
 
 def test_every_checkpoint_is_a_sign_of_life():
@@ -341,7 +351,7 @@ def test_any_partition_is_sent_once_and_in_order(sizes, records, size_cap, steps
         assert sum(len(record[2] or b"") for record in epoch[:-1]) < size_cap
         sent += [record[0] for record in epoch]
         state = partition.epoch()
-        assert state[1] == len(sent) or (state[1] == 0 and not sent)
+        assert max(0, state[1]["next_offset"]) == len(sent)
     assert sent == list(range(len(sizes)))
 
 
@@ -477,7 +487,7 @@ def test_retention_past_the_next_record_is():
 
 def test_retention_that_overtakes_a_running_flow_stops_it():
     source, state = taken(7)
-    partition = Partition(source, (*state[:2], 2, *state[3:]))
+    partition = Partition(source, (state[0], {**state[1], "epoch_records": 2}))
     assert offsets(partition.polls(1)) == [7, 8]
     partition.epoch()
     source.first = 12

@@ -14,9 +14,11 @@ from operators.changes.row_key import RowKey
 from operators.changes.version import NO_POSITION, Version, at_offset, has_position, make_version
 from operators.changes.version import offset_of as offset
 from operators.state import frozen_versions
-from operators.state import version_map as versions_module
+from operators.state import generation as generation_module
 from operators.state.frozen_versions import FrozenVersions, Known
-from operators.state.version_map import FREEZE_FROM, MAX_TAINTS, VersionMap
+from operators.state.generation import FREEZE_FROM
+from operators.state.refused_changes import MAX_REFUSED
+from operators.state.version_map import VersionMap
 
 HORIZON = 100.0
 HEX = "b7aaf7932979564556c86cb1eac5ab8a"
@@ -127,7 +129,7 @@ class PlainMap:
             whole, _ = self.wholes.get(key, (None, 0))
         if whole is None or whole <= version:
             refused = sorted({*self.refused.get(key, ()), version})
-            half = MAX_TAINTS // 2
+            half = MAX_REFUSED // 2
             self.refused[key] = refused[:half] + refused[half:][-half:]
 
     def _untaint(self, key: RowKey, version: Version) -> None:
@@ -232,8 +234,8 @@ steps = st.one_of(
 )
 def test_a_map_that_freezes_is_one_of_dicts(history, whole, freeze_from, share, codes):
     with few_codes(codes), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(versions_module, "FREEZE_FROM", freeze_from)
-        patch.setattr(versions_module, "_FREEZE_SHARE", share)
+        patch.setattr(generation_module, "FREEZE_FROM", freeze_from)
+        patch.setattr(generation_module, "FREEZE_SHARE", share)
         known, plain = (
             VersionMap(whole=whole, horizon_s=HORIZON, now=0),
             PlainMap(whole=whole, now=0),
@@ -279,12 +281,18 @@ def seen(known: Any) -> Any:
     )
 
 
+def generation(known: VersionMap, *, ending: bool) -> tuple[dict[RowKey, Known], Any]:
+    """What is packed of the younger generation: what is in its dict, and what is frozen."""
+    young = known.pack(ending=ending)["young"]
+    return young["recent"], young["frozen"]
+
+
 def test_rows_of_a_large_shard_are_frozen_and_known_all_the_same():
     known = VersionMap(whole=True, horizon_s=HORIZON, now=0)
     many = [RowKey(f"docs:{i}") for i in range(3 * FREEZE_FROM)]
     for key in many:
         known.put(key, PLAIN, HEX)
-    (_, (recent, frozen), *_) = known.pack(ending=True)
+    recent, frozen = generation(known, ending=True)
     assert frozen is not None
     assert len(recent) < FREEZE_FROM
     assert len(FrozenVersions.unpack(frozen)) + len(recent) == len(many)
@@ -314,9 +322,9 @@ def test_deleted_rows_and_those_to_be_looked_up_are_not_frozen():
     known.put(many[0], PLAIN, HEX)
     for key in many[: FREEZE_FROM // 2]:
         known.put(key, make_version(1, f"{9:016x}.{9:016x}", 9), None)
-    (_, (recent, _), *_) = known.pack(ending=True)
+    recent, _ = generation(known, ending=True)
     assert set(many[: FREEZE_FROM // 2]) <= recent.keys()
     # A checkpoint has them, and not one of the others.
     known.pack(ending=False)
-    (_, (kept, frozen), *_) = known.pack(ending=False)
+    kept, frozen = generation(known, ending=False)
     assert (kept.keys(), frozen) == (set(many[: FREEZE_FROM // 2]), None)

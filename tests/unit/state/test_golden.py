@@ -1,7 +1,9 @@
-"""What recovery files hold, byte for shape: a release that changes it cannot resume the last one's.
+"""What recovery files hold, value for value, in the current format and in the one before.
 
-The files in `tests/golden/` are what the current STATE_FORMAT looks like. If a test here fails, either
-undo the change, or raise STATE_FORMAT (old state is then refused with a message) and write new files.
+`tests/golden/` has an example of each readable format, with its number in the file's name. The format
+before the current one is always readable. If a test here fails, either undo the change, or raise the
+STATE_FORMAT: then write how a state of the format that was current becomes one of the new format, drop
+the reader and the file of the one before it, and add a file of the new one.
 """
 
 import json
@@ -21,7 +23,6 @@ from operators.changes.shards import ALL_SHARDS, SHARDS, shard_of
 from operators.changes.version import NO_POSITION, Version, make_version
 from operators.errors import FatalError
 from operators.retry import RetryPolicy
-from operators.stages import source
 from operators.stages.dedup import DedupLogic
 from operators.stages.lanes import Lanes
 from operators.stages.settle import DedupContext
@@ -29,7 +30,7 @@ from operators.stages.source import PartitionedSource, PartitionLogic, SourceSet
 from operators.stages.upsert import UpsertLogic
 from operators.stages.window import ShardRecords
 from operators.stages.window_clock import WindowClock
-from operators.state.dedup_checkpoint import STATE_FORMAT
+from operators.state import dedup_checkpoint, source_checkpoint
 from operators.state.frozen_versions import FrozenVersions
 from operators.store.protocol import entity_id
 from operators.telemetry import Telemetry
@@ -77,6 +78,10 @@ def from_json(value: Any) -> Any:
             return [from_json(item) for item in inner]
         case _:
             return inner.encode("latin-1")
+
+
+DEDUP = dedup_checkpoint.STATE_FORMAT
+SOURCE = source_checkpoint.STATE_FORMAT
 
 
 def golden(name: str) -> Any:
@@ -168,8 +173,8 @@ def source_states() -> list[Any]:
 
 
 def test_the_state_of_a_shard():
-    assert as_json(dedup_state(Time())) == golden("dedup_state.json")
-    assert STATE_FORMAT == 3
+    assert DEDUP == 4
+    assert as_json(dedup_state(Time())) == golden("dedup_state_4.json")
 
 
 def test_the_frozen_rows_of_a_shard():
@@ -187,11 +192,13 @@ def test_the_frozen_rows_of_a_shard():
     assert {key: again.get(key) for key in known} == known
 
 
-def test_a_shard_resumes_from_the_state():
+@pytest.mark.parametrize("number", [DEDUP - 1, DEDUP])
+def test_a_shard_resumes_from_each_readable_format(number):
     time = Time()
-    state = from_json(golden("dedup_state.json"))
+    state = from_json(golden(f"dedup_state_{number}.json"))
+    assert state[0] == number
     logic = DedupLogic(shared(time), pickle.loads(pickle.dumps(state)))
-    assert as_json(logic.snapshot()) == golden("dedup_state.json")
+    assert as_json(logic.snapshot()) == golden(f"dedup_state_{DEDUP}.json")
     logic.on_batch([ShardRecords(TOPIC, 3, True, (), None)])
     time.now += timedelta(seconds=1)
     (window,), _ = logic.on_notify()
@@ -211,18 +218,38 @@ def test_a_shard_resumes_from_the_state():
     ]
 
 
+def test_frozen_rows_are_read_from_the_format_before():
+    frozen = from_json(golden("frozen_versions.json"))
+    rows = ({}, frozen)
+    versions = (True, rows, ({}, None), frozenset(), frozenset(), frozenset(), {}, {})
+    logic = DedupLogic(shared(Time()), (DEDUP - 1, versions, (), (), ()))
+    logic.on_eof()
+    assert logic.snapshot()[1]["versions"]["young"] == {"recent": {}, "frozen": frozen}
+
+
 def test_the_state_of_a_partition():
-    assert [as_json(state) for state in source_states()] == golden("source_states.json")
-    assert source.STATE_FORMAT == 2
+    assert SOURCE == 3
+    assert [as_json(state) for state in source_states()] == golden("source_states_3.json")
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_partition_resumes_from_the_state(number):
-    state = from_json(golden("source_states.json")[number])
+@pytest.mark.parametrize("number", [SOURCE - 1, SOURCE])
+@pytest.mark.parametrize("state", [0, 1], ids=["first", "next"])
+def test_a_partition_resumes_from_each_readable_format(number, state):
+    before = from_json(golden(f"source_states_{number}.json")[state])
+    assert before[0] == number
     log = Log([put(1, 1), put(2, 2), put(3, 3)])
-    logic = PartitionLogic(TOPIC, 0, log.reader, source_settings(), state)
+    logic = PartitionLogic(TOPIC, 0, log.reader, source_settings(), before)
+    assert as_json(logic.snapshot()) == golden(f"source_states_{SOURCE}.json")[state]
     (batch,) = logic.next_batch()
-    assert [record[0] for record in batch.records] == [[0, 1, 2], [2]][number]
+    assert [record[0] for record in batch.records] == [[0, 1, 2], [2]][state]
+
+
+def test_there_is_an_example_of_each_readable_format_and_of_no_other():
+    found = {path.stem for path in GOLDEN.glob("*_state*.json")}
+    assert found == {
+        *(f"dedup_state_{number}" for number in (DEDUP - 1, DEDUP)),
+        *(f"source_states_{number}" for number in (SOURCE - 1, SOURCE)),
+    }
 
 
 def test_a_shard_of_the_upsert_step_keeps_nothing():
@@ -259,13 +286,19 @@ def make_position() -> Any:
     return (1, KafkaPosition("t", 0, 1))
 
 
-@pytest.mark.parametrize("found", [0, 4, "1"])
-def test_state_of_another_format_is_refused(found):
-    state = (found, *dedup_state(Time())[1:])
-    with pytest.raises(FatalError, match=r"step 'dedup': it has format .* reads format 3"):
-        DedupLogic(shared(Time()), state)
-    with pytest.raises(FatalError, match=r"app\.public\.docs\[0\]: it has format") as caught:
-        PartitionLogic(TOPIC, 0, Log().reader, source_settings(), (found, 0, 500, 1 << 20))
+@pytest.mark.parametrize("found", [0, DEDUP - 2, DEDUP + 1, str(DEDUP)])
+def test_a_shard_refuses_any_other_format(found):
+    message = rf"step 'dedup': it has format {found}, and .* reads formats {DEDUP - 1} and {DEDUP}"
+    with pytest.raises(FatalError, match=message) as caught:
+        DedupLogic(shared(Time()), (found, *dedup_state(Time())[1:]))
+    assert "empty recovery directory" in caught.value.hint
+
+
+@pytest.mark.parametrize("found", [0, SOURCE - 2, SOURCE + 1, str(SOURCE)])
+def test_a_partition_refuses_any_other_format(found):
+    message = rf"docs\[0\]: it has format {found}, and .* reads formats {SOURCE - 1} and {SOURCE}"
+    with pytest.raises(FatalError, match=message) as caught:
+        PartitionLogic(TOPIC, 0, Log().reader, source_settings(), (found, *source_states()[1][1:]))
     assert "empty recovery directory" in caught.value.hint
 
 
