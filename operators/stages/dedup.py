@@ -22,6 +22,7 @@ from operators.codec.decoder import Decoder
 from operators.errors import RecordError
 from operators.stages.pending import PendingChanges
 from operators.stages.settle import DedupContext, Settler
+from operators.stages.unchanged_text import expect_stored
 from operators.stages.window import RawChange, ShardRecords, Window
 from operators.state.dedup_checkpoint import (
     STATE_FORMAT,
@@ -251,8 +252,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         match winner:
             case Row():
                 known = self._versions.get(key)
-                if known is not None and known[1] == winner.text_hash:
-                    window.unchanged.add(key)
+                if known is not None:
+                    expect_stored(window, winner, known[1])
                 window.rows[key] = winner
                 self._versions.put(key, winner.version, winner.text_hash)
             case PartialRow():

@@ -22,6 +22,7 @@ from operators.changes.row_key import RowKey
 from operators.changes.rows import PartialRow, Row
 from operators.model.protocol import Embedder
 from operators.model.text_vectors import Texts
+from operators.stages.unchanged_text import expect_nothing, to_embed
 from operators.stages.window import Window
 from operators.telemetry import Telemetry
 
@@ -79,11 +80,7 @@ class EmbedStep:
             for shard, window in items:
                 if self._waiting_rows:
                     self._replace_waiting(window)
-                texts = {
-                    key: row
-                    for key, row in window.rows.items()
-                    if isinstance(row, Row) and key not in window.unchanged
-                }
+                texts = to_embed(window)
                 if texts:
                     parts += ((shard, ready) for ready in _ready_part(window, texts))
                     self._wait(window, texts)
@@ -130,7 +127,7 @@ class EmbedStep:
             del older.rows[key]
             del older.window.rows[key]
             # If the text is still the same, this is now the one to bring it.
-            window.unchanged.discard(key)  # guard: replaced-unchanged
+            expect_nothing(window, key)
 
     def _work(self) -> None:
         """Embed until nothing waits; several threads may, each with a group of its own."""

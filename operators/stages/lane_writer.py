@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from operators.changes.events import DeadLetter, Delete
-from operators.changes.row_key import RowKey, key_prefix
+from operators.changes.events import DeadLetter
+from operators.changes.row_key import key_prefix
 from operators.changes.rows import PartialRow, Row, Winner
 from operators.changes.shards import NUMBER_OF_SHARD, shard_of
 from operators.errors import RecordError
@@ -15,6 +15,7 @@ from operators.model.protocol import Piece
 from operators.model.text_vectors import Texts
 from operators.rendering.renderer import Rules
 from operators.stages.lane_batch import LaneBatch
+from operators.stages.unchanged_text import PieceFinder, pieces_of_stored, pieces_of_version
 from operators.stages.window import Window
 from operators.state.version_map import VersionMap
 from operators.store.protocol import Entity, entity_id
@@ -77,7 +78,7 @@ class Writer:
         self._rules = rules
         self._requests = requests
         self._completer = completer
-        self._texts = texts
+        self._pieces = PieceFinder(texts, telemetry)
         self._model = model
         self._dead_letters = dead_letters
         self._telemetry = telemetry
@@ -164,8 +165,8 @@ class Writer:
             except RecordError as error:
                 self._refuse(batch, partial, error, dead)
                 return
-        if pieces is None and before is not None and _same_text(winner, before):
-            pieces = batch.pieces.get(winner.row_key)
+        if pieces is None:
+            pieces = pieces_of_version(winner, before, batch.pieces.get(winner.row_key))
         batch.put(winner, pieces)
 
     def _collection(self, topic: str) -> str:
@@ -210,8 +211,7 @@ class Writer:
                     self._refuse(batch, row, error, dead)
                     batch.fall_back(key, version)
                     continue
-                same = entities is not None and _same_text(whole, entities[0])
-                batch.put(whole, _pieces_of(entities) if same and entities else None)
+                batch.put(whole, pieces_of_stored(whole, entities))
 
     def _refuse(
         self, batch: LaneBatch, row: Row | PartialRow, error: RecordError, dead: list[DeadLetter]
@@ -225,7 +225,12 @@ class Writer:
     ) -> None:
         """Write the rows of a batch; those that the store refuses leave it as dead letters."""
         cut = collection in self._cut
-        self._find_pieces(requests, collection, batch, cut=cut)
+        wanting = [
+            row
+            for key, row in batch.rows.items()
+            if isinstance(row, Row) and key not in batch.pieces
+        ]
+        batch.pieces.update(self._pieces.find(requests, collection, wanting, cut=cut))
         rows = [
             self._entities(row, batch.pieces[key])
             for key, row in batch.rows.items()
@@ -233,39 +238,6 @@ class Writer:
         ]
         for entities, error in requests.upsert(collection, rows, chunked=cut):
             self._refuse(batch, batch.rows.pop(entities[0].row_key), error, dead)
-
-    def _find_pieces(
-        self, requests: Requests, collection: str, batch: LaneBatch, *, cut: bool
-    ) -> None:
-        """The vectors of rows whose text is unchanged, read back from the store.
-
-        Where it holds another text after all (a row it refused, say), the text is embedded here.
-        """
-        texts = {
-            key: row
-            for key, row in batch.rows.items()
-            if isinstance(row, Row) and key not in batch.pieces
-        }
-        if not texts:
-            return
-        found: dict[RowKey, tuple[Piece, ...]] = {}
-        if cut:
-            for key, entities in requests.rows(collection, list(texts)).items():
-                whole = len(entities) == entities[0].chunks
-                # guard: read-back-hash-chunks
-                if whole and entities[0].text_hash == texts[key].text_hash:
-                    found[key] = _pieces_of(entities)
-        else:
-            for key, (digest, vector) in requests.vectors(collection, list(texts)).items():
-                if digest == texts[key].text_hash:  # guard: read-back-hash
-                    found[key] = (Piece(0, texts[key].text, vector),)
-        if found:
-            self._telemetry.texts.add(len(found), {"rowvec.text": "unchanged"})
-        missing = [key for key in texts if key not in found]
-        if missing:
-            made = self._texts.pieces([texts[key] for key in missing])
-            found.update(zip(missing, made, strict=True))
-        batch.pieces.update(found)
 
     def _entities(self, row: Row, pieces: tuple[Piece, ...]) -> Entities:
         model, count = self._model, len(pieces)
@@ -317,18 +289,6 @@ def _window_of(row: PartialRow, versions: VersionMap) -> Window:
     """A window of one row, which is written later than the one that it came with."""
     shard = shard_of(row.row_key)
     return Window({row.row_key: row}, {}, [], set(), versions, (), shard=shard)
-
-
-def _same_text(row: Row | PartialRow | Delete, before: Row | PartialRow | Entity) -> bool:
-    return (
-        isinstance(row, Row)
-        and not isinstance(before, PartialRow)
-        and row.text_hash == before.text_hash
-    )
-
-
-def _pieces_of(entities: Entities) -> tuple[Piece, ...]:
-    return tuple(Piece(entity.start, entity.text, entity.vector) for entity in entities)
 
 
 def _dead_letter(row: Row | PartialRow, error: RecordError) -> DeadLetter:

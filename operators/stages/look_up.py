@@ -14,6 +14,7 @@ from operators.changes.rows import Follows, PartialRow, Row, Winner
 from operators.changes.version import Version, at_offset, offset_of
 from operators.contract.table import TableSection
 from operators.retry import RetryPolicy
+from operators.stages.unchanged_text import expect_stored
 from operators.stages.window import Window
 from operators.store.protocol import Stored, VectorStore, entity_id
 from operators.telemetry import Telemetry, context_of
@@ -95,9 +96,8 @@ class Resolver:
             if key in window.fallbacks:
                 window.fallbacks[key] = _not_overtaken(window.fallbacks[key], stored.version)
             window.versions.learn(key, None)
-            if isinstance(row, Row) and stored.text_hash == row.text_hash:
-                window.unchanged.add(key)
-            elif isinstance(row, PartialRow) and row.follows is Follows.UNKNOWN:
+            expect_stored(window, row, stored.text_hash)
+            if isinstance(row, PartialRow) and row.follows is Follows.UNKNOWN:
                 window.rows[key] = row._replace(follows=stored.version)
             return
         delete = window.deletes[key]
@@ -127,7 +127,6 @@ class Resolver:
         return row
 
     def _drop(self, window: Window, key: RowKey, stored: Stored) -> None:
-        window.unchanged.discard(key)
         # guard: store-remembered
         window.versions.learn(key, (Version(stored.version), stored.text_hash))
         self._telemetry.rows_dropped.add(1, {"reason": "overtaken"})

@@ -59,7 +59,7 @@ class Window:
 
     Attributes:
         fallbacks: Of partial rows, oldest first: what to write where such a row cannot be completed.
-        unchanged: Rows whose text the store holds already, as far as is known.
+        unchanged: Rows whose vector the store should hold; see `operators.stages.unchanged_text`.
         truncates: Tables that were emptied; of older versions than the window's rows of that table.
         moves: Rows whose key changed, to be read before the rest is written.
         vectors: Of every whole row that is not in `unchanged`, once `embedding` is done.

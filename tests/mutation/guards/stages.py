@@ -353,15 +353,21 @@ GUARDS: tuple[Guard, ...] = (
         WRITER,
     ),
     Guard(
+        "same-text-alone",
+        "a vector is used again for the same text alone",
+        gives("isinstance(row, Row)"),
+        WRITER,
+    ),
+    Guard(
         "read-back-hash",
         "a vector read back from the store is used only for the same text",
-        always,
+        replaced("is_unchanged(row, digest)", by="True"),
         WRITER,
     ),
     Guard(
         "read-back-hash-chunks",
         "vectors of chunks read back from the store are used only for the same text",
-        without("entities[0].text_hash == texts[key].text_hash"),
+        without("not is_unchanged(row, entities[0].text_hash)"),
         WRITER,
     ),
     Guard(
