@@ -204,8 +204,9 @@ def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
                 event = rules.decoder.event(row_key, value, position, other_key)
                 if isinstance(event, Upsert):
                     rules.renderer.render(event)
-                    opened.origins[topic] = origin_of(event)
-                    return f"{table.topic} fits, {described(event.source)}"
+                    source = event.parsed().source
+                    opened.origins[topic] = origin_of(source, topic)
+                    return f"{table.topic} fits, {described(source)}"
         except RecordError as error:
             first = first or error
     if first is not None:

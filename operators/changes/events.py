@@ -20,6 +20,18 @@ class KafkaPosition(NamedTuple):
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
+class ParsedUpsert(NamedTuple):
+    """What a message says of a row that exists.
+
+    Attributes:
+        columns: All columns of the row.
+        source: The envelope's `source`; empty where the message has none.
+    """
+
+    columns: Mapping[str, Any]
+    source: Mapping[str, Any]
+
+
 class Upsert(NamedTuple):
     """A row that exists as of `version`, with all its columns.
 
@@ -46,20 +58,13 @@ class Upsert(NamedTuple):
     lone: bool = False
     old_key: RowKey | None = None
 
-    @property
-    def columns(self) -> Mapping[str, Any]:
-        """All columns of the row."""
-        row = self.row
-        return self._envelope()["after"] if row is None else row
-
-    @property
-    def source(self) -> Mapping[str, Any]:
-        """The envelope's `source`."""
-        return self._envelope()["source"] if self.row is None else self.told or {}
-
-    def _envelope(self) -> Any:
+    def parsed(self) -> ParsedUpsert:
+        """What the message says. It parses `raw` unless `row` is there: call it once, and keep it."""
+        if self.row is not None:
+            return ParsedUpsert(self.row, self.told or {})
         message = orjson.loads(self.raw)
-        return message if "source" in message else message["payload"]
+        envelope = message if "source" in message else message["payload"]
+        return ParsedUpsert(envelope["after"], envelope["source"])
 
 
 class Delete(NamedTuple):

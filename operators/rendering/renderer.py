@@ -66,7 +66,7 @@ class Renderer:
                 text is too long to be stored.
             FatalError: The table's columns changed, and the contract says to halt.
         """
-        columns = event.columns
+        columns, source = event.parsed()
         if self._fast is not None and event.schema is None and columns.keys() == self._drift.seen:
             found = self._fast.read(columns)
             if found is not None:
@@ -109,7 +109,7 @@ class Renderer:
                 fields,
                 tuple(missing),
                 event.old_key,
-                origin_of(event),
+                origin_of(source, event.position.topic),
                 event.lone,
                 Follows.UNKNOWN if event.old_key is None else event.version,
             )
@@ -173,7 +173,7 @@ class Renderer:
             RecordError: A value is not of its type or does not fit its field, or there is no such
                 column.
         """
-        row, types, read = event.columns, self._reader.types(event), self._reader.value
+        row, types, read = event.parsed().columns, self._reader.types(event), self._reader.value
         values = {column: read(row, types, column) for column in columns}
         there = {column: value for column, value in values.items() if value is not MISSING}
         return self._texts_and_fields(event.row_key, there)
@@ -283,11 +283,15 @@ def _gone(event: Upsert | PartialRow) -> Delete:
     return Delete(event.row_key, event.version, event.position, event.source_ts_ms, event.lone)
 
 
-def origin_of(event: Upsert) -> tuple[str, str]:
-    """Schema and name of the table in the database."""
-    source = event.source
+def origin_of(source: Mapping[str, Any], topic: str) -> tuple[str, str]:
+    """Schema and name of the table in the database.
+
+    Args:
+        source: Of an envelope.
+        topic: Its topic, whose name tells where the source does not.
+    """
     schema, table = source.get("schema"), source.get("table")
-    parts = event.position.topic.split(".")
+    parts = topic.split(".")
     return (
         schema if isinstance(schema, str) else (parts[-2] if len(parts) > 1 else ""),
         table if isinstance(table, str) and table else parts[-1],
