@@ -29,6 +29,8 @@ class AddedColumns:
     A column gets its field at its first value that is not NULL. The value decides the field's type:
     bool, int64 for whole numbers, double, json for arrays and objects, varchar for everything else.
 
+    Threads: the worker adds, under `_lock`, and replaces `specs` as a whole; lanes read it.
+
     Args:
         table: Its policy is `drift.added = "add"`.
         store: Holds its collection, on which `ensure` was called before.

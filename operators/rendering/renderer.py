@@ -30,6 +30,9 @@ class Renderer:
 
     Filter and soft delete come first, then the template and the mirrored fields. All of them read the
     row through `ColumnReader`.
+
+    Threads: the worker renders, and owns `_drift`, which rendering alone looks at. Lanes complete rows
+    meanwhile; what they share with the worker is the fields of `AddedColumns`.
     """
 
     def __init__(

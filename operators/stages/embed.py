@@ -47,6 +47,10 @@ class EmbedStep:
     Left out are rows whose text the store holds already, and rows that are not whole yet: the writer
     completes those, and embeds them itself.
 
+    Threads: the worker calls the step and owns the windows in the queue; the threads of `pool` take
+    groups out of it, each of which then belongs to the thread that took it. The queue, the rows that
+    wait in it, and the counts are shared under `_lock`.
+
     Args:
         pool: Where the model works; None: the windows are done when a call returns.
         on_done: Called by the model's threads when it is through with some windows.
@@ -64,7 +68,7 @@ class EmbedStep:
         self._texts = texts
         self._telemetry = telemetry
         self._tokens = 0
-        self._padded = 0
+        self._padding = 0
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()
         # Where the text of a row waits, until something comes that may need this version of it.
@@ -174,20 +178,22 @@ class EmbedStep:
             },
         ) as span:
             pieces = iter(self._texts.pieces(rows))
-            tokens, padded = self._counted()
+            tokens, padding = self._counted()
             span.set_attribute("gen_ai.usage.input_tokens", tokens)
         for each in group:
             each.window.vectors.update((key, next(pieces)) for key in each.rows)
         telemetry.embed_seconds.record(time.perf_counter() - started)
         telemetry.tokens.add(tokens)
-        telemetry.padding.add(padded - tokens)
+        telemetry.padding.add(padding)
 
     def _counted(self) -> tuple[int, int]:
-        """Tokens, and padded ones, since the last call."""
+        """Tokens, and tokens of padding, since the last call."""
         with self._lock:
             tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
-            new = tokens - self._tokens, padded - self._padded
-            self._tokens, self._padded = tokens, padded
+            # Another thread may be between counting the one and the other: it is made up for later.
+            padding = max(padded - tokens, self._padding)
+            new = tokens - self._tokens, padding - self._padding
+            self._tokens, self._padding = tokens, padding
         return new
 
 

@@ -52,6 +52,8 @@ class DeadLetterSink(Protocol):
 class Writer:
     """Applies windows to the store. One call at a time for any row; any number over rows.
 
+    All lanes share it: it keeps nothing from one call to the next.
+
     Args:
         rules: By topic.
         requests: To the store.

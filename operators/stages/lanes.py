@@ -22,6 +22,9 @@ class Lane:
     Windows that pile up behind a slow request, or behind the model, are written together. One request
     is under way at a time, so operations on a row never change places; a shard that has its vectors
     does not wait for another's.
+
+    Threads: the worker submits and waits, the lane's own thread writes, the model's threads call
+    `look`. They share all attributes under `_changed`.
     """
 
     def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:

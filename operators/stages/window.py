@@ -54,8 +54,13 @@ class ShardRecords(NamedTuple):
 class Window:
     """Winners of one shard on their way to the store; the next steps fill in what they find out.
 
-    It never leaves the worker: `dedup` and `upsert` share the shard key, and what lies between them
-    is not keyed.
+    It never leaves the worker's process: `dedup` and `upsert` share the shard key, and what lies
+    between them is not keyed.
+
+    Threads: it belongs to the worker until `upsert` hands it to its lane, and to the lane from then on.
+    While it waits for the model, the lane looks at `embedding` alone: `EmbedStep` may still take rows
+    out of it until a thread of the model begins with it, which fills in `vectors` and then ends
+    `embedding`.
 
     Attributes:
         fallbacks: Of partial rows, oldest first: what to write where such a row cannot be completed.

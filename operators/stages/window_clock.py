@@ -15,6 +15,8 @@ class WindowClock:
 
     A window closes `length_s` after its first row at the latest, and early once `max_rows` rows wait
     in the process.
+
+    The workers of a process share it: they count under `_lock`, and replace `_window` as a whole.
     """
 
     length_s: float

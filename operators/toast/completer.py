@@ -27,7 +27,7 @@ class Database(Protocol):
 
 
 class Completer:
-    """Gives partial rows what Debezium left out.
+    """Gives partial rows what Debezium left out. All lanes share it; it keeps nothing itself.
 
     Args:
         rules: By topic.

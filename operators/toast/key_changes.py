@@ -41,7 +41,10 @@ class Moves:
     The delete of the old key and the new key's row lie in different shards, and in different lanes.
     The old key's side puts here what the row held, the other one takes it. It is a memory of this
     process: after a crash in between, or in a flow of several processes, the value has to come from
-    the database, or the new row becomes a dead letter. Any thread may call.
+    the database, or the new row becomes a dead letter.
+
+    Threads share all of it under `_lock`: the worker announces and dispatches, the lane of the old key
+    delivers, the lane of the new one takes.
     """
 
     def __init__(self, characters: int = KEPT_CHARACTERS) -> None:

@@ -7,6 +7,8 @@ from concurrent.futures import CancelledError, Executor, Future, ThreadPoolExecu
 import numpy as np
 import numpy.typing as npt
 import pytest
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
 from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate
 from operators.changes.row_key import RowKey
@@ -278,3 +280,34 @@ def test_a_lane_keeps_the_order_of_a_shard_and_lets_no_other_wait_for_it():
     lane.wait("000", 2)
     assert written == [["docs:c"], ["docs:a", "docs:b"]]
     lane.close()
+
+
+class Halfway(HashEmbedder):
+    """A model whose other thread has counted the tokens of a call and not yet the padded ones."""
+
+    halfway = True
+
+    def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        vectors = super().embed(texts)
+        padded = self.tokens_total + 2
+        self.padded_tokens_total = 0 if self.halfway else padded
+        self.halfway = False
+        return vectors
+
+
+def test_padding_that_another_thread_is_about_to_count_is_counted_once():
+    reader = InMemoryMetricReader()
+    telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[reader]))
+    model = Halfway()
+    step = EmbedStep(model, Texts(model, telemetry, {"docs": None}, 0), telemetry)
+    step([("000", window("one two three"))])
+    step([("000", window("four"))])
+    data = reader.get_metrics_data()
+    assert data is not None
+    counted = {
+        metric.name: int(metric.data.data_points[0].value)  # type: ignore[union-attr]
+        for scope in data.resource_metrics[0].scope_metrics
+        for metric in scope.metrics
+        if metric.name in ("rowvec.embed.padding", "rowvec.embed.tokens")
+    }
+    assert counted == {"rowvec.embed.tokens": 4, "rowvec.embed.padding": 2}
