@@ -23,7 +23,7 @@ from tests import captured
 from tests.capture.capture import capture
 from tests.capture.cases import CASES as CAPTURED
 from tests.capture.compare import differences
-from tests.captured import Case, Message, Variant
+from tests.captured import Message, Variant
 from tests.integration.captured_flow import CapturedFlow
 from tests.integration.captured_limits import LIMITS, Limit, as_told
 from tests.integration.captured_sql import (
@@ -129,50 +129,71 @@ class After(NamedTuple):
 
 
 class Replay:
-    """A variant's history in one way of delivery, run as far as was asked for."""
+    """A variant's history in one way of delivery, run as far as was asked for.
+
+    It only runs forward. The rows after an earlier case are not kept: those of all cases, variants
+    and deliveries together would take three gigabytes.
+    """
 
     def __init__(self, variant: Variant, delivery: str, database: Database | None = None) -> None:
-        self._variant = variant
+        self.variant = variant
         self._deliver = DELIVERIES[delivery]
         messages = [message for case in variant.cases for message in case.messages]
         self._flow = CapturedFlow(contract_of(variant), messages, database)
         self._tables = tables_of(variant)
-        self._after: dict[str, After] = {}
+        self._cases = [case.name for case in variant.cases]
+        self._next = 0
+
+    def is_before(self, case: str) -> bool:
+        """Whether the case is still to come."""
+        return self._next <= self._cases.index(case)
 
     def after(self, case: str) -> After:
-        """Run to the end of the case."""
-        for each in self._variant.cases[len(self._after) :]:
-            if case in self._after:
-                break
-            self._after[each.name] = self._run(each)
-        return self._after[case]
-
-    def close(self) -> None:
-        self._flow.close()
-
-    def _run(self, case: Case) -> After:
-        letters = len(self._flow.letters)
-        self._deliver(self._flow, case.messages)
-        self._flow.drain()
+        """Run to the end of the case, which must not have been run yet."""
+        assert self.is_before(case)
+        letters = 0
+        for each in self.variant.cases[self._next : self._cases.index(case) + 1]:
+            letters = len(self._flow.letters)
+            self._deliver(self._flow, each.messages)
+            self._flow.drain()
+            self._next += 1
         return After(
             {table: self._flow.rows(collection_of(table)) for table in self._tables},
             [f"{x.subject}: {x.cause}" for x in self._flow.letters[letters:]],
         )
 
+    def close(self) -> None:
+        self._flow.close()
+
+
+class Replays:
+    """A replay for each way of delivery, of one variant at a time: cases come variant by variant."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Replay] = {}
+
+    def after(self, variant: Variant, delivery: str, case: str) -> After:
+        """What was there after a case; in the order of the cases, each is run once."""
+        if any(replay.variant is not variant for replay in self._open.values()):
+            self.close()
+        replay = self._open.get(delivery)
+        if replay is not None and not replay.is_before(case):
+            self._open.pop(delivery).close()
+            replay = None
+        if replay is None:
+            replay = self._open[delivery] = Replay(variant, delivery)
+        return replay.after(case)
+
+    def close(self) -> None:
+        for replay in self._open.values():
+            replay.close()
+        self._open.clear()
+
 
 @pytest.fixture(scope="module")
-def replay() -> Iterator[Callable[[str, str], Replay]]:
-    """Replays by variant and delivery; each is run only once."""
-    replays: dict[tuple[str, str], Replay] = {}
-
-    def get(variant: str, delivery: str) -> Replay:
-        if (variant, delivery) not in replays:
-            replays[variant, delivery] = Replay(captured.load(variant), delivery)
-        return replays[variant, delivery]
-
-    yield get
-    for each in replays.values():
-        each.close()
+def replays() -> Iterator[Replays]:
+    with closing(Replays()) as replays:
+        yield replays
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +268,7 @@ def _compare(after: After, wanted: Expected, delivery: str) -> None:
 def test_a_case_gives_what_its_sql_gives(
     name: str,
     case: str,
-    replay: Callable[[str, str], Replay],
+    replays: Replays,
     states: Callable[[Variant], Mapping[str, State]],
 ) -> None:
     variant = captured.load(name)
@@ -255,7 +276,7 @@ def test_a_case_gives_what_its_sql_gives(
     first = known[variant.cases[0].name]
     for delivery in DELIVERIES:
         wanted = expected(variant, case, delivery, known[case], first)
-        _compare(replay(name, delivery).after(case), wanted, delivery)
+        _compare(replays.after(variant, delivery, case), wanted, delivery)
 
 
 @pytest.mark.parametrize("name", ["pg_connect_schemas_on", "pg_connect_unwrap"])
