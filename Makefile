@@ -7,9 +7,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 KILLS ?= 200
 SEEDS ?= 1000
+# Processes that run tests side by side. Each file of tests stays in one of them.
+WORKERS ?= 2
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+# The Python files that differ from the main branch, committed or not.
+CHANGED = $(shell { git diff --name-only --diff-filter=d $$(git merge-base HEAD main 2>/dev/null || echo HEAD); \
+  git ls-files --others --exclude-standard; } 2>/dev/null | grep '\.py$$' | sort -u)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test simulate chaos mutation bench lint format clean
+.PHONY: help demo test test-fast lint-changed simulate chaos mutation bench lint format clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -32,7 +38,19 @@ demo: $(VENV)/demo ## A live PostgreSQL table becomes, and stays, a searchable c
 	@$(BIN)/rowvec demo
 
 test: $(VENV)/dev lint ## Lint, types, layers, and all tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest $(PARALLEL)
+
+# Fewer random inputs than `make test` tries, and no test that starts a server.
+test-fast: $(VENV)/dev lint-changed ## In two minutes: lint of what changed, unit, properties, 100 simulated runs
+	@$(BIN)/python -m tests.simulation --seeds 100
+	@ROWVEC_TEST_EXAMPLES=50 ROWVEC_TEST_INPUTS=10000 \
+	  $(BIN)/python -m pytest -q $(PARALLEL) tests/unit tests/properties
+
+lint-changed: $(VENV)/dev
+	@if [ -n "$(CHANGED)" ]; then \
+	  $(BIN)/ruff check $(CHANGED) && $(BIN)/ruff format --check $(CHANGED) && \
+	  $(BIN)/mypy && $(BIN)/lint-imports; \
+	else echo "No Python file differs from the main branch: nothing to lint"; fi
 
 chaos: $(VENV)/dev ## Kill real flows with kill -9, KILLS times (200), and judge all that readers saw
 	@$(BIN)/python -m tests.chaos --kills $(KILLS)

@@ -1,6 +1,15 @@
-"""What holds for all tests."""
+"""What holds for all tests: which are left out here, and that the end of a run says so."""
+
+from typing import Any
 
 import pytest
+
+_LEFT_OUT = pytest.StashKey[dict[str, str]]()
+"""Why a test does not run on this machine, by its name."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_LEFT_OUT] = {}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -13,3 +22,27 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not torch.cuda.is_available():
         config.hook.pytest_deselected(items=gpu)
         items[:] = [item for item in items if item not in gpu]
+        config.stash[_LEFT_OUT] |= {item.nodeid: "it needs a CUDA device" for item in gpu}
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Tell the process that started this one, if this is one of several that run tests."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None:
+        output["left_out"] = session.config.stash[_LEFT_OUT]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take in what one of several processes left out; they all collect the same tests."""
+    node.config.stash[_LEFT_OUT] |= getattr(node, "workeroutput", {}).get("left_out", {})
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Name what was left out, just before the last line."""
+    left_out = config.stash[_LEFT_OUT]
+    if not left_out:
+        return
+    terminalreporter.section("left out on this machine")
+    for name, reason in left_out.items():
+        terminalreporter.write_line(f"{name}: {reason}")
