@@ -33,6 +33,10 @@ app.add_typer(dead_letters.dead_letters, name="dead-letters")
 
 def main() -> None:
     """Entry point: run a command; print every expected error as a message instead of a traceback."""
+    # A shell script starts its background jobs (`rowvec run &`) with SIGINT ignored. The flow handles
+    # SIGINT once it is up, and must not lose one that comes before that.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         app()
     except RowvecError as error:

@@ -18,15 +18,20 @@ def work_in_a_child() -> None:
     """
     if os.getpid() != 1:
         return
+    passed_on = (signal.SIGTERM, signal.SIGINT)
+    # A signal that comes before the handlers are set waits; it would be lost otherwise.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)
     child = os.fork()
     if child == 0:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         return
 
     def pass_on(number: int, _frame: FrameType | None) -> None:
         os.kill(child, number)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in passed_on:
         signal.signal(number, pass_on)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
     while True:
         ended, status = os.wait()
         if ended == child:

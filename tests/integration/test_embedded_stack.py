@@ -217,9 +217,10 @@ class TestFailures:
 
 
 SCRIPT_UP = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from flows.embedded.stack import Stack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a script's background job ignores it
 with Stack(Path(sys.argv[1])) as stack:
     with stack.postgres.connect() as sql:
         sql.execute("create table docs (id int primary key)")

@@ -59,6 +59,25 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
         assert process.wait(20) == 7
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_that_comes_while_the_child_starts_is_passed_on(number: signal.Signals) -> None:
+    slow = """
+import os, time
+fork = os.fork
+def slow_fork():
+    child = fork()
+    if child:
+        time.sleep(1)  # meanwhile the child works, and the test sends its signal
+    return child
+os.fork = slow_fork
+"""
+    with started("time.sleep(60)", slow + PROGRAM) as process:
+        process.send_signal(number)
+        assert process.stdout is not None
+        assert process.stdout.readline() == f"told {int(number)}\n"
+        assert process.wait(20) == 7
+
+
 def test_orphans_are_reaped_and_do_not_end_it() -> None:
     # An orphan: only a real process 1 inherits one, so the test makes it a child of this process.
     then = "os.fork() or os._exit(0)\ntime.sleep(0.3)\nsys.exit(5)"
