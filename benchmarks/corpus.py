@@ -1,6 +1,7 @@
 """Real texts, short and long: the docstrings of Python's standard library."""
 
 import random
+from functools import cache
 
 from flows.embedded.corpus import stdlib
 
@@ -11,9 +12,14 @@ ROW_CHARACTERS = 120
 
 def docstrings() -> list[str]:
     """Every distinct docstring, shuffled with a fixed seed."""
+    return list(_docstrings())
+
+
+@cache
+def _docstrings() -> tuple[str, ...]:
     texts = sorted({docstring.doc for docstring in stdlib()[0]})
     random.Random(1).shuffle(texts)
-    return texts
+    return tuple(texts)
 
 
 def short(texts: list[str], count: int) -> list[str]:

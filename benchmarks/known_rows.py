@@ -40,8 +40,8 @@ Maps = dict[str, VersionMap]
 """Shard → its version map."""
 
 HORIZON_S = 3_600.0
-_MIN_SKIPPED, _MAX_SKIPPED_S = 2, 12.0
-"""After the first write, at least this many epochs and at most this many seconds are not counted."""
+_MIN_SKIPPED = 2
+"""After the first write, at least this many epochs are not counted."""
 
 _CAUGHT_UP_S = 0.25
 """A flow that lags behind the load by no more than this many seconds has caught up."""
@@ -184,12 +184,14 @@ class Load:
         rows: Number of rows that the flow knows.
         per_s: Updates that become due per second.
         epochs, seconds: At least so much is measured after the resume.
+        catch_up_s: Measuring starts after this long even if the flow has not caught up with the load.
     """
 
     rows: int
     per_s: float
     epochs: int
     seconds: float
+    catch_up_s: float = 12.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,7 +306,7 @@ class _Watch:
 
     def _is_steady(self, since_first_s: float) -> bool:
         caught_up = self.lag() <= 1 + self.load.per_s * _CAUGHT_UP_S
-        return self._skipped >= _MIN_SKIPPED and (caught_up or since_first_s > _MAX_SKIPPED_S)
+        return self._skipped >= _MIN_SKIPPED and (caught_up or since_first_s > self.load.catch_up_s)
 
     def before_read(self) -> None:
         """The source reads records again."""

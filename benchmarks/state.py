@@ -79,9 +79,9 @@ class Sized:
         self.raw[f"write_{self.name}_s"] = [filled.write_s]
         progress(f"{self.name}: {per_key:.0f} bytes a key")
 
-    def run(self, load: str, epochs: int, epoch_s: float) -> None:
+    def run(self, load: str, epochs: int, epoch_s: float, catch_up_s: float) -> None:
         """Resume from a copy of the files, and measure the epochs under a load."""
-        given = Load(self._rows, LOADS[load], epochs, epochs * epoch_s * 2)
+        given = Load(self._rows, LOADS[load], epochs, epochs * epoch_s * 2, catch_up_s)
         with tempfile.TemporaryDirectory() as folder:
             copy = shutil.copytree(self._recovery, Path(folder, "recovery"))
             seen = in_a_fresh_process(resume, copy, given, epoch_s)
@@ -126,10 +126,12 @@ def main() -> None:
     """Measure and print."""
     given = parser(__doc__).parse_args()
     sizes = {"20k": 20_000} if given.quick else {"1m": 1_000_000, "5m": 5_000_000}
-    horizon_rows = 20_000 if given.quick else 500_000
+    horizon_rows = 10_000 if given.quick else 500_000
     # Measures at least this many epochs, and at least twice the time that they should take.
     epochs = 2 if given.quick else 4
-    epoch_s = 0.2 if given.quick else idle_contract().recovery.epoch_interval_s
+    epoch_s, catch_up_s = (
+        (0.1, 1.0) if given.quick else (idle_contract().recovery.epoch_interval_s, 12.0)
+    )
     rounds = given.rounds or 1
     flat, held = run_flat(horizon_rows)
     figures = {"ten_over_two": [flat]}
@@ -143,7 +145,7 @@ def main() -> None:
         for _ in range(rounds):
             for load in LOADS:
                 for size in all_sizes:
-                    size.run(load, epochs, epoch_s)
+                    size.run(load, epochs, epoch_s, catch_up_s)
         for size in all_sizes:
             figures |= size.figures
             raw |= size.raw

@@ -19,33 +19,6 @@ from benchmarks.envelopes import update
 from benchmarks.measuring import Rate, Rounds, take_turns
 from benchmarks.memory import MemoryReader, Timing, run_to_winners, run_whole
 from benchmarks.path import draw_by_zipf, draw_evenly
-from tests.quick_benchmark import quick_result
-
-
-def test_path_prints_one_line_of_json() -> None:
-    result = quick_result("path", "--no-broker")
-    assert result["benchmark"] == "path"
-    assert result["quick"] is True
-    ratios = {
-        f"{flow}_over_{other}_{workload}"
-        for flow in ("path", "whole")
-        for other in ("ceiling", "idiomatic")
-        for workload in ("uniform", "zipf")
-    } | {"path_over_idiomatic_uniform_few_rows"}
-    assert result["ranges"].keys() == ratios | {f"{name}_cpu" for name in ratios}
-    contestants = {"path_uniform_few_rows", "idiomatic_uniform_few_rows"}
-    for name in ("ceiling", "path", "whole", "idiomatic"):
-        contestants |= {f"{name}_uniform", f"{name}_zipf"}
-    assert result["rates"].keys() == {
-        f"{name}_records_per_{second}" for name in contestants for second in ("s", "cpu_s")
-    }
-    counts = result["counts"]
-    records = counts["records"] + counts["warm_up_records"]
-    for workload in ("uniform", "zipf"):
-        told = counts[workload]
-        for name in ("path_winners", "whole_winners"):
-            assert records >= told[name][0] >= told["rows"], (workload, name)
-    assert counts["zipf"]["rows"] < counts["uniform"]["rows"] <= counts["uniform"]["rows_of_table"]
 
 
 @pytest.mark.parametrize("run", [run_to_winners, run_whole])
@@ -178,19 +151,6 @@ def test_a_quick_result_is_neither_kept_nor_reported(tmp_path: Path) -> None:
 
 def test_the_readme_says_what_the_results_say() -> None:
     assert report.is_current(), "run python -m benchmarks.report"
-
-
-def test_gpu_prints_one_line_of_json() -> None:
-    result = quick_result("gpu", "--device", "cpu", seconds=300)
-    own = {"short_over_sentence_transformers_bf16", "long_over_sentence_transformers_bf16"}
-    named = {"gpu_over_sentence_transformers_bf16", "gpu_busy_share"}
-    assert named == report.TARGETS["gpu"].keys()
-    assert result["ranges"].keys() == named | own | {f"{name}_cpu" for name in own}
-    assert result["gpu_over_sentence_transformers_bf16"] == min(result[name] for name in own)
-    assert 0 < result["gpu_busy_share"] <= 1
-    assert result["counts"]["device"] == "cpu"
-    rates = ("minilm_rows_per_s", "base_rows_per_s", "end_to_end_events_per_s")
-    assert all(result["rates"][name] for name in rates)
 
 
 def test_without_a_gpu_its_benchmark_says_so(

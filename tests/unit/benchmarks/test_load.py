@@ -7,19 +7,6 @@ from pathlib import Path
 import pytest
 
 from benchmarks.freshness import Call, Follower, Schedule, rank
-from tests.quick_benchmark import quick_result
-
-
-def test_scaling_prints_one_line_of_json() -> None:
-    result = quick_result("scaling", "--no-broker")
-    assert result["benchmark"] == "scaling"
-    ratios = {"memory_two_over_one", "memory_apart_over_one", "memory_two_over_apart"}
-    assert result["ranges"].keys() == ratios | {f"{name}_cpu" for name in ratios}
-    assert result["rates"].keys() == {
-        f"memory_{name}_records_per_{second}"
-        for name in ("one", "apart", "two")
-        for second in ("s", "cpu_s")
-    }
 
 
 def test_a_schedule_does_not_wait_for_anything() -> None:

@@ -4,26 +4,10 @@ import pytest
 from bytewax.recovery import init_db_dir
 
 from benchmarks.known_rows import Load, empty_maps, enter, fill, resume
-from benchmarks.state import HORIZONS
 from operators.changes.row_key import RowKey
 from operators.changes.shards import shard_of
-from tests.quick_benchmark import quick_result
 
 LOAD = Load(rows=500, per_s=2_000.0, epochs=2, seconds=0.1)
-
-
-def test_state_prints_one_line_of_json():
-    result = quick_result("state", seconds=240)
-    assert (result["benchmark"], result["quick"]) == ("state", True)
-    figures = {"ten_over_two", "resume_few_s", "resume_20k_s"}
-    figures |= {f"{part}bytes_per_key_20k" for part in ("", "recovery_", "resumed_", "peak_")}
-    for load in ("busy", "quiet"):
-        for size in ("few", "20k"):
-            figures |= {f"kept_up_{load}_{size}", f"share_lost_{load}_{size}"}
-            figures.add(f"share_lost_{load}_{size}_cpu")
-    assert result["ranges"].keys() == figures
-    assert all(result[name] > 0 for name in figures)
-    assert len(result["counts"]["bytes_after_each_horizon"]) == HORIZONS
 
 
 def test_every_row_is_known_and_needs_no_look_up():
