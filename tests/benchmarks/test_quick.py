@@ -4,6 +4,7 @@ They start processes, a broker and a real model, which is why they are not among
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,8 @@ def quick_result(name: str, *options: str) -> Any:
     done = subprocess.run(
         [sys.executable, "-m", f"benchmarks.{name}", "--quick", *options],
         cwd=ROOT,
+        # Threads of a model that wait for one another are slow where other tests use the cores as well.
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -7,6 +7,7 @@ import decimal
 import email.message
 import enum
 import fractions
+import functools
 import hashlib
 import inspect
 import itertools
@@ -72,9 +73,27 @@ def _offline(monkeypatch, tmp_path):
     transformers_logging.disable_progress_bar()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread():
+    """One thread for each call of torch: those of one call wait for one another in a busy loop.
+
+    That is slow where others use the cores as well. The embedder still makes batches on several cores.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def minilm() -> TransformerEmbedder:
     return load(MINILM)
+
+
+@pytest.fixture(scope="module")
+def pooled():
+    """MiniLM by pooling, each loaded once."""
+    return functools.cache(lambda pooling: load(MINILM, pooling=pooling, max_length=512))
 
 
 def load(model: str | Path, **settings) -> TransformerEmbedder:
@@ -214,8 +233,8 @@ def test_a_decoder_is_pooled_at_its_last_token(tmp_path, docstrings, kind):
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "last"])
 @pytest.mark.parametrize("length", [3, 64, 65, 500])
-def test_texts_that_lie_side_by_side_do_not_see_each_other(minilm, pooling, length):
-    embedder = load(MINILM, pooling=pooling, max_length=512)
+def test_texts_that_lie_side_by_side_do_not_see_each_other(pooled, pooling, length):
+    embedder = pooled(pooling)
     texts = [" ".join([word] * length) for word in ("fox", "dog", "fox dog", "a")]
     assert embedder._encoder.packs
     together = embedder.embed([*texts, "another"])[:-1]
