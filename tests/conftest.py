@@ -1,8 +1,13 @@
 """What holds for all tests: which are left out here, and that the end of a run says so."""
 
+import os
 from typing import Any
 
 import pytest
+
+# Torch's threads sleep where they wait for one another, instead of looping: other tests need the core.
+# It counts for the processes that tests start, too; and it is read when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _LEFT_OUT = pytest.StashKey[dict[str, str]]()
 """Why a test does not run on this machine, by its name."""

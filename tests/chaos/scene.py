@@ -15,6 +15,7 @@ from flows.embedded.broker import Broker, DurableBroker
 from operators.errors import FatalError, RetriableError
 from operators.milvus.store import MilvusStore
 from tests.integration.running import (
+    PATIENCE_S,
     History,
     Process,
     Reader,
@@ -75,7 +76,7 @@ class Feed:
         self._thread = threading.Thread(target=self._run, name=f"feed-{topic}", daemon=True)
         broker.create_topic(topic, History.PARTITIONS)
         self._send(500)
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE_S) == 0
 
     def stop(self) -> dict[str, tuple[int, str, int]]:
         """Stop, flush, and return what the table then holds, in the form of `History.final`."""
@@ -85,7 +86,7 @@ class Feed:
         records = self.history.records
         while self.sent < len(records) and records[self.sent][2] is None:
             self._send(1)  # A delete and its tombstone are one change.
-        assert self._producer.flush(60) == 0
+        assert self._producer.flush(PATIENCE_S) == 0
         changes = sum(value is not None for _, _, value in records[: self.sent])
         return History(self._rows, changes, self._seed).final
 
@@ -93,7 +94,7 @@ class Feed:
     def pausing(self) -> Iterator[None]:
         """Send nothing during the `with`."""
         with self._sending:
-            assert self._producer.flush(60) == 0
+            assert self._producer.flush(PATIENCE_S) == 0
             yield
 
     def __enter__(self) -> Self:
@@ -137,7 +138,7 @@ def contents(uri: str, name: str) -> dict[str, tuple[int, str, int]]:
     return {row["id"]: (position_of(row["rv_version"]), row["text"], row["size"]) for row in rows}
 
 
-def eventually(holds: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def eventually(holds: Callable[[], bool], what: str, seconds: float = PATIENCE_S) -> None:
     """Wait until `holds` returns true.
 
     Raises:

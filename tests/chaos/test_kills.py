@@ -11,7 +11,6 @@ pytestmark = pytest.mark.integration
 KILLS = 60
 
 
-@pytest.mark.timeout(600)
 def test_sixty_kills_lose_nothing_and_turn_nothing_back() -> None:
     outcome = attack(KILLS, seed=1)
     print(figures(outcome))

@@ -29,7 +29,7 @@ from tests.integration.running import (
     told,
 )
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(400)]
+pytestmark = pytest.mark.integration
 
 LONG_LEASE = {"ROWVEC_MILVUS__LEASE_S": "20"}
 """Long enough that another process starts and ends while the first one is frozen."""

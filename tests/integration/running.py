@@ -34,6 +34,12 @@ from operators.milvus.store import MilvusStore
 from tests.changes import doc, envelope, gone, key, tombstone
 from tests.zygote import ROOT, Order, Zygote
 
+PATIENCE_S = 300.0
+"""How long anything that must happen may take; reached only where it never does.
+
+On a machine that others use as well, everything can take ten times as long as on an idle one.
+"""
+
 ROWVEC = (sys.executable, "-m", "flows.cli")
 BYTEWAX = (sys.executable, "-m", "bytewax.run", "flows.runtime:flow_from_env()")
 
@@ -130,6 +136,7 @@ class Command:
                     "PYTHONPATH": str(ROOT),
                     "HF_HUB_OFFLINE": "1",
                     "COLUMNS": "400",
+                    "OMP_WAIT_POLICY": "PASSIVE",  # see tests/conftest.py
                     **env,
                 },
                 stdin=subprocess.DEVNULL,
@@ -200,13 +207,13 @@ class Process:
         """The exit code; None while it runs."""
         return self._child.code
 
-    def wait(self, seconds: float = 60.0) -> int:
+    def wait(self, seconds: float = PATIENCE_S) -> int:
         ended = self._child.wait(seconds)
         assert ended, f"still running after {seconds} s:\n{self.stderr}"
         assert self.code is not None
         return self.code
 
-    def wait_until(self, ready: Callable[[], bool], seconds: float = 90.0) -> None:
+    def wait_until(self, ready: Callable[[], bool], seconds: float = PATIENCE_S) -> None:
         """Wait until `ready` returns true; fail if the process ends before."""
         deadline = time.monotonic() + seconds
         while not ready():
@@ -283,7 +290,9 @@ def rowvec(
     return Process(directory, (*ROWVEC, *arguments), env)
 
 
-def run_to_end(directory: Path, seconds: float = 90.0, options: Sequence[str] = ()) -> Process:
+def run_to_end(
+    directory: Path, seconds: float = PATIENCE_S, options: Sequence[str] = ()
+) -> Process:
     """Run `rowvec run --exit-at-end` with the contract in `directory`; it must exit with 0."""
     contract = directory / "rowvec.toml"
     with rowvec(directory, "run", "-c", contract, "--exit-at-end", *options) as flow:
@@ -327,11 +336,11 @@ def produce(servers: str, topic: str, records: Records) -> None:
     for partition, key_, value in records:
         producer.produce(topic, value, key_, partition, on_delivery=delivered)
         producer.poll(0)
-    assert producer.flush(60) == 0
+    assert producer.flush(PATIENCE_S) == 0
     assert not failed
 
 
-def consume(servers: str, topic: str, count: int, seconds: float = 20.0) -> list[Message]:
+def consume(servers: str, topic: str, count: int, seconds: float = PATIENCE_S) -> list[Message]:
     """The first `count` records of partition 0."""
     found: list[Message] = []
     settings = {"bootstrap.servers": servers, "group.id": "test", "fetch.wait.max.ms": 10}
@@ -513,7 +522,7 @@ class Children:
     def __len__(self) -> int:
         return len(self._handles)
 
-    def left(self, seconds: float = 5.0) -> list[str]:
+    def left(self, seconds: float = PATIENCE_S) -> list[str]:
         """The processes that still run after `seconds`."""
         self._ended.set()
         self._thread.join()
@@ -531,7 +540,7 @@ class Children:
     def _run(self) -> None:
         from flows.embedded.process import _descendants
 
-        while not self._ended.wait(0.05):
+        while not self._ended.wait(0.1):
             for pid in _descendants(self._root):
                 if pid not in self._handles:
                     with suppress(ProcessLookupError):

@@ -52,7 +52,7 @@ def rows(*ids: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
 def refused(directory: Path, code: int, *parts: str, command: str = "run") -> str:
     """Run the command, which must exit with `code` and a message that has all `parts` in it."""
     with rowvec(directory, command, "-c", directory / "rowvec.toml") as process:
-        assert process.wait(30) == code, process.stderr
+        assert process.wait() == code, process.stderr
     quiet(process)
     told(process, *parts)
     assert process.metrics()["rowvec.records.consumed"] == 0
@@ -75,7 +75,7 @@ def filled(
 def health(directory: Path, *arguments: str, env: dict[str, str]) -> tuple[int, str]:
     """Exit code and message of a health probe."""
     with rowvec(directory, "health", *arguments, env=env) as process:
-        return process.wait(10), process.stderr
+        return process.wait(), process.stderr
 
 
 class TestBeforeTheFirstMessage:
@@ -194,14 +194,14 @@ class TestBeforeTheFirstMessage:
             table={"topic": "app.public.nope"},
         )
         with rowvec(tmp_path, "check", env={"OTEL_METRICS_EXPORTER": "none"}) as process:
-            assert process.wait(30) == 1
+            assert process.wait() == 1
         quiet(process)
         lines = [line for line in process.stdout.splitlines() if "✗" in line]
         assert len(lines) == 4
         for subject in ("0777", "app.public.nope", nowhere, "/nowhere/model"):
             assert sum(subject in line for line in lines) == 1
         with rowvec(tmp_path, "check", "--json") as process:
-            assert process.wait(30) == 1
+            assert process.wait() == 1
         found = {entry["check"]: entry for entry in json.loads(process.stdout)}
         assert [name for name, entry in found.items() if not entry["ok"]] == [
             "recovery",
@@ -216,7 +216,7 @@ class TestBeforeTheFirstMessage:
     ) -> None:
         docs_contract(tmp_path, broker, milvus, tiny_model)
         with rowvec(tmp_path, "check", "--json") as process:
-            assert process.wait(30) == 0, process.stderr
+            assert process.wait() == 0, process.stderr
         assert all(entry["ok"] for entry in json.loads(process.stdout))
         quiet(process)
 
@@ -245,7 +245,7 @@ class TestWhileRunning:
             flow.wait_until(lambda: flow.metrics()["rowvec.rows.written"] == 5)
             flow.wait_until(lambda: flow.metrics()["rowvec.dead_letters"] == 4)
             flow.send(signal.SIGTERM)
-            assert flow.wait(15) == 0
+            assert flow.wait() == 0
         quiet(flow)
         letters = consume(broker.bootstrap_servers, f"{topic}.dead", 4)
         by_offset = {json.loads(letter.key())[2]: letter for letter in letters}
@@ -295,14 +295,14 @@ class TestWhileRunning:
             refused(tmp_path, 1, f"recovery directory {tmp_path}", "on it already", "stop that one")
             assert first.code is None
             first.send(signal.SIGINT)
-            assert first.wait(15) == 0
+            assert first.wait() == 0
         assert len(collection(milvus, topic)) == 3
 
 
 class TestOtherCommands:
     def search(self, directory: Path, *arguments: str) -> Process:
         with rowvec(directory, "search", "-c", directory / "rowvec.toml", *arguments) as process:
-            process.wait(30)
+            process.wait()
         quiet(process)
         return process
 

@@ -62,7 +62,7 @@ def letters(directory: Path, command: str, *arguments: str, code: int = 0) -> Pr
     """Run `rowvec dead-letters …`, which must exit with `code` and print no data of the records."""
     contract = str(directory / "rowvec.toml")
     with rowvec(directory, "dead-letters", command, "-c", contract, *arguments) as process:
-        assert process.wait(60) == code, process.stdout + process.stderr
+        assert process.wait() == code, process.stdout + process.stderr
     quiet(process)
     assert SECRET not in process.stdout + process.stderr
     return process

@@ -22,6 +22,7 @@ from flows.embedded.milvus_server import MilvusServer
 from flows.embedded.postgres import Postgres
 from flows.embedded.stack import Stack
 from operators.errors import FatalError
+from tests.integration.running import PATIENCE_S
 
 pytestmark = pytest.mark.integration
 
@@ -43,7 +44,7 @@ class Record(NamedTuple):
 
 
 def read(
-    servers: str, topic: str, enough: Callable[[list[Record]], bool], seconds: float = 20
+    servers: str, topic: str, enough: Callable[[list[Record]], bool], seconds: float = PATIENCE_S
 ) -> list[Record]:
     """Read the topic until `enough` returns true; returns all records in order of arrival."""
     records: list[Record] = []
@@ -54,7 +55,9 @@ def read(
         assigned = False
         while not enough(records):
             assert time.monotonic() < deadline, f"only {len(records)} records in {topic}"
-            if not assigned and (found := consumer.list_topics(timeout=10).topics.get(topic)):
+            if not assigned and (
+                found := consumer.list_topics(timeout=PATIENCE_S).topics.get(topic)
+            ):
                 parts = [TopicPartition(topic, i, OFFSET_BEGINNING) for i in found.partitions]
                 consumer.assign(parts)
                 assigned = True
@@ -132,7 +135,7 @@ class TestEvents:
         created = next(r.value for r in records if r.value and r.value["op"] == "c")
         assert created["after"] == {"email": "a@x", "name": "A", "score": "12.30"}
         with closing(Consumer({"bootstrap.servers": servers, "group.id": "test"})) as consumer:
-            topics = consumer.list_topics(timeout=10).topics
+            topics = consumer.list_topics(timeout=PATIENCE_S).topics
         assert len(topics[topic].partitions) == 3
 
     def test_a_large_row_with_its_schema_arrives(self, stack: Stack) -> None:
@@ -197,7 +200,7 @@ class TestFailures:
                     for name, (dsn, names, _) in wrong.items()
                 }
             )
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + PATIENCE_S
             while not all(status.failed for status in worker.status().values()):
                 assert time.monotonic() < deadline, worker.status()
                 time.sleep(0.05)
@@ -285,9 +288,9 @@ class TestNothingIsLeftBehind:
                 cleanup.callback(os.close, descriptor)
                 poller.register(descriptor, select.POLLIN)
             parent.send_signal(number)
-            code = parent.wait(20)
+            code = parent.wait(PATIENCE_S)
             waiting = set(children.values())
-            while waiting and (ended := poller.poll(10_000)):
+            while waiting and (ended := poller.poll(1_000 * PATIENCE_S)):
                 for descriptor, _ in ended:
                     poller.unregister(descriptor)
                     waiting.discard(descriptor)
@@ -298,7 +301,7 @@ class TestNothingIsLeftBehind:
     def test_when_a_start_is_interrupted(self, tmp_path: Path) -> None:
         delays = (0.001, 0.03, 0.06, 0.1, 0.3, 0.5, 0.8, 1.2)
         with run_script(SCRIPT_INTERRUPTED, tmp_path, *map(str, delays)) as child:
-            assert child.communicate(timeout=40)[0] == "done\n"
+            assert child.communicate(timeout=PATIENCE_S)[0] == "done\n"
         assert child.returncode == 0
 
 
@@ -343,7 +346,10 @@ class TestProcesses:
             settings = {"bootstrap.servers": broker.bootstrap_servers, "group.id": "test"}
             with closing(Consumer(settings)) as consumer:
                 part = TopicPartition("t", 0)
-                assert consumer.get_watermark_offsets(part, timeout=10, cached=False) == (0, 3)
+                assert consumer.get_watermark_offsets(part, timeout=PATIENCE_S, cached=False) == (
+                    0,
+                    3,
+                )
             assert {a.split(":")[0] for a in listeners(os.getpid())} <= LOOPBACK
         finally:
             broker.stop()

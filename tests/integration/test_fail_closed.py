@@ -67,7 +67,7 @@ class Flow:
         options = [f"--accept-{each}" for each in accepted]
         contract = self.directory / "rowvec.toml"
         with rowvec(self.directory, "run", "-c", contract, "--exit-at-end", *options) as flow:
-            assert flow.wait(90) == 0, flow.stderr
+            assert flow.wait() == 0, flow.stderr
         quiet(flow)
         return flow.stderr
 
@@ -76,7 +76,7 @@ class Flow:
         before = everything(self.milvus, self.name)
         contract = self.directory / "rowvec.toml"
         with rowvec(self.directory, "run", "-c", contract, "--exit-at-end") as flow:
-            assert flow.wait(90) == 1, flow.stderr
+            assert flow.wait() == 1, flow.stderr
         quiet(flow)
         told(flow, f"--accept-{accept}", LOST[accept], *parts)
         assert everything(self.milvus, self.name) == before
@@ -155,7 +155,7 @@ def test_a_collection_that_was_dropped(flow: Flow) -> None:
         store._client._client.drop_collection(flow.name)
     contract = flow.directory / "rowvec.toml"
     with rowvec(flow.directory, "run", "-c", contract, "--exit-at-end") as run:
-        assert run.wait(90) == 1, run.stderr
+        assert run.wait() == 1, run.stderr
     quiet(run)
     told(run, f"collection '{flow.name}'", "made anew", "--accept-other-collection")
     # The refused run has created the missing collection; a second run is refused all the same.

@@ -17,6 +17,7 @@ from flows.embedded.broker import Broker
 from tests.integration.running import (
     BYTEWAX,
     METRICS,
+    PATIENCE_S,
     ROWVEC,
     History,
     Process,
@@ -48,7 +49,7 @@ def seconds(short: float) -> float:
     return 3_600.0 if REAL_MODEL else short
 
 
-@pytest.mark.timeout(seconds(300))
+@pytest.mark.timeout(seconds(900))
 @pytest.mark.parametrize("seed", [1])
 def test_three_kills_lose_nothing_and_turn_nothing_back(
     seed: int, broker: Broker, milvus: str, model: Path | str, tmp_path: Path
@@ -72,7 +73,7 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
         for _ in range(KILLS):
             with rowvec(tmp_path, "run", "-c", contract) as flow:
                 target = reader.seen + draw.randrange(CHANGES // 500, CHANGES // 20)
-                flow.wait_until(lambda target=target: reader.seen >= target, seconds(90))
+                flow.wait_until(lambda target=target: reader.seen >= target, seconds(PATIENCE_S))
                 time.sleep(draw.random() / 2)
                 assert flow.code is None
                 flow.kill()
@@ -80,7 +81,7 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
             consumed += flow.metrics()["rowvec.records.consumed"]
             written += flow.metrics()["rowvec.rows.written"]
         assert collection(milvus, name) != history.final  # The kills came before the end.
-        flow = run_to_end(tmp_path, seconds(120))
+        flow = run_to_end(tmp_path, seconds(PATIENCE_S))
     assert collection(milvus, name) == history.final
     assert reader.faults == []
     assert hot.faults == []
@@ -96,7 +97,7 @@ def test_three_kills_lose_nothing_and_turn_nothing_back(
     assert again <= KILLS * History.PARTITIONS * CAP
 
 
-@pytest.mark.timeout(seconds(300))
+@pytest.mark.timeout(seconds(900))
 def test_after_sigterm_nothing_is_read_or_written_again(
     broker: Broker, milvus: str, model: Path | str, tmp_path: Path
 ) -> None:
@@ -119,15 +120,15 @@ def test_after_sigterm_nothing_is_read_or_written_again(
         for command in (BYTEWAX, (*ROWVEC, "run")):
             with Process(tmp_path, command, {**METRICS, **env}) as flow:
                 target = reader.seen + 300
-                flow.wait_until(lambda target=target: reader.seen >= target, seconds(90))
+                flow.wait_until(lambda target=target: reader.seen >= target, seconds(PATIENCE_S))
                 flow.send(signal.SIGTERM)
-                assert flow.wait(seconds(15)) == 0, flow.stderr
+                assert flow.wait(seconds(PATIENCE_S)) == 0, flow.stderr
             quiet(flow)
             consumed.append(flow.metrics()["rowvec.records.consumed"])
         assert "Stopped cleanly" in flow.stderr
         assert all(consumed)
         assert sum(consumed) < len(history.records)  # Both stopped before the end.
-        last = run_to_end(tmp_path, seconds(90))
+        last = run_to_end(tmp_path, seconds(PATIENCE_S))
     # No record is read twice.
     assert sum(consumed) + last.metrics()["rowvec.records.consumed"] == len(history.records)
     assert collection(milvus, name) == history.final

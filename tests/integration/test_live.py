@@ -15,7 +15,7 @@ CHANGES = 3_000
 SELDOM = {"truncate", "truncate of two", "alter table", "key swap"}
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_whatever_happens_milvus_ends_as_sql_is(tiny_model: Path) -> None:
     outcome = run(Settings(changes=CHANGES, seed=65, rows=100, rate=300.0, model=tiny_model))
     print(outcome.line())

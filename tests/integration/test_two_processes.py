@@ -11,6 +11,7 @@ from flows.embedded.broker import Broker
 from flows.embedded.process import free_ports
 from operators.store.protocol import CollectionSpec
 from tests.integration.running import (
+    PATIENCE_S,
     History,
     Process,
     Reader,
@@ -43,7 +44,7 @@ def test_two_that_start_at_once_make_each_collection_once(milvus: str) -> None:
 
     def ensure_all() -> list[bool]:
         with closing(open_store(milvus)) as store:
-            together.wait(30)
+            together.wait(PATIENCE_S)
             return [store.ensure(spec) for spec in specs]
 
     with ThreadPoolExecutor(2) as pool:
@@ -64,13 +65,13 @@ def test_two_processes_keep_one_collection_through_the_death_of_one(
             survivor.wait_until(lambda: reader.seen > 500)
             victim.kill()
             # The survivor ends by itself, so that a supervisor restarts both.
-            assert survivor.wait(30) == 1, survivor.stderr
+            assert survivor.wait() == 1, survivor.stderr
             quiet(survivor)
             told(survivor, "another process of the flow", "start all of them again")
         assert collection(milvus, name) != history.final
         with ExitStack() as stack:
             both = start_both(stack, tmp_path, "--exit-at-end")
-            assert [process.wait(90) for process in both] == [0, 0], both[0].stderr + both[1].stderr
+            assert [process.wait() for process in both] == [0, 0], both[0].stderr + both[1].stderr
     assert collection(milvus, name) == history.final
     assert reader.faults == []
     for process in both:

@@ -27,13 +27,21 @@ from operators.contract.table import TableSection
 from operators.milvus.store import MilvusStore
 from operators.model.protocol import Embedder
 from operators.model.transformer import TransformerEmbedder
-from tests.integration.running import ROWVEC, Children, Process, quiet, rowvec, write_contract
+from tests.integration.running import (
+    PATIENCE_S,
+    ROWVEC,
+    Children,
+    Process,
+    quiet,
+    rowvec,
+    write_contract,
+)
 
 pytestmark = pytest.mark.integration
 
 MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COSINE_ROWS = int(os.environ.get("ROWVEC_TEST_COSINE_ROWS", "200"))
-SLOW = 300 if COSINE_ROWS <= 500 else 3_600
+SLOW = 900 if COSINE_ROWS <= 500 else 3_600
 
 TABLES = ["public.docs", "public.notes", "public.pages"]
 SCHEMA = """
@@ -81,7 +89,7 @@ class Way:
     def compare(self, name: str, vectors: int = 0) -> Difference:
         return compare(self.sql, self.table(name), self.store, self.embedder, vectors=vectors)
 
-    def wait_equal(self, flow: Process, *names: str, seconds: float = 60) -> None:
+    def wait_equal(self, flow: Process, *names: str, seconds: float = PATIENCE_S) -> None:
         """Wait until SQL and Milvus are equal by full scan, including the vectors of a sample."""
 
         def equal() -> bool:
@@ -196,7 +204,7 @@ def test_every_kind_of_change_and_every_kind_of_key(way: Way) -> None:
 
         worker.stop()
         flow.send(signal.SIGTERM)
-        assert flow.wait(20) == 0
+        assert flow.wait() == 0
     quiet(flow)
     assert flow.metrics()["rowvec.dead_letters"] == 0
 
@@ -251,7 +259,7 @@ class TestDemo:
     def test_it_ends_with_equality_and_leaves_nothing(self, tmp_path: Path) -> None:
         demo, children = self.start(tmp_path)
         with demo:
-            assert demo.wait(120) == 0, demo.stderr
+            assert demo.wait() == 0, demo.stderr
         assert len(children) > 5
         assert children.left() == []
         assert list((tmp_path / "tmp").glob("rowvec*")) == []
@@ -267,7 +275,7 @@ class TestDemo:
         with demo:
             demo.wait_until(lambda: at in demo.stderr)
             demo.send(signal.SIGINT)
-            assert demo.wait(30) == 130, demo.stderr
+            assert demo.wait() == 130, demo.stderr
         assert children.left() == []
         assert list((tmp_path / "tmp").glob("rowvec*")) == []
         quiet(demo)

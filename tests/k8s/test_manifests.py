@@ -125,7 +125,6 @@ def _kubectl(folder: Path) -> Rendered:
         ["kubectl", "kustomize", str(folder)],
         capture_output=True,
         text=True,
-        timeout=60,
         check=False,
     )
     assert done.returncode == 0, done.stderr
@@ -457,7 +456,7 @@ def test_the_recovery_directory_is_made_private(target: str, tmp_path: Path) -> 
     assert python == "python"
     directory = tmp_path / "recovery"
     for _ in range(2):  # The second run finds the directory with the mode that fsGroup has set.
-        subprocess.run([sys.executable, *rest, str(directory)], check=True, timeout=60)
+        subprocess.run([sys.executable, *rest, str(directory)], check=True)
         assert stat.S_IMODE(directory.stat().st_mode) == 0o700
         directory.chmod(0o2770)
 

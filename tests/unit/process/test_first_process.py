@@ -47,7 +47,7 @@ def started(then: str, program: str = PROGRAM) -> subprocess.Popen[str]:
 )
 def test_it_ends_as_its_child_does(then: str, code: int) -> None:
     with started(then) as process:
-        assert process.wait(20) == code
+        assert process.wait() == code
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -56,7 +56,7 @@ def test_signals_are_passed_on(number: signal.Signals) -> None:
         process.send_signal(number)
         assert process.stdout is not None
         assert process.stdout.readline() == f"told {int(number)}\n"
-        assert process.wait(20) == 7
+        assert process.wait() == 7
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -75,14 +75,14 @@ os.fork = slow_fork
         process.send_signal(number)
         assert process.stdout is not None
         assert process.stdout.readline() == f"told {int(number)}\n"
-        assert process.wait(20) == 7
+        assert process.wait() == 7
 
 
 def test_orphans_are_reaped_and_do_not_end_it() -> None:
     # An orphan: only a real process 1 inherits one, so the test makes it a child of this process.
     then = "os.fork() or os._exit(0)\ntime.sleep(0.3)\nsys.exit(5)"
     with started(then) as process:
-        assert process.wait(20) == 5
+        assert process.wait() == 5
 
 
 def test_any_other_process_does_its_own_work() -> None:
@@ -91,4 +91,4 @@ def test_any_other_process_does_its_own_work() -> None:
         "work_in_a_child()\nassert os.getpid() == before\nprint('working', flush=True)\n"
     )
     with started("", program) as process:
-        assert process.wait(20) == 0
+        assert process.wait() == 0

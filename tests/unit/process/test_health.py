@@ -47,7 +47,6 @@ def test_a_probe_imports_nothing_heavy(probe, tmp_path):
         capture_output=True,
         text=True,
         check=True,
-        timeout=60,
     )
     imported = {
         line.rsplit("|", 1)[-1].strip().split(".")[0]

@@ -224,7 +224,7 @@ def run(directory: Path, batches: int) -> None:
     with running(directory, batches) as flow:
         assert flow.stdout is not None
         flow.stdout.read()
-        assert flow.wait(30) == 0
+        assert flow.wait() == 0
 
 
 @pytest.fixture(scope="module")
