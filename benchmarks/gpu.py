@@ -81,8 +81,8 @@ def against_sentence_transformers(
 
 def base_encoder(folder: Path, *, quick: bool) -> Path:
     """BERT's base configuration (if quick, a small one), random weights, and the tokenizer of MODEL."""
-    small = {"num_hidden_layers": 1, "hidden_size": 96, "intermediate_size": 96}
-    encoder = BertModel(BertConfig(**small) if quick else BertConfig())
+    small = BertConfig(num_hidden_layers=1, hidden_size=96, intermediate_size=96)
+    encoder = BertModel(small if quick else BertConfig())
     encoder.save_pretrained(folder)
     AutoTokenizer.from_pretrained(resolve_model(MODEL)).save_pretrained(folder)
     progress(f"random weights: {encoder.num_parameters():,} parameters")
