@@ -4,6 +4,11 @@ import os
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# How long one example takes says how busy the machine is.
+settings.register_profile("any-load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any-load")
 
 # Torch's threads sleep where they wait for one another, instead of looping: other tests need the core.
 # It counts for the processes that tests start, too; and it is read when torch is imported.
