@@ -37,7 +37,10 @@ def test_it_ends_a_command_also_where_a_script_has_started_it_in_the_background(
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == "working\n"
-        process.send_signal(signal.SIGINT)
-        assert process.wait() == 128 + signal.SIGINT
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "working\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 128 + signal.SIGINT
+        finally:
+            process.kill()
