@@ -15,7 +15,7 @@ CHANGED = $(shell { git diff --name-only --diff-filter=d $$(git merge-base HEAD 
   git ls-files --others --exclude-standard; } 2>/dev/null | grep '\.py$$' | sort -u)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint-changed simulate chaos mutation bench lint format clean
+.PHONY: help demo test test-fast lint-changed hooks simulate chaos mutation bench lint format clean
 
 help: ## What there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -75,6 +75,9 @@ lint: $(VENV)/dev ## ruff, mypy, import-linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+
+hooks: $(VENV)/dev ## Lint before each commit, from now on
+	@$(BIN)/pre-commit install
 
 format: $(VENV)/dev ## Format the code
 	@$(BIN)/ruff check --fix .
