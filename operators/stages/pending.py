@@ -34,7 +34,11 @@ class PendingChanges:
         self._moves = moves
 
     def take(self, event: ChangeEvent) -> str | None:
-        """Let a change take its row's place; returns why it, or the one before, was dropped."""
+        """Let a change become the newest of its row.
+
+        Returns:
+            Why it was dropped ("stale"), or the one before it ("superseded"); None if neither was.
+        """
         match event:
             case Upsert() | Delete():
                 return self._enter(event)
@@ -48,7 +52,7 @@ class PendingChanges:
                 return event.reason
 
     def restore(self, winner: Winner) -> None:
-        """Take in what a checkpoint holds: the changes of a row in their order."""
+        """Take in a change from a checkpoint, which holds those of a row in their order."""
         before = self.rows.get(winner.row_key)
         if before is not None:
             self._settler.supersede(before)
@@ -80,7 +84,7 @@ class PendingChanges:
                     self._moves.announce(key, event.version)
             elif event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
-        # If the tombstone of a stale delete before this has not come, the next is not its.
+        # If a stale delete was dropped before this, the next tombstone is not that delete's.
         self._versions.ends_dropped_delete(key)  # guard: stale-tombstone-late
         self.rows[key] = event  # guard: newest-of-window
         if pending is None:
@@ -89,7 +93,11 @@ class PendingChanges:
         return "superseded"
 
     def _placed(self, event: Upsert | Delete, pending: Pending | None) -> Upsert | Delete | None:
-        """A change without a position at that of what is known of its row; None if it is stale."""
+        """A change without a position, at the position of the newest known change of its row.
+
+        Returns:
+            The change, as it is where nothing is known of the row; None if it is stale.
+        """
         key = event.row_key
         if isinstance(event, Delete):
             # Without a position of its own, one change of the key cannot be told from another.
@@ -117,7 +125,7 @@ class PendingChanges:
         return pending.version if pending is not None else self._versions.newest(key)
 
     def _is_again(self, event: Upsert) -> bool:
-        """Whether a change of the key is here for the second time: its row is there, as it made it."""
+        """Whether a change of the key was sent again: the row that it made is pending or written."""
         pending = self.rows.get(event.row_key)
         if pending is not None:
             return not isinstance(pending, Delete) and same_position(pending.version, event.version)
@@ -125,7 +133,7 @@ class PendingChanges:
         return known is not None and known[1] is not None and same_position(known[0], event.version)
 
     def _truncate(self, truncate: Truncate) -> None:
-        """Let a TRUNCATE take the place of every older row of its table."""
+        """Drop every older change of a table that was emptied."""
         prefix = key_prefix(truncate.table)
         before = self.truncates.get(truncate.table)
         if before is None or before.version < truncate.version:
@@ -137,10 +145,10 @@ class PendingChanges:
                 del self.rows[key]
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
-        """The delete that a tombstone stands for; None where its `d` event has been dealt with.
+        """The delete that a tombstone stands for; None where its `d` event was there already.
 
-        Debezium sends a `d` and then the tombstone. Log compaction can leave the tombstone alone, and
-        it carries no version: it deletes whatever came before it in its partition.
+        Debezium sends a `d` event and then the tombstone. Log compaction can remove the `d` event. A
+        tombstone alone has no version: it deletes whatever came before it in its partition.
         """
         key, position = tombstone.row_key, tombstone.position
         if self._versions.ends_dropped_delete(key):

@@ -42,12 +42,13 @@ class DedupContext:
 
 
 class Settler:
-    """Settles the pending changes of one shard, by `operators.toast.resolver`.
+    """Settles the pending changes of one shard, by the rules of `operators.toast.resolver`.
 
     Attributes:
-        superseded: Older changes of rows that are pending, oldest first, as far as they may be needed
-            yet: once the rows are settled, those are their fallbacks.
-        moves: Rows whose key changed within a window, for the lane to read what they held.
+        superseded: The older changes of each pending row that may still be needed, oldest first. After
+            `settle` those are the row's fallbacks; newer changes are added behind them.
+        moves: Changes of a key in this window whose row the lane has to read, because the window does
+            not say what it held.
         dead: Dead letters that wait for the window to close.
     """
 
@@ -59,11 +60,17 @@ class Settler:
         self.dead: list[DeadLetter] = []
 
     def supersede(self, winner: Pending) -> None:
-        """Note what a newer change of the row takes the place of."""
+        """Keep a change whose row has a newer one: it may give columns, or become a fallback."""
         self.superseded.setdefault(winner.row_key, []).append(winner)
 
     def truncate(self, key: RowKey, truncate: Truncate, winner: Pending) -> None:
-        """Forget of a row what a TRUNCATE took."""
+        """Drop a row's changes that are older than a TRUNCATE of its table.
+
+        Args:
+            key: Of the row.
+            truncate: Of its table.
+            winner: The newest change of the row, which the caller drops or keeps.
+        """
         version = truncate.version
         older = self.superseded.pop(key, [])
         for each in (*older, winner, *(move.delete for move in self.moves.get(key, ()))):
@@ -126,7 +133,11 @@ class Settler:
         self.dead_letter(change.position, "render", error, key, None, raw)
 
     def _pass_on(self, earlier: list[Pending], winner: Pending) -> list[Pending]:
-        """Note what the row held each time that its key changed in this window; returns its changes."""
+        """See to what the row held each time that its key changed in this window.
+
+        Returns:
+            All changes of the row, oldest first; none of them has to be seen to again.
+        """
         changes = [*earlier, winner]
         moved = False
         for index, delete in enumerate(changes):
@@ -139,12 +150,12 @@ class Settler:
             if len(before) == index:
                 self._note_held(delete, before)
             elif not self._will_deliver(delete, changes[len(before) : index]):
-                # It was delivered before, and may have been taken since.
+                # An earlier copy of this delete has delivered it, and it may have been taken.
                 self._shared.moves.deliver(delete.row_key, delete.version, None)
         if not moved:
             return changes
-        # What the row held is known, or asked for: the lane is not to ask again for what the store
-        # has, which may be older.
+        # What the row held is delivered, or the lane reads it by `moves`. A delete that is still
+        # `moved` would let the lane read the store, which may hold an older version.
         return [
             each._replace(moved=False) if isinstance(each, Delete) else each for each in changes
         ]
@@ -159,7 +170,7 @@ class Settler:
             self._shared.moves.deliver(delete.row_key, delete.version, held)
 
     def _will_deliver(self, delete: Delete, same: list[Pending]) -> bool:
-        """Whether an earlier copy of a delete, or its lane, is still to deliver what the row held."""
+        """Whether an earlier copy of a delete, in this window or in the lane, delivers it yet."""
         asked = (move.delete for move in self.moves.get(delete.row_key, ()))
         return any(isinstance(each, Delete) and each.moved for each in same) or any(
             same_position(each.version, delete.version) for each in asked

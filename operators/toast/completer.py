@@ -27,11 +27,13 @@ class Database(Protocol):
 
 
 class Completer:
-    """Gives partial rows what Debezium left out. All lanes share it; it keeps nothing itself.
+    """Completes partial rows in the lane: brings what the resolver's rules need, and asks the database.
+
+    All lanes share it; it keeps nothing itself.
 
     Args:
         rules: By topic.
-        moves: What rows held whose key changed.
+        moves: What rows held before their key changed.
         retry: For the database.
         database: To be asked for what is nowhere else.
     """
@@ -49,18 +51,18 @@ class Completer:
         self._database = database
 
     def complete(self, partial: PartialRow, entities: Sequence[Entity] | None) -> Row | Delete:
-        """The whole row.
+        """The whole row; a delete if the database has no such row any more.
 
         Args:
-            partial: A row to be written.
+            partial: A row to be written next.
             entities: The row as the store has it.
 
         Raises:
-            RecordError: Nothing has the version that the row follows.
+            RecordError: Nobody may give what it lacks, or with that it cannot be stored.
         """
         rule = self._rules[partial.position.topic]
         row: Rendered = partial
-        # Taken in any case: nobody else will.
+        # Even where it is not used: nobody else takes it out of `moves`.
         held = self._take_from_old_key(partial)
         stored = donor_of_entities(entities) if entities else None
         donor = donor_in_lane(partial, held, stored, database=self._database is not None)
@@ -79,7 +81,7 @@ class Completer:
         return row
 
     def waits(self, partial: PartialRow) -> bool:
-        """Whether another lane is about to tell what the row held under its old key."""
+        """Whether another lane is about to deliver what the row held under its old key."""
         change = partial.key_change
         # guard: left-out-moves
         return change is not None and self._moves.stage(*change) in (
@@ -90,27 +92,27 @@ class Completer:
     def hand_over(
         self, move: Move, before: Row | PartialRow | None, entities: Sequence[Entity] | None
     ) -> None:
-        """Keep what a row held whose key changed.
+        """Deliver what a row held before its key changed.
 
         Args:
             move: The change of the key.
-            before: The row as it waits in its lane; looked at first.
-            entities: The row as the store has it.
+            before: The row under its old key as it waits in the lane.
+            entities: The same as the store has it.
         """
         delete = move.delete
         stored = donor_of_entities(entities) if entities else None
         try:
             held = held_in_lane(move, before, stored, self._rules[delete.position.topic].renderer)
         except RecordError:
-            held = None  # what it was could not be stored either
+            held = None  # that version could not be stored either
         self._moves.deliver(delete.row_key, delete.version, held)
 
     def fail(self, error: BaseException) -> None:
-        """Let no lane wait for one that has ended."""
+        """Let no other lane wait for one that has ended."""
         self._moves.fail(error)
 
     def _take_from_old_key(self, partial: PartialRow) -> Donor | None:
-        """What the row held before its key changed; perhaps it had changed before that as well."""
+        """What the row held before its key changed, followed back over earlier changes of its key."""
         if partial.key_change is None:
             return None
         held = self._moves.take(*partial.key_change)
@@ -129,6 +131,6 @@ class Completer:
             lambda: database.select(rule.table, partial.origin, partial.row_key, partial.missing)
         )
         if values is None:
-            # Gone by now; its own delete follows.
+            # The row is gone by now, and its own delete follows.
             return Delete(partial.row_key, partial.version, partial.position, partial.source_ts_ms)
         return rule.renderer.complete_from_values(partial, values)

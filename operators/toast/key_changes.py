@@ -11,15 +11,19 @@ from operators.changes.version import OFFSET_DIGITS, Version
 from operators.toast.donor import Donor
 
 KEPT_CHARACTERS = 64 * 1024 * 1024
-"""How much of what rows held whose key changed is kept, until their new keys take it over."""
+"""How much text may wait in `Moves` for the rows under their new keys; the oldest is dropped."""
 
 MIN_KEPT = 1_024
+"""What each entry counts at least, in characters."""
 
 MOVE_WAIT_S = 10.0
-"""For how long a row waits for the change that took it from its old key to be read at all."""
+"""How long a row waits in its window for the delete of its old key to be read."""
 
 Held: TypeAlias = Row | PartialRow | Donor | None
-"""What a row held whose key changed. A partial one waits itself for what its own old key held."""
+"""What a row held before its key changed; None if that is not known.
+
+A partial row waits in turn for what its own old key held.
+"""
 
 
 class MoveStage(Enum):
@@ -38,10 +42,10 @@ class MoveStage(Enum):
 class Moves:
     """What rows held whose primary key changed, for the rows that they became.
 
-    The delete of the old key and the new key's row lie in different shards, and in different lanes.
-    The old key's side puts here what the row held, the other one takes it. It is a memory of this
-    process: after a crash in between, or in a flow of several processes, the value has to come from
-    the database, or the new row becomes a dead letter.
+    The delete of the old key and the row under the new key lie in different shards, and in different
+    lanes. The delete's side announces, dispatches and delivers what the row held; the new row takes it.
+    This is kept in the process's memory alone: after a crash in between, or in a flow of several
+    processes, the value has to come from the database, or the new row becomes a dead letter.
 
     Threads share all of it under `_lock`: the worker announces and dispatches, the lane of the old key
     delivers, the lane of the new one takes.
@@ -56,11 +60,11 @@ class Moves:
         self._error: BaseException | None = None
 
     def announce(self, old_key: RowKey, version: Version) -> None:
-        """Say that a change of a key was read; what the row held will be told."""
+        """Say that the delete of an old key was read: what the row held will be delivered."""
         self._advance(old_key, version, MoveStage.ANNOUNCED)
 
     def dispatch(self, old_key: RowKey, version: Version) -> None:
-        """Say that it is on its way to the lane, which will tell."""
+        """Say that the delete has been sent to its lane, which will deliver what the row held."""
         self._advance(old_key, version, MoveStage.DISPATCHED)
 
     def _advance(self, old_key: RowKey, version: Version, stage: MoveStage) -> None:
@@ -70,14 +74,14 @@ class Moves:
                 self._coming[move] = stage
 
     def deliver(self, old_key: RowKey, version: Version, held: Held) -> None:
-        """Keep what the old key held; None if that is not known."""
+        """Keep what the row held under its old key, until `take`; None if that is not known."""
         move = (old_key, _position(version))
         with self._lock:
             self._coming.pop(move, None)
             if move in self._kept:
                 before = self._kept.pop(move)
                 self._size -= _size(before)
-                # A delete that is sent again finds nothing: the first one told.
+                # Debezium sent the delete again, and by now the store has nothing: keep the first.
                 held = before if held is None else held  # guard: left-out-told-again
             self._kept[move] = held
             self._size += _size(held)
@@ -85,7 +89,11 @@ class Moves:
                 self._size -= _size(self._kept.popitem(last=False)[1])
 
     def stage(self, old_key: RowKey, version: str) -> MoveStage:
-        """How far a change of a key is, and all that it rests on."""
+        """How far a change of a key is; if the row held a partial one, how far that one's key is.
+
+        Raises:
+            BaseException: What ended a lane, which therefore delivers nothing any more.
+        """
         move = (old_key, _position(version))
         with self._lock:
             if self._error is not None:
@@ -100,7 +108,7 @@ class Moves:
             )
 
     def take(self, old_key: RowKey, version: str) -> Held:
-        """What the old key held, once."""
+        """What the row held under its old key; it is forgotten here."""
         move = (old_key, _position(version))
         with self._lock:
             if move not in self._kept:
@@ -110,7 +118,7 @@ class Moves:
             return held
 
     def fail(self, error: BaseException) -> None:
-        """Let nobody wait for a lane that has ended."""
+        """Let `stage` raise what ended a lane, so that no other lane waits for it."""
         with self._lock:
             self._error = error  # guard: left-out-lane-ended
 
@@ -124,5 +132,5 @@ def _size(held: Held) -> int:
 
 
 def _position(version: str) -> str:
-    """The part that the two halves of a change of the key have in common: all but the offset."""
+    """What the delete and the new row of one change of a key have in common: all but the offset."""
     return version[:-OFFSET_DIGITS]
