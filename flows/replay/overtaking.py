@@ -77,4 +77,4 @@ def ordered(event: RowEvent) -> bool:
         case Truncate():
             return True  # the decoder refuses one without a log position
         case _:
-            return not event.lone
+            return not event.unpositioned

@@ -21,11 +21,11 @@ class KafkaPosition(NamedTuple):
 
 
 class ParsedUpsert(NamedTuple):
-    """What a message says of a row that exists.
+    """The parsed message of an `Upsert`.
 
     Attributes:
         columns: All columns of the row.
-        source: The envelope's `source`; empty where the message has none.
+        source: The envelope's `source`; empty if the message has none.
     """
 
     columns: Mapping[str, Any]
@@ -36,14 +36,15 @@ class Upsert(NamedTuple):
     """A row that exists as of `version`, with all its columns.
 
     Attributes:
-        row: Its columns; None: they are in `raw`, an envelope in JSON. Thousands of parsed rows that
-            wait for their window cost more than to parse once more those that win.
+        row: Its columns; None: they are in `raw`, an envelope in JSON. They are left unparsed because
+            most pending changes are superseded: parsing only the winners again is cheaper than
+            keeping every row parsed.
         raw: The record's value, also for the dead letter if the row cannot be rendered.
-        schema: What the message says of its columns' types, as `operators.codec.logical_types` reads
-            it; None where it says nothing.
-        told: The envelope's `source`, unless the row is in `raw`.
-        lone: It has no source position, and only its offset orders it against what is known.
-        old_key: The row was this one before its primary key changed.
+        schema: The schema of its columns, as `operators.codec.logical_types` reads it; None if the
+            message has none.
+        source: The envelope's `source`, unless the row is in `raw`.
+        unpositioned: It has no source position, so only its Kafka offset orders it.
+        old_key: The row key before a change of the primary key.
     """
 
     row_key: RowKey
@@ -54,14 +55,14 @@ class Upsert(NamedTuple):
     row: Mapping[str, Any] | None
     raw: bytes = b""
     schema: Any = None
-    told: Mapping[str, Any] | None = None
-    lone: bool = False
+    source: Mapping[str, Any] | None = None
+    unpositioned: bool = False
     old_key: RowKey | None = None
 
     def parsed(self) -> ParsedUpsert:
-        """What the message says. It parses `raw` unless `row` is there: call it once, and keep it."""
+        """The parsed message. Parses `raw` at each call unless `row` is there, so call it once."""
         if self.row is not None:
-            return ParsedUpsert(self.row, self.told or {})
+            return ParsedUpsert(self.row, self.source or {})
         message = orjson.loads(self.raw)
         envelope = message if "source" in message else message["payload"]
         return ParsedUpsert(envelope["after"], envelope["source"])
@@ -71,8 +72,8 @@ class Delete(NamedTuple):
     """A row that does not exist as of `version`.
 
     Attributes:
-        lone: It has no source position (a tombstone whose row is not known), and only its offset
-            orders it against what the store holds.
+        unpositioned: It has no source position (a tombstone whose row is not known, for example), so
+            only its Kafka offset orders it.
         moved: It is half of a primary-key change: the row under the new key may need this one's values.
     """
 
@@ -80,7 +81,7 @@ class Delete(NamedTuple):
     version: Version
     position: KafkaPosition
     source_ts_ms: int
-    lone: bool = False
+    unpositioned: bool = False
     moved: bool = False
 
 

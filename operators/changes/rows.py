@@ -21,7 +21,7 @@ class Row(NamedTuple):
         columns: The mirrored columns by their field names in the collection.
         spans: Where each column lies in the text, so that a later version can take from it a column
             that Debezium left out.
-        lone: See `Upsert`.
+        unpositioned: See `Upsert`.
     """
 
     row_key: RowKey
@@ -34,17 +34,17 @@ class Row(NamedTuple):
     text_hash: str
     columns: Mapping[str, Any]
     spans: Spans = ()
-    lone: bool = False
+    unpositioned: bool = False
 
 
 class Follows(Enum):
-    """Which version a partial row follows, where no version can be named."""
+    """The version that a partial row follows, if it cannot be named."""
 
     UNKNOWN = "unknown"
-    """It is not known here. Whatever the store holds is the version that the row follows."""
+    """The version is not known here. The row follows whatever version the store holds."""
 
     REFUSED = "refused"
-    """That version cannot give anything: it was refused, could not be read, or is a delete."""
+    """The version has no values to give: it was refused, could not be read, or is a delete."""
 
 
 Followed: TypeAlias = Version | Follows
@@ -75,12 +75,12 @@ class PartialRow(NamedTuple):
     missing: tuple[str, ...]
     old_key: RowKey | None = None
     origin: tuple[str, str] = ("", "")
-    lone: bool = False
+    unpositioned: bool = False
     follows: Followed = Follows.UNKNOWN
 
     @property
     def key_change(self) -> tuple[RowKey, Version] | None:
-        """The change of the key whose other half, the old key's delete, has what the row lacks."""
+        """Old key and version of the primary-key change whose delete has the missing values."""
         if self.old_key is None:
             return None
         assert not isinstance(self.follows, Follows)  # it follows the change of the key itself
@@ -91,16 +91,16 @@ Winner: TypeAlias = Row | PartialRow | Delete
 """The one change of a row that is left when its window closes."""
 
 Pending: TypeAlias = Upsert | Winner
-"""A change of a row that waits for its window to close; rendered by then, or before."""
+"""A change of a row that waits for its window to close, rendered or not yet."""
 
 
 class Move(NamedTuple):
-    """What a row held is wanted under another key.
+    """A request to pass a row's values on to its new primary key.
 
     Attributes:
-        delete: Of the old key.
-        held: What is known of the row as it was last; None for what the store holds.
-        follows: The version before the delete, from which alone the row may take its values.
+        delete: The delete of the old key.
+        held: The row's last known version, as far as it is known; None if only the store has it.
+        follows: The version before the delete, from which alone values may be taken.
     """
 
     delete: Delete

@@ -182,7 +182,7 @@ class Decoder:
         position: KafkaPosition,
         other_key: bytes | None,
     ) -> Upsert:
-        version, lone = self._version(source, position, streamed=op != "r")
+        version, unpositioned = self._version(source, position, streamed=op != "r")
         return Upsert(
             row_key,
             version,
@@ -193,7 +193,7 @@ class Decoder:
             raw,
             schema,
             None if row is None else source,
-            lone,
+            unpositioned,
             None if other_key is None else self._old_key(other_key),
         )
 
@@ -206,8 +206,8 @@ class Decoder:
     def _delete(
         self, row_key: RowKey, source: dict[str, Any], position: KafkaPosition, *, moved: bool
     ) -> Delete:
-        version, lone = self._version(source, position, streamed=True)
-        return Delete(row_key, version, position, moment_of(source), lone, moved)
+        version, unpositioned = self._version(source, position, streamed=True)
+        return Delete(row_key, version, position, moment_of(source), unpositioned, moved)
 
     def _version(
         self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
@@ -217,9 +217,9 @@ class Decoder:
         if version is not None:
             return version, False
         place = position_of(source, streamed=streamed)
-        lone = place is None
+        unpositioned = place is None
         place = NO_POSITION if place is None else place
-        return make_version(self._generation, place, position.offset), lone
+        return make_version(self._generation, place, position.offset), unpositioned
 
     def _truncate(self, source: dict[str, Any], position: KafkaPosition) -> Truncate:
         place = position_of(source, streamed=True)

@@ -45,8 +45,8 @@ class Renderer:
         self._name = table.name
         self._added = added
         self._reader = ColumnReader(table, masker)
-        self._text_template = TextTemplate(table)
-        self._template = table.template_columns()
+        self._template = TextTemplate(table)
+        self._text_columns = table.template_columns()
         self._fields = [
             (column, spec.field or column, spec) for column, spec in table.columns.items()
         ]
@@ -56,7 +56,7 @@ class Renderer:
         self._chunked = table.chunks is not None
         self._drift = ColumnDrift(table, self._reader, added)
         self._fast = (
-            FastRows(table, self._text_template, self._reader.lengths)
+            FastRows(table, self._template, self._reader.lengths)
             if added is None and FastRows.can_read(table)
             else None
         )
@@ -82,7 +82,7 @@ class Renderer:
         mirrored = self._fields
         if self._added is not None or columns.keys() != self._drift.seen:
             mirrored = [*mirrored, *self._drift.added_fields(columns, types)]
-        for column in self._template:
+        for column in self._text_columns:
             value = read(columns, types, column)
             if type(value) is str:
                 texts[column] = value
@@ -113,7 +113,7 @@ class Renderer:
                 tuple(missing),
                 event.old_key,
                 origin_of(source, event.position.topic),
-                event.lone,
+                event.unpositioned,
                 Follows.UNKNOWN if event.old_key is None else event.version,
             )
         return self._row(event, texts, fields)
@@ -134,7 +134,7 @@ class Renderer:
         Raises:
             RecordError: The text is too long to be stored.
         """
-        wanted = {column for column in partial.missing if column in self._template}
+        wanted = {column for column in partial.missing if column in self._text_columns}
         new_texts = {**partial.texts, **{c: t for c, t in texts.items() if c in wanted}}
         names = {
             column: field for column, field, _ in self._mirrored() if column in partial.missing
@@ -166,11 +166,11 @@ class Renderer:
     def values_in(
         self, event: Upsert, columns: Iterable[str]
     ) -> tuple[dict[str, str | None], dict[str, Any]]:
-        """What a change says of some columns, whether or not its row can be rendered.
+        """The values that a change has for some columns, whether or not its row can be rendered.
 
         Returns:
             Texts by column and fields by field name, as `complete` takes them, without the columns
-            that this change leaves out as well.
+            that Debezium left out of this change too.
 
         Raises:
             RecordError: A value is not of its type or does not fit its field, or there is no such
@@ -185,7 +185,7 @@ class Renderer:
         self, row_key: RowKey, values: Mapping[str, Any]
     ) -> tuple[dict[str, str | None], dict[str, Any]]:
         """Values as `ColumnReader` reads them, as text and by field name."""
-        texts = {c: self._text(c, value) for c, value in values.items() if c in self._template}
+        texts = {c: self._text(c, value) for c, value in values.items() if c in self._text_columns}
         fields: dict[str, Any] = {}
         for column, field, spec in self._mirrored():
             if column in values:
@@ -214,7 +214,7 @@ class Renderer:
     def _row(
         self, event: Upsert | PartialRow, texts: Mapping[str, str | None], fields: Mapping[str, Any]
     ) -> Row | Delete:
-        return self._finished(event, *self._text_template.compose(texts), fields)
+        return self._finished(event, *self._template.compose(texts), fields)
 
     def _finished(
         self, event: Upsert | PartialRow, text: str, spans: Spans, fields: Mapping[str, Any]
@@ -240,7 +240,7 @@ class Renderer:
             text_hash(text),
             fields,
             spans,
-            event.lone,
+            event.unpositioned,
         )
 
     def _is_there(self, row: Mapping[str, Any], types: Types) -> bool:
@@ -283,7 +283,9 @@ class Rules(NamedTuple):
 
 
 def _gone(event: Upsert | PartialRow) -> Delete:
-    return Delete(event.row_key, event.version, event.position, event.source_ts_ms, event.lone)
+    return Delete(
+        event.row_key, event.version, event.position, event.source_ts_ms, event.unpositioned
+    )
 
 
 def origin_of(source: Mapping[str, Any], topic: str) -> tuple[str, str]:

@@ -85,7 +85,7 @@ class Resolver:
             return
         row = window.rows.get(key)
         if row is not None:
-            if row.lone:
+            if row.unpositioned:
                 # Without a source position, the offset tells whether it came later.
                 row = self._placed(window, row, stored)
             if row.version < stored.version:  # guard: store-compare
@@ -101,7 +101,7 @@ class Resolver:
                 window.rows[key] = row._replace(follows=stored.version)
             return
         delete = window.deletes[key]
-        if delete.lone:
+        if delete.unpositioned:
             # Without a source position, the offset tells whether the tombstone came later.
             offset = delete.position.offset
             if offset_of(stored.version) > offset:  # guard: store-compare-tombstone
@@ -120,7 +120,7 @@ class Resolver:
         offset = row.position.offset
         if offset_of(stored.version) > offset:
             return row
-        row = row._replace(version=at_offset(stored.version, offset), lone=False)
+        row = row._replace(version=at_offset(stored.version, offset), unpositioned=False)
         window.rows[row.row_key] = row
         digest = row.text_hash if isinstance(row, Row) else ""
         window.versions.learn(row.row_key, (row.version, digest))
@@ -139,11 +139,11 @@ def _not_overtaken(fallbacks: list[Winner], stored: Version) -> list[Winner]:
     """
     kept: list[Winner] = []
     for each in fallbacks:
-        if each.lone:
+        if each.unpositioned:
             offset = each.position.offset
-            if offset_of(stored) > offset:  # guard: fallback-lone-ahead
+            if offset_of(stored) > offset:  # guard: fallback-unpositioned-ahead
                 continue
-            each = each._replace(version=at_offset(stored, offset), lone=False)
+            each = each._replace(version=at_offset(stored, offset), unpositioned=False)
         kept.append(each)
     return kept
 

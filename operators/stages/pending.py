@@ -63,7 +63,7 @@ class PendingChanges:
     def _enter(self, event: Upsert | Delete) -> str | None:
         key = event.row_key
         pending = self.rows.get(key)
-        if event.lone:
+        if event.unpositioned:
             placed = self._placed(event, pending)
             if placed is None:
                 return "stale"
@@ -111,13 +111,15 @@ class PendingChanges:
             newest = known[0]
         # Without a source position, the offset tells whether it came later: a row stays on its
         # partition.
-        if offset_of(newest) > event.position.offset:  # guard: lone-offset
+        if offset_of(newest) > event.position.offset:  # guard: unpositioned-offset
             return None
-        lone = not has_position(newest) and (
-            pending.lone if pending is not None else self._versions.must_look_up(key)
+        unpositioned = not has_position(newest) and (
+            pending.unpositioned if pending is not None else self._versions.must_look_up(key)
         )
-        # guard: lone-place
-        return event._replace(version=at_offset(newest, event.position.offset), lone=lone)
+        # guard: unpositioned-place
+        return event._replace(
+            version=at_offset(newest, event.position.offset), unpositioned=unpositioned
+        )
 
     def newest(self, key: RowKey) -> Version | None:
         """The version that a change of the row must not be older than; None if nothing is known."""
@@ -158,11 +160,11 @@ class PendingChanges:
             if isinstance(pending, Delete):
                 return None
             version = at_offset(pending.version, position.offset)
-            return Delete(key, version, position, 0, pending.lone)
+            return Delete(key, version, position, 0, pending.unpositioned)
         known = self._versions.get(key)
         if known is None:
             return Delete(
-                key, make_version(0, NO_POSITION, position.offset), position, 0, lone=True
+                key, make_version(0, NO_POSITION, position.offset), position, 0, unpositioned=True
             )
         version, digest = known
         return (  # guard: tombstone-position

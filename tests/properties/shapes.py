@@ -69,7 +69,7 @@ class Change:
     Attributes:
         values: None where it is not there.
         partial: Its `doc` is left out of the message, being what it was.
-        lone: The message has no position.
+        unpositioned: The message has no position.
         old, new: Its key before, and its key from then on, in a change of the key.
         emptied: It is gone with the whole table.
     """
@@ -79,7 +79,7 @@ class Change:
     values: Values | None
     partial: bool = False
     fault: Fault = Fault.NONE
-    lone: bool = False
+    unpositioned: bool = False
     old: int | None = None
     new: int | None = None
     emptied: bool = False
@@ -102,7 +102,7 @@ class Kinds:
     hiding: bool = False
     moves: bool = False
     truncates: bool = False
-    lone: bool = False
+    unpositioned: bool = False
 
 
 class _Table:
@@ -174,8 +174,8 @@ class _Table:
             change = replace(change, fault=Fault.NONE)  # nobody looks at the rest of it
         elif values is not None and not change.bad and POISON in values.text:
             change = replace(change, fault=Fault.STORE)
-        if kinds.lone and change.old is None and change.new is None:
-            change = replace(change, lone=draw(st.integers(0, 2)) == 0)
+        if kinds.unpositioned and change.old is None and change.new is None:
+            change = replace(change, unpositioned=draw(st.integers(0, 2)) == 0)
         self.changes.append(change)
         if values is None:
             self.rows.pop(change.row, None)
@@ -209,7 +209,12 @@ def logs_of(history: Sequence[Change], partitions: int) -> Sent:
         log = sent.logs[number]
         sent.changes[number, len(log.records)] = change
         log.records.append(_record(change))
-        if change.values is None and not change.emptied and not change.lone and change.lsn % 4:
+        if (
+            change.values is None
+            and not change.emptied
+            and not change.unpositioned
+            and change.lsn % 4
+        ):
             log.records.append(tombstone(change.row))
     return sent
 
@@ -219,7 +224,7 @@ def _record(change: Change) -> tuple[Any, ...]:
     if change.emptied:
         return None, envelope("t", change.lsn, None)
     if values is None:
-        if change.lone:
+        if change.unpositioned:
             return key(id=row), orjson.dumps({"id": row, "__deleted": "true"})
         if change.new is None:
             return gone(row, change.lsn)
@@ -229,7 +234,7 @@ def _record(change: Change) -> tuple[Any, ...]:
     size = "?" if change.fault is Fault.RENDER else change.lsn
     text = UNAVAILABLE if change.partial else values.doc
     after = doc(row, text, name=values.name, kind=values.kind, gone=values.gone, size=size)
-    if change.lone:
+    if change.unpositioned:
         return key(id=row), orjson.dumps({**after, "__deleted": "false"})
     message = envelope("u" if change.old is None else "c", change.lsn, after)
     if change.old is None:

@@ -34,7 +34,7 @@ KINDS = {
     "moves": (Kinds(moves=True, truncates=True), CALM),
     "moves and crashes": (Kinds(moves=True, hiding=True, truncates=True), ROUGH + "L"),
     "moves and faults": (Kinds(moves=True, faults=True), ROUGH),
-    "changes without a position": (Kinds(lone=True, hiding=True), ROUGH + "L"),
+    "changes without a position": (Kinds(unpositioned=True, hiding=True), ROUGH + "L"),
 }
 
 
@@ -74,7 +74,7 @@ def test_nothing_is_lost_in_silence_and_nothing_wrong_is_shown(
     # The horizon is longer than Debezium's re-send window, always. At the shorter one most rows are
     # looked up in the store. What has no position of its own must not be sent again.
     horizon_s = data.draw(st.sampled_from([0.3, 3600.0]))
-    again = horizon_s > 1 and not kinds.lone
+    again = horizon_s > 1 and not kinds.unpositioned
     sent = logs_of(data.draw(sendings(history, again=again)), partitions)
     simulation = Simulation(
         sent.logs,

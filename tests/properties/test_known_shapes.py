@@ -149,20 +149,20 @@ def test_a_row_that_was_known_before_a_truncate_is_known_as_gone() -> None:
 
 
 def test_a_row_without_a_position_is_not_taken_by_a_truncate_in_its_window() -> None:
-    play = Play(Change(1, 1, OLD, lone=True), *emptied(2))
+    play = Play(Change(1, 1, OLD, unpositioned=True), *emptied(2))
     assert play("10w") == {1: "old"}
 
 
 # Changes without a position.
 
 
-@pytest.mark.parametrize("last", [put(1, 3, NEW), Change(1, 3, NEW, lone=True)])
-@pytest.mark.parametrize("first", [put(1, 1), Change(1, 1, OLD, lone=True)])
+@pytest.mark.parametrize("last", [put(1, 3, NEW), Change(1, 3, NEW, unpositioned=True)])
+@pytest.mark.parametrize("first", [put(1, 1), Change(1, 1, OLD, unpositioned=True)])
 def test_an_older_change_without_a_position_does_not_come_back(
     first: Change, last: Change, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source, "FIRST_CAP", 1)
-    middle = Change(1, 2, Values("name", "middle"), lone=True)
+    middle = Change(1, 2, Values("name", "middle"), unpositioned=True)
     play = Play(first, middle, last)
     play("1wc 1wc 1wc")
     assert play("L") == {1: "new"}
@@ -174,7 +174,7 @@ def test_an_older_change_without_a_position_does_not_come_back(
 
 
 def test_a_change_without_a_position_comes_after_what_its_partition_said_before() -> None:
-    play = Play(put(1, 1), Change(1, 2, NEW, lone=True), put(1, 3, OLD))
+    play = Play(put(1, 1), Change(1, 2, NEW, unpositioned=True), put(1, 3, OLD))
     assert play("1wc 1wc") == {1: "new"}
     assert play("1w") == {1: "old"}
     assert play.end() == {1: "old"}

@@ -22,13 +22,13 @@ GUARDS: tuple[Guard, ...] = (
         DEDUP,
     ),
     Guard(
-        "lone-offset",
+        "unpositioned-offset",
         "a change without a position is dropped if its offset is the smaller one",
         never,
         DEDUP,
     ),
     Guard(
-        "lone-place",
+        "unpositioned-place",
         "a change without a position is given the position that is known of its row",
         without("at_offset(newest, event.position.offset)"),
         DEDUP,
@@ -141,7 +141,7 @@ GUARDS: tuple[Guard, ...] = (
         WRITER,
     ),
     Guard(
-        "fallback-lone-ahead",
+        "fallback-unpositioned-ahead",
         "a fallback without a position is dropped if the store holds the row at a later offset",
         never,
         ("tests/unit/stages/test_look_up.py",),

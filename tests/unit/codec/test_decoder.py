@@ -130,7 +130,7 @@ def test_an_update(variant):
 def test_a_delete_and_its_tombstone(variant):
     delete, tombstone = events(variant, "delete")
     assert isinstance(delete, Delete)
-    assert not delete.lone
+    assert not delete.unpositioned
     assert isinstance(tombstone, Tombstone)
     assert delete.row_key == tombstone.row_key == "articles:10"
     assert tombstone.position.offset == delete.position.offset + 1
@@ -301,7 +301,7 @@ def test_a_source_without_an_order_leaves_it_to_the_offset(source):
     for value in ({"op": "d", "source": source}, {"op": "u", "after": {"id": 1}, "source": source}):
         event = decode(DOCS, ROW, orjson.dumps(value))
         assert isinstance(event, Delete | Upsert)
-        assert event.lone
+        assert event.unpositioned
         assert not has_position(event.version)
         assert event.source_ts_ms == 1_700_000_000_123
 
@@ -372,7 +372,7 @@ def test_every_shape_gives_the_same_event():
         assert isinstance(event, Upsert)
         assert event[:5] == bare[:5]
         assert event.parsed().columns == bare.parsed().columns
-        assert not event.lone
+        assert not event.unpositioned
 
 
 def test_the_schema_of_a_row_goes_with_it():
@@ -408,7 +408,7 @@ def test_an_unwrapped_delete_in_both_its_forms():
 def test_an_unwrapped_row_without_a_position_is_lone():
     event = the_row(Decoder(DOCS), key(id=1), b'{"id":1,"name":"a","__op":"c"}')
     assert isinstance(event, Upsert)
-    assert event.lone
+    assert event.unpositioned
     assert event.parsed().columns == {"id": 1, "name": "a"}
 
 
@@ -418,7 +418,7 @@ def test_an_unwrapped_row_without_any_mark_needs_the_contracts_word():
         the_row(Decoder(DOCS), key(id=1), raw)
     event = the_row(Decoder(table(shape="unwrapped")), key(id=1), raw)
     assert isinstance(event, Upsert)
-    assert (event.lone, event.op) == (True, "u")
+    assert (event.unpositioned, event.op) == (True, "u")
     with pytest.raises(RecordError, match="no Debezium envelope"):
         the_row(Decoder(table(shape="envelope")), key(id=1), orjson.dumps(FLAT))
 
@@ -441,7 +441,7 @@ def test_an_unwrapped_snapshot_is_older_than_what_was_open_while_it_read():
     # Without the sequence, an LSN does not order a snapshot read.
     alone = place("r", 200, None)
     assert isinstance(alone, Upsert)
-    assert alone.lone
+    assert alone.unpositioned
 
 
 @pytest.mark.parametrize(
@@ -878,7 +878,7 @@ def test_the_short_way_to_a_version_comes_to_the_same(op, generation, offset, so
     assert event.version == make_version(
         generation, NO_POSITION if place is None else place, offset
     )
-    assert event.lone == (place is None)
+    assert event.unpositioned == (place is None)
 
 
 def test_what_postgresql_streams_goes_before_by_generation_then_commit_then_lsn_then_offset():

@@ -27,12 +27,12 @@ def at(offset: int, partition: int = 0) -> KafkaPosition:
 
 def upsert(lsn: int | None, offset: int, partition: int = 0) -> Upsert:
     version = make_version(0, NO_POSITION if lsn is None else f"{lsn:033x}", offset)
-    return Upsert(ROW, version, at(offset, partition), 0, "u", {}, lone=lsn is None)
+    return Upsert(ROW, version, at(offset, partition), 0, "u", {}, unpositioned=lsn is None)
 
 
 def delete(lsn: int | None, offset: int, partition: int = 0, *, moved: bool = False) -> Delete:
     version = make_version(0, NO_POSITION if lsn is None else f"{lsn:033x}", offset)
-    return Delete(ROW, version, at(offset, partition), 0, lone=lsn is None, moved=moved)
+    return Delete(ROW, version, at(offset, partition), 0, unpositioned=lsn is None, moved=moved)
 
 
 def tombstone(offset: int, partition: int = 0) -> Tombstone:

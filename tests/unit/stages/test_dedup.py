@@ -281,7 +281,7 @@ def test_a_delete_takes_its_row_out():
     window = shard.closed()
     assert window.rows == {}
     assert window.deletes[ONE].version.startswith(make_version(0, f"{2:016x}.{2:016x}", 0)[:21])
-    assert not window.deletes[ONE].lone
+    assert not window.deletes[ONE].unpositioned
 
 
 def test_a_row_comes_back_after_its_delete():
@@ -328,7 +328,7 @@ def test_a_tombstone_alone_deletes_what_waits():
     shard.take(put(1, 5), tombstone(1))
     delete = shard.closed().deletes[ONE]
     assert offset_of(delete.version) == 1
-    assert not delete.lone
+    assert not delete.unpositioned
 
 
 def test_a_tombstone_alone_deletes_what_was_written():
@@ -338,7 +338,7 @@ def test_a_tombstone_alone_deletes_what_was_written():
     shard.take(tombstone(1))
     delete = shard.closed().deletes[ONE]
     assert delete.version > written
-    assert not delete.lone
+    assert not delete.unpositioned
     # A change that is newer than the row is newer than the row's tombstone.
     shard.take(put(1, 6))
     assert set(shard.closed().rows) == {ONE}
@@ -348,7 +348,7 @@ def test_a_tombstone_of_a_row_that_nobody_knows_has_its_offset_alone():
     shard = Shard()
     shard.take(put(2, 1), tombstone(1))
     delete = shard.closed().deletes[ONE]
-    assert delete.lone
+    assert delete.unpositioned
     assert delete.version == make_version(0, NO_POSITION, 1)
 
 
@@ -388,7 +388,7 @@ def test_the_tombstone_of_a_stale_delete_is_known_after_a_restart():
 # Changes without a position.
 
 
-def lone(id_: int, text: str) -> Pair:
+def unpositioned(id_: int, text: str) -> Pair:
     source = {"connector": "postgresql"}
     return key(id=id_), json.dumps({"after": doc(id_, text), "source": source, "op": "u"}).encode()
 
@@ -396,10 +396,10 @@ def lone(id_: int, text: str) -> Pair:
 def test_a_change_without_a_position_is_dropped_if_its_partition_said_more_since():
     shard = Shard()
     shard.offset = 7
-    shard.take(lone(1, "new"))
+    shard.take(unpositioned(1, "new"))
     assert set(shard.closed().rows) == {ONE}
     shard.offset = 3
-    shard.take(lone(1, "old"))
+    shard.take(unpositioned(1, "old"))
     assert shard.close() is None
     assert shard.dropped() == {"stale": 1}
 
@@ -408,7 +408,7 @@ def test_a_change_without_a_position_takes_the_place_of_what_is_known_of_its_row
     shard = Shard()
     shard.take(put(1, 5, "first"))
     before = shard.closed().rows[ONE].version
-    shard.take(lone(1, "second"))
+    shard.take(unpositioned(1, "second"))
     version = shard.closed().rows[ONE].version
     assert same_position(before, version)
     assert before < version

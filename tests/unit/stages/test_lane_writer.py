@@ -310,9 +310,12 @@ def test_a_truncate_takes_nothing_of_a_shard_that_has_not_come_to_it() -> None:
 def test_a_row_without_a_position_is_not_known_to_be_older_than_a_truncate() -> None:
     bench = Bench()
     shard = shard_of(key(1))
-    lone = bench.row(1, 1)._replace(version=make_version(0, NO_POSITION, 1))
+    unpositioned = bench.row(1, 1)._replace(version=make_version(0, NO_POSITION, 1))
     bench.writer.write(
-        [bench.window(lone, shard=shard), bench.window(truncates=[truncate(3)], shard=shard)]
+        [
+            bench.window(unpositioned, shard=shard),
+            bench.window(truncates=[truncate(3)], shard=shard),
+        ]
     )
     assert set(bench.texts()) == {"docs:1#0"}
 
@@ -395,7 +398,7 @@ def test_below_a_refused_row_a_delete_without_a_position_is_not_lost() -> None:
     bench = Bench()
     bench.write(bench.row(1, 1))
     alone = make_version(0, NO_POSITION, 2)
-    tombstone = Delete(key(1), alone, position(2), 0, lone=True)
+    tombstone = Delete(key(1), alone, position(2), 0, unpositioned=True)
     bench.writer.write(
         [bench.window(tombstone), bench.window(bench.partial(1, 3, after=Follows.REFUSED))]
     )

@@ -71,13 +71,15 @@ def came(lsn: int, offset: int) -> PartialRow:
 
 
 def tombstone(offset: int) -> Delete:
-    return Delete(ONE, make_version(0, NO_POSITION, offset), at(offset), 0, lone=True)
+    return Delete(ONE, make_version(0, NO_POSITION, offset), at(offset), 0, unpositioned=True)
 
 
 def snapshot_read(offset: int) -> Row:
     columns = {"kind": "page", "size": 1}
     alone = make_version(0, NO_POSITION, offset)
-    return Row(ONE, alone, at(offset), 0, "r", "docs", "t", text_hash("t"), columns, lone=True)
+    return Row(
+        ONE, alone, at(offset), 0, "r", "docs", "t", text_hash("t"), columns, unpositioned=True
+    )
 
 
 def looked_up(store: MemoryStore, row: PartialRow, fallback: Winner) -> Window:
@@ -95,7 +97,7 @@ def test_a_fallback_without_a_position_is_held_against_the_store_by_its_offset(f
     store = stored(lsn=4, offset=4)
     assert looked_up(store, came(6, 6), fallback(3)).fallbacks == {ONE: []}
     (kept,) = looked_up(store, came(6, 6), fallback(5)).fallbacks[ONE]
-    assert (kept.version, kept.lone) == (at_offset(version(4, 4), 5), False)
+    assert (kept.version, kept.unpositioned) == (at_offset(version(4, 4), 5), False)
 
 
 def test_fallbacks_go_with_a_row_that_the_store_has_overtaken() -> None:

@@ -207,7 +207,7 @@ def test_a_shard_resumes_from_each_readable_format(number):
     assert {row.text for row in window.rows.values()} == {"doc 4\nvier", "doc 5\nGrüße 🎉"}
     assert [truncate.table for truncate in window.truncates] == ["docs"]
     assert window.rows[RowKey("docs:4")].columns == {"kind": None, "size": 7}
-    assert {(key, delete.lone) for key, delete in window.deletes.items()} == {
+    assert {(key, delete.unpositioned) for key, delete in window.deletes.items()} == {
         ("docs:6", False),
         ("docs:7", True),
     }
