@@ -1,25 +1,23 @@
-"""What a reader of the store may see, held against what the database did; looked at in every step.
+"""What a reader of the store may see, and what must be true at rest, held against what the database did.
 
-It knows the truth about every change, and for which changes a dead letter is an excuse.
+It is the one judge of all histories: of the seeded runs and of those in `tests/properties`. It knows the
+truth about every change, and for which changes a dead letter is an excuse.
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from typing import Any
 
 from operators.changes.events import DeadLetter
-from operators.changes.row_key import RowKey
 from operators.changes.shards import shard_of
 from operators.changes.text_hash import text_hash
 from operators.changes.version import Version, offset_of
-from operators.store.protocol import Entity, entity_id
-from tests.fakes import HashEmbedder
-from tests.simulation.history import Change, Fault, Topic
+from operators.store.protocol import Entity
+from operators.toast.key_changes import MOVE_WAIT_S
+from tests.simulation.flow import Flow
+from tests.simulation.history import Change, Fault
 from tests.simulation.store import FaultyStore, Written, vector_of
-
-CHUNK, OVERLAP = 8, 2
-
-MAX_CHUNKS = 12
-"""More than any text here is cut into."""
+from tests.simulation.tables import id_of, pieces_of
+from tests.simulation.topic import Topic
 
 
 class Violation(AssertionError):
@@ -40,27 +38,32 @@ class Oracle:
     """The truth about rows, and how far each has come in the store.
 
     Attributes:
-        rewound: State was lost or taken back, and somebody accepted that.
+        lost: A process lost its memory, or was never asked: what a row held whose key changed may be
+            gone with it.
+        again: Rows that were written again since the last start.
     """
 
-    def __init__(
-        self, history: Sequence[Change], topic: Topic, rows: int, store: FaultyStore, chunks: bool
-    ) -> None:
-        self._rows = range(rows)
+    def __init__(self, topic: Topic, store: FaultyStore) -> None:
         self._topic = topic
         self._store = store
-        self._chunks = chunks
-        self._by_row = {row: [c for c in history if c.row == row] for row in self._rows}
-        self._index = {(c.row, c.lsn): i for cs in self._by_row.values() for i, c in enumerate(cs)}
+        self._chunked = topic.table.chunked
+        self._rows = range(topic.rows)
+        self._by_row: dict[int, list[Change]] = {row: [] for row in self._rows}
+        self._index: dict[Change, int] = {}
+        for change in topic.history:
+            self._index[change] = len(self._by_row[change.row])
+            self._by_row[change.row].append(change)
+        self._emptied_at = {(c.row, c.lsn): self._index[c] for c in topic.history if c.emptied}
         self._shard = {row: int(shard_of(f"docs:{row}")) for row in self._rows}
         self._at = dict.fromkeys(self._rows, -1)
         self._judged = 0
-        self._touched: dict[int, None] = {}
-        self.rewound = False
-        self._doubted = _doubted(topic)
-        # I7: what was written before this start, and what has been written again since.
+        self.lost = self._rewound = False
+        self._torn: set[Change] = set()
+        self._doubted = topic.doubted()
+        # I7: what was written before this start, what since, and how much of it may be twice.
         self._before: set[tuple[int, Version]] = set()
         self._since: set[tuple[int, Version]] = set()
+        self._bound = 0
         self.again: set[int] = set()
         # I8: letters of this start.
         self._letters = 0
@@ -83,13 +86,13 @@ class Oracle:
     def _shown(self, entity: Entity) -> None:
         row = _row_of(entity.row_key)
         change = self._made(row, entity.version)
-        index = self._index[row, change.lsn]
+        index = self._index[change]
         where = f"{entity.id} @ {change.lsn}"
-        values = change.values
-        hold(values is not None, "I3", f"{where}: shown though it was deleted then")
+        values = change.seen
+        hold(values is not None, "I3", f"{where}: shown though it was deleted or hidden then")
         assert values is not None
         hold(not change.bad, "I8", f"{where}: shown though its record is bad")
-        pieces = pieces_of(values.text, self._chunks)
+        pieces = pieces_of(values.text, self._chunked)
         # The first chunk may tell of more while those are being removed.
         hold(entity.chunks >= len(pieces), "I5", f"{where}: of {entity.chunks} chunks")
         start, text = pieces[entity.chunk]
@@ -107,80 +110,52 @@ class Oracle:
         at = self._at[row]
         if index < at:
             before = self._by_row[row][at]
-            invariant = "I3" if before.values is None else "I4"
+            invariant = "I3" if before.seen is None else "I4"
             hold(False, invariant, f"{where}: goes back from {before.lsn}")
         if entity.chunk == 0:
             self._at[row] = index
-            self._touched[row] = None
             self._since.add((row, entity.version))
             if (row, entity.version) in self._before:
                 self.again.add(row)
 
     def _removed(self, id_: str) -> None:
         key, _, chunk = id_.partition("#")
-        row = _row_of(key)
-        self._touched[row] = None
         if chunk != "0":
             return
+        row = _row_of(key)
         changes, at = self._by_row[row], self._at[row]
-        now = next((i for i, c in enumerate(changes) if c.values is None and i >= at), -1)
+        now = next((i for i, c in enumerate(changes) if c.seen is None and i >= at), -1)
         hold(now >= 0, "I4", f"{id_}: removed though it is there for ever")
         self._at[row] = now
 
     def _emptied(self, written: Written) -> None:
         assert written.emptied is not None
         lsn = int(written.emptied.split(".")[2], 16)
-        for row in self._rows:
-            if self._shard[row] in written.shards:
-                self._at[row] = max(self._at[row], self._index[row, lsn])
+        for row, changes in self._by_row.items():
+            # What has no position is not older than a TRUNCATE.
+            if self._shard[row] in written.shards and not any(c.lone for c in changes):
+                self._at[row] = max(self._at[row], self._emptied_at[row, lsn])
 
-    def settled(self) -> None:
-        """A lane has written what it took: the rows have all their chunks, and no others."""
+    def look(self, flow: Flow, letters: Sequence[DeadLetter], *, unsure: bool = False) -> None:
+        """Look at everything that must hold in every step.
+
+        Args:
+            flow: As it is now.
+            letters: All that were ever sent.
+            unsure: The dead-letter topic has answered with an error.
+        """
         self.watch()
-        for row in self._touched:
-            self._whole(row)
-
-    def take_touched(self) -> None:
-        """Forget which rows were written: somebody else writes now, or they were cut off."""
-        self.watch()
-        self._touched.clear()
-
-    def _whole(self, row: int) -> Change | None:
-        """The change that is shown of a row, with exactly the chunks of its text."""
-        rows = self._store._collections["docs"].rows
-        ids = {i: id_of(row, i) for i in range(MAX_CHUNKS)}
-        found = {i: rows[id_] for i, id_ in ids.items() if id_ in rows}
-        if not found:
-            return None
-        hold(0 in found, "I5", f"row {row}: chunks {sorted(found)} without the first")
-        first = found[0]
-        change = self._made(row, first["rv_version"])
-        assert change.values is not None
-        wanted = pieces_of(change.values.text, self._chunks)
-        hold(
-            first["rv_chunks"] == len(wanted) or self._refused_since(change),
-            "I5",
-            f"row {row} @ {change.lsn}: tells of {first['rv_chunks']} chunks",
-        )
-        # The store refuses a row when what was there before may be half removed already.
-        whole = sorted(found) == list(range(len(wanted)))
-        hold(
-            whole or self._refused_since(change),
-            "I5",
-            f"row {row} @ {change.lsn}: chunks {sorted(found)} of {len(wanted)}",
-        )
-        for i, each in found.items():
+        self.letters(letters, unsure=unsure)
+        again = len(self.again)
+        hold(again <= self._bound, "I7", f"{again} rows written again, of {self._bound}")
+        for number, (read, (offset, cap)) in enumerate(
+            zip(flow.read(), flow.offsets(), strict=False)
+        ):
             hold(
-                self._refused_since(change)
-                or (each["rv_version"] == first["rv_version"] and each["text"] == wanted[i][1]),
-                "I5",
-                f"row {row} @ {change.lsn}: chunk {i} of another version",
+                read - offset <= cap,
+                "I7",
+                f"{number}: {read - offset} records in an epoch of {cap}",
             )
-        return change
-
-    def _refused_since(self, change: Change) -> bool:
-        later = self._by_row[change.row][self._index[change.row, change.lsn] :]
-        return any(c.fault is Fault.STORE for c in later)
 
     def letters(self, letters: Sequence[DeadLetter], *, unsure: bool) -> None:
         """A letter comes once, but where its sender could not know.
@@ -196,28 +171,64 @@ class Oracle:
             self._told.add(place)
         self._letters = len(letters)
 
-    # ------------------------------------------------------------------ at a start
+    # ------------------------------------------------------------------ at an end and at a start
 
-    def started(self) -> None:
-        """A process has started: what it writes again is counted from here."""
-        self.take_touched()
+    def crashed(self) -> None:
+        """A process is gone, and with it what it knew of rows whose key changed."""
+        self.watch()
+        self.lost = True
+
+    def stopped(self, flow: Flow) -> None:
+        """A flow stops cleanly.
+
+        It forgets what a row held whose delete it has read, and nothing of its new key.
+        """
+        places, read = self._topic.places, flow.read()
+        seen = {change for (number, offset), change in places.items() if offset < read[number]}
+        deleted = {(c.row, c.lsn) for c in seen if c.new is not None}
+        self._torn |= {
+            c
+            for c in places.values()
+            if c.old is not None and (c.old, c.lsn) in deleted and c not in seen
+        }
+
+    def starting(self) -> None:
+        """A process starts: what it writes again, and tells again, is counted from here."""
+        self.watch()
         self._before |= self._since
         self._since.clear()
         self.again.clear()
         self._told.clear()
 
-    def accepted(self) -> None:
+    def accepted(self, *, older: bool = False) -> None:
         """Somebody goes on with a state that is lost or old.
 
         Only the rows that are there are fenced against their past then, and what was written before is
         written again.
+
+        Args:
+            older: It is an old one, so the log is not read again from its beginning.
         """
-        self.rewound = True
+        self.crashed()
+        self._rewound = self._rewound or older
         self._before.clear()
         self._since.clear()
         for row in self._rows:
-            if id_of(row) not in self._store._collections["docs"].rows:
+            if id_of(row) not in self._entities():
                 self._at[row] = -1
+
+    def started(self, flow: Flow) -> None:
+        """A flow goes on: I7 bounds what it may write again from here on."""
+        bound = flow.pending_at_start
+        for number, (offset, cap) in enumerate(flow.offsets()):
+            ahead = max(0, flow.emitted[number] - offset)
+            hold(ahead <= cap, "I10", f"goes on with {number}@{offset}, {ahead} ahead of {cap}")
+            bound += ahead
+        self._bound = bound
+
+    def took(self, seconds: float) -> None:
+        """So long at the most did one half of a change of the key have to wait for the other."""
+        self.lost = self.lost or seconds >= MOVE_WAIT_S
 
     # ------------------------------------------------------------------ at rest
 
@@ -228,8 +239,13 @@ class Oracle:
         for place, change in self._topic.places.items():
             if change.fault is Fault.DECODE:
                 hold(place in places, "I8", f"no letter of the unreadable record {place}")
+        entities: dict[int, dict[int, dict[str, Any]]] = {}
+        for id_, entity in self._entities().items():
+            key, _, chunk = id_.partition("#")
+            entities.setdefault(_row_of(key), {})[int(chunk)] = entity
+        hold(entities.keys() <= set(self._rows), "I5", f"rows that never were: {sorted(entities)}")
         for row, changes in self._by_row.items():
-            shown = self._whole(row)
+            shown = self._whole(row, entities[row]) if row in entities else None
             allowed = self._allowed(changes, buried)
             hold(
                 shown in allowed,
@@ -237,19 +253,53 @@ class Oracle:
                 f"row {row} shows {_lsn(shown)}, not {list(map(_lsn, allowed))}",
             )
             if changes and changes[-1] not in buried:
-                last = changes[-1] if changes[-1].values is not None else None
+                last = changes[-1] if changes[-1].seen is not None else None
                 hold(
-                    shown == last,
+                    shown is last,
                     "I2",
                     f"row {row} shows {_lsn(shown)}, and its last is {_lsn(last)}",
                 )
         for change in sorted(buried, key=lambda c: (c.lsn, c.row)):
             excused = change.bad or self._excused(change, buried)
             hold(excused, "I2", f"row {change.row} @ {change.lsn}: in a dead letter without need")
-        ids = self._store._collections["docs"].rows.keys()
-        rows = {id_.partition("#")[0] for id_ in ids}
-        wanted = {f"docs:{row}" for row in self._rows}
-        hold(rows <= wanted, "I5", f"rows that never were: {sorted(rows - wanted)}")
+
+    def _entities(self) -> dict[str, dict[str, Any]]:
+        """What the store holds by id."""
+        return self._store._collections["docs"].rows
+
+    def _whole(self, row: int, found: dict[int, dict[str, Any]]) -> Change:
+        """The change that is shown of a row, with exactly the chunks of its text."""
+        hold(0 in found, "I5", f"row {row}: chunks {sorted(found)} without the first")
+        first = found[0]
+        change = self._made(row, first["rv_version"])
+        values, where = change.seen, f"row {row} @ {change.lsn}"
+        hold(values is not None, "I1", f"{where}: shown though it is deleted or hidden")
+        assert values is not None
+        wanted = pieces_of(values.text, self._chunked)
+        # The store refuses a row when what was there before may be half removed already.
+        if not self._refused_since(change):
+            told = first["rv_chunks"]
+            hold(told == len(wanted), "I5", f"{where}: tells of {told} chunks of {len(wanted)}")
+        else:
+            wanted = wanted[: len(found)]
+        hold(
+            sorted(found) == list(range(len(wanted))),
+            "I5",
+            f"{where}: chunks {sorted(found)} of {len(wanted)}",
+        )
+        for (_, text), (i, each) in zip(wanted, sorted(found.items()), strict=True):
+            same = each["rv_version"] == first["rv_version"] and each["size"] == change.lsn
+            hold(same and each["text"] == text, "I5", f"{where}: chunk {i} of another version")
+            hold(
+                each["vector"].tobytes() == vector_of(text).tobytes(),
+                "I6",
+                f"{where}: chunk {i} has the vector of another text",
+            )
+        return change
+
+    def _refused_since(self, change: Change) -> bool:
+        later = self._by_row[change.row][self._index[change] :]
+        return any(c.fault is Fault.STORE for c in later)
 
     def _made(self, row: int, version: str) -> Change:
         """The change that a version of a row comes from: a row stays on its partition."""
@@ -262,13 +312,9 @@ class Oracle:
         poisoned = False
         for change in reversed(changes):
             poisoned = poisoned or change.fault is Fault.STORE
-            if change.bad:
-                continue
-            if change in buried:
-                # One copy of it may be in a letter, and another applied.
-                allowed.append(change)
-                continue
-            allowed.append(change if change.values is not None else None)
+            if change.bad or (change in buried and self._topic.copies[change] == 1):
+                continue  # of one that was sent again, another copy may have been applied
+            allowed.append(change if change.seen is not None else None)
             # The store refuses a row when what it superseded on its way is gone.
             if not poisoned and not (change.partial and self._excused(change, buried)):
                 return allowed
@@ -278,56 +324,30 @@ class Oracle:
         """Whether what a change left out may be known nowhere."""
         if not change.partial:
             return False
-        if self.rewound or change.old is not None or change in self._doubted:
+        # From the middle of the log, a value may be left out whose row is gone by now.
+        if self._rewound or change in self._doubted:
+            return True
+        if change.old is not None and (self.lost or change in self._torn):
             return True
         before = self._before_of(change)
         return (
             before is None
-            or before.values is None
+            or before.seen is None
             or before.bad
             or before in buried
             or self._excused(before, buried)
         )
 
     def _before_of(self, change: Change) -> Change | None:
-        index = self._index[change.row, change.lsn]
-        return self._by_row[change.row][index - 1] if index else None
-
-
-def _doubted(topic: Topic) -> set[Change]:
-    """Changes with an unreadable record before them that is older, or may be: it has no position.
-
-    That is so where it, or they, are sent again.
-    """
-    doubted: set[Change] = set()
-    garbled: dict[int, int] = {}
-    sent: dict[int, int] = {}
-    for _, change in sorted(topic.places.items(), key=lambda item: item[0]):
-        if change.fault is Fault.DECODE:
-            garbled[change.row] = max(
-                garbled.get(change.row, 0), sent.get(change.row, 0), change.lsn
-            )
-        elif change.lsn <= garbled.get(change.row, 0):
-            doubted.add(change)
-        sent[change.row] = max(sent.get(change.row, 0), change.lsn)
-    return doubted
+        """The change that it follows, of its old key if that changed."""
+        row = change.row if change.old is None else change.old
+        earlier = [each for each in self._by_row[row] if each.lsn < change.lsn]
+        return earlier[-1] if earlier else None
 
 
 def _row_of(key: str) -> int:
     return int(key.removeprefix("docs:"))
 
 
-def id_of(row: int, chunk: int = 0) -> str:
-    """Entity id of a row."""
-    return entity_id(RowKey(f"docs:{row}"), chunk)
-
-
 def _lsn(change: Change | None) -> int | None:
     return None if change is None else change.lsn
-
-
-@lru_cache(maxsize=4096)
-def pieces_of(text: str, chunks: bool) -> list[tuple[int, str]]:
-    """(start, text) of what becomes an entity each."""
-    ranges = HashEmbedder().chunks(text, CHUNK, OVERLAP) if chunks else [(0, len(text))]
-    return [(start, text[start:end]) for start, end in ranges]

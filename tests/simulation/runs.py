@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from tests.simulation.world import FAULTS, Outcome, World
+from tests.simulation.plan import FAULTS, Outcome
+from tests.simulation.world import World
 
 ENOUGH = 500
 """So many runs must have met every kind of fault."""

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from operators import crash_points
 from operators.changes.events import DeadLetter
+from operators.changes.shards import SHARDS
 from operators.changes.vector import Vector
 from operators.changes.version import Version
 from operators.errors import FatalError, RecordError, RetriableError
@@ -96,11 +97,13 @@ class FaultyStore(MemoryStore):
 
     Attributes:
         written: Everything that was written or removed, in order.
+        cut_at: (operation, whether it is done): at the next such request the process is cut off.
     """
 
     def __init__(self, rng: Random, around: Surroundings, moods: Moods) -> None:
         super().__init__(new_identity=lambda: "the only one")
         self.written: list[Written] = []
+        self.cut_at: tuple[str, bool] | None = None
         self.moods = moods
         self._rng = rng
         self._around = around
@@ -136,14 +139,14 @@ class FaultyStore(MemoryStore):
             super(FaultyStore, self).upsert(collection, taken)
             self.written += [Written(each.id, each) for each in taken]
 
-        self._write(len(starts) - 1, apply)
+        self._write("upsert", len(starts) - 1, apply)
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         def apply(count: int) -> None:
             super(FaultyStore, self).delete(collection, ids[:count])
             self.written += [Written(each) for each in ids[:count]]
 
-        self._write(len(ids), apply)
+        self._write("delete", len(ids), apply)
 
     def delete_older(
         self,
@@ -152,7 +155,7 @@ class FaultyStore(MemoryStore):
         version: Version,
         shards: Collection[int] | None = None,
     ) -> None:
-        ordered = sorted(shards or ())
+        ordered = sorted(range(SHARDS) if shards is None else shards)
 
         def apply(count: int) -> None:
             if not count:
@@ -162,10 +165,12 @@ class FaultyStore(MemoryStore):
             self.written += [Written(each.id) for each in self.history[before:]]
             self.written.append(Written("", None, version, tuple(ordered[:count])))
 
-        self._write(len(ordered), apply)
+        self._write("delete_older", len(ordered), apply)
 
-    def _write(self, size: int, apply: Callable[[int], None]) -> None:
+    def _write(self, operation: str, size: int, apply: Callable[[int], None]) -> None:
         """Apply a request, all of it or the first few of its parts, and answer or not."""
+        if self.cut_at is not None and self.cut_at[0] == operation:
+            self._cut(size, size if self.cut_at[1] else 0, apply)
         self._before(size, apply)
         dice, moods, around = self._rng.random(), self.moods, self._around
         count = self._rng.randint(0, size)

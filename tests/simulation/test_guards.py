@@ -14,7 +14,8 @@ from operators.stages.dedup import DedupLogic
 from operators.stages.epoch_budget import EpochBudget
 from operators.stages.source import PartitionLogic
 from operators.state.version_map import VersionMap
-from tests.simulation.flow import Flow, Worker
+from tests.simulation.flow import Flow
+from tests.simulation.worker import Worker
 from tests.simulation.world import World
 
 PATIENCE = 400
@@ -43,7 +44,7 @@ def _no_gathering(patch: pytest.MonkeyPatch) -> None:
 
 
 def _no_barrier(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(Flow, "_through", lambda self, worker: worker.snapshotted)
+    patch.setattr(Flow, "_through", lambda self, worker: worker.epoch > self.epoch)
 
 
 def _no_cap(patch: pytest.MonkeyPatch) -> None:

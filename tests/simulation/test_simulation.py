@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.simulation.plan import FAULTS
 from tests.simulation.runs import Totals, replay_of, run_many
-from tests.simulation.world import FAULTS, World
+from tests.simulation.world import World
 
 SEEDS = 500
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,216 @@
+"""The partitions of a Kafka topic that hold a history, written as Debezium writes it.
+
+By key to partitions, with left-out values, changes of the key over two partitions, ranges that were
+sent again after the connector died, tombstones that come late or are all that compaction has left, and
+records that nobody can read.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from operators.changes.shards import shard_of
+from operators.contract.table import UNAVAILABLE
+from tests.changes import Log, doc, envelope, gone, key, tombstone
+from tests.simulation.history import Change, Dice, Fault, Kinds
+from tests.simulation.tables import Table
+
+
+class Topic:
+    """The partitions that hold a history.
+
+    Attributes:
+        history: The changes, in order.
+        table: What the history is of.
+        rows: There are rows 0 to `rows` - 1.
+        places: The change that lies at (partition, offset); of tombstones, the delete before them.
+        copies: How often each change was sent.
+        faults: How often each fault of the source is in there, by name.
+    """
+
+    def __init__(self, table: Table, history: Sequence[Change], rows: int, partitions: int) -> None:
+        self.table = table
+        self.history = list(dict.fromkeys(history))
+        self.rows = rows
+        self.partitions = partitions
+        self.logs = [Log(written=0, per_read=2) for _ in range(partitions)]
+        self.places: dict[tuple[int, int], Change] = {}
+        self.copies: Counter[Change] = Counter()
+        self.faults: Counter[str] = Counter()
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{place}: {change}" for place, change in self.places.items())
+
+    def partition_of(self, row: int) -> int:
+        """Where a row's records lie."""
+        return row % self.partitions
+
+    def shards(self) -> frozenset[str]:
+        """Where its rows go; the other shards have nothing to do but hear of a TRUNCATE."""
+        return frozenset(shard_of(f"docs:{row}") for row in range(self.rows))
+
+    def send(
+        self, change: Change, *, is_tombstone: bool = False, partition: int | None = None
+    ) -> None:
+        """Write the record of a change, or the tombstone that follows it.
+
+        Args:
+            change: The change.
+            is_tombstone: Only the tombstone.
+            partition: Where, if not on that of its row.
+        """
+        number = self.partition_of(change.row) if partition is None else partition
+        self.places[number, len(self.logs[number].records)] = change
+        self.copies[change] += not is_tombstone
+        flagged = self.table.flagged
+        record = tombstone(change.row) if is_tombstone else _record(change, flagged=flagged)
+        self.logs[number].records.append(record)
+
+    def doubted(self) -> set[Change]:
+        """Changes with an unreadable record before them that is older, or may be: it has no position.
+
+        So where it is sent again, it may be newer than all that its row was known to be by then.
+        """
+        doubted: set[Change] = set()
+        garbled: dict[int, int] = {}
+        newest: dict[int, int] = {}
+        for _, change in sorted(self.places.items(), key=lambda item: item[0]):
+            newest[change.row] = max(newest.get(change.row, 0), change.lsn)
+            if change.fault is Fault.DECODE:
+                garbled[change.row] = newest[change.row]
+            elif change.lsn <= garbled.get(change.row, 0):
+                doubted.add(change)
+        return doubted
+
+
+def topic_of(table: Table, sent: Sequence[Change], rows: int, partitions: int) -> Topic:
+    """The records of these changes one by one; a TRUNCATE is one record, in the first partition."""
+    topic = Topic(table, sent, rows, partitions)
+    for change in sent:
+        if change.emptied and change.row:
+            continue
+        topic.send(change)
+        if change.values is None and not (change.emptied or change.lone) and change.lsn % 4:
+            topic.send(change, is_tombstone=True)
+    return topic
+
+
+def drawn_topic(
+    dice: Dice, table: Table, history: Sequence[Change], kinds: Kinds, partitions: int
+) -> Topic:
+    """The records of a history, with all that may happen to them on their way."""
+    topic = Topic(table, history, kinds.rows, partitions)
+    for log in topic.logs:
+        log.per_read = dice.choice([1, 2, 5])
+    entries = _sent(dice, history, kinds, topic.faults)
+    if kinds.compacted:
+        entries = _compacted(dice, entries, topic.faults)
+    for change, is_tombstone in entries:
+        number = dice.randrange(partitions) if change.emptied else None
+        topic.send(change, is_tombstone=is_tombstone, partition=number)
+    return topic
+
+
+_Entry = tuple[Change, bool]
+"""A record: of a change, and whether it is only the tombstone."""
+
+
+def _sent(
+    dice: Dice, history: Sequence[Change], kinds: Kinds, faults: Counter[str]
+) -> list[_Entry]:
+    """What the connector sends, some ranges more than once."""
+    transactions: list[list[Change]] = []
+    for change in history:
+        if transactions and transactions[-1][0].lsn == change.lsn:
+            transactions[-1].append(change)
+        else:
+            transactions.append([change])
+    entries: list[_Entry] = []
+    for index, transaction in enumerate(transactions):
+        again = kinds.resent and dice.randrange(6) == 0
+        late = again and any(c.values is None and not c.emptied for c in transaction)
+        entries += _entries(dice, transaction, faults, tombstones=not late)
+        if not again:
+            continue
+        back = dice.randint(1, 8)
+        faults["late tombstone"] += late
+        faults["record sent twice" if back == 1 else "range sent again"] += 1
+        for each in transactions[max(0, index + 1 - back) : index + 1]:
+            entries += _entries(dice, each, faults, tombstones=True)
+    return entries
+
+
+def _entries(
+    dice: Dice, transaction: Sequence[Change], faults: Counter[str], *, tombstones: bool
+) -> list[_Entry]:
+    """The records of a transaction; a TRUNCATE is one."""
+    entries: list[_Entry] = []
+    for change in transaction:
+        if change.emptied and change.row:
+            continue
+        entries.append((change, False))
+        deleted = change.values is None and not change.emptied
+        if deleted and not change.lone and tombstones:
+            if dice.randrange(5):
+                entries.append((change, True))
+            else:
+                faults["no tombstone"] += 1
+    return entries
+
+
+def _compacted(dice: Dice, entries: list[_Entry], faults: Counter[str]) -> list[_Entry]:
+    """The same without some deletes, of which only the tombstones are left.
+
+    Not where the row's records were sent again on both sides of it: a tombstone has no version,
+    and which side it belongs to cannot be told.
+    """
+    kept: list[_Entry] = []
+    for index, (change, is_tombstone) in enumerate(entries):
+        if (
+            not is_tombstone
+            and change.values is None
+            and not change.emptied
+            and change.new is None
+            and entries[index + 1 : index + 2] == [(change, True)]
+            and not any(c.row == change.row and c.lsn > change.lsn for c, _ in entries[:index])
+            and not any(
+                c.row == change.row and c.lsn <= change.lsn for c, _ in entries[index + 2 :]
+            )
+            and dice.randrange(3) == 0
+        ):
+            faults["tombstone alone"] += 1
+            continue
+        kept.append((change, is_tombstone))
+    return kept
+
+
+def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:
+    """Key, value and perhaps headers of the record of a change.
+
+    Args:
+        change: The change.
+        flagged: The table has a soft-delete column.
+    """
+    values, row = change.values, change.row
+    if change.emptied:
+        return None, envelope("t", change.lsn, None)
+    if values is None:
+        if change.lone:
+            return key(id=row), orjson.dumps({"id": row, "__deleted": "true"})
+        if change.new is None:
+            return gone(row, change.lsn)
+        return (*gone(row, change.lsn), [("__debezium.newkey", key(id=change.new))])
+    if change.fault is Fault.DECODE:
+        return key(id=row), b"{"
+    size = "?" if change.fault is Fault.RENDER else change.lsn
+    text = UNAVAILABLE if change.partial else values.doc
+    flag = {"gone": values.gone} if flagged else {}
+    after = doc(row, text, name=values.name, kind=values.kind, **flag, size=size)
+    if change.lone:
+        return key(id=row), orjson.dumps({**after, "__deleted": "false"})
+    if change.old is None:
+        return key(id=row), envelope("u", change.lsn, after)
+    headers = [("__debezium.oldkey", key(id=change.old))]
+    return key(id=row), envelope("c", change.lsn, after), headers
