@@ -5,7 +5,6 @@ lets a window's time pass, and all that is due be written; c commits; ! crashes;
 starts again; L loses the recovery state; f lets so much time pass that no version is remembered.
 """
 
-from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -14,87 +13,69 @@ import pytest
 from operators.contract.table import MAX_VARCHAR_BYTES, UNAVAILABLE
 from operators.stages import source
 from tests.changes import Log, doc, envelope, key, table
-from tests.properties.shapes import (
-    POISON,
-    SECTION,
-    Change,
-    Fault,
-    Judge,
-    PickyStore,
-    Values,
-    logs_of,
-)
-from tests.properties.simulation import Simulation, id_of
+from tests.simulation.history import POISON, Change, Fault, Values
+from tests.simulation.script import Script
+from tests.simulation.tables import FILTERED, id_of, table_of
+from tests.simulation.topic import topic_of
 
 OLD, NEW = Values("name", "old"), Values("name", "new")
 
 
-class Play:
+class Play(Script):
     """A history on two partitions, rows with an even number on the first, played step by step."""
 
     def __init__(self, *history: Change, lanes: int = 1) -> None:
-        sent = logs_of(history, 2)
-        self.simulation = Simulation(sent.logs, section=SECTION, store=PickyStore(), lanes=lanes)
-        self.judge = Judge(list(dict.fromkeys(history)), sent)
+        super().__init__(topic_of(FILTERED, history, rows=5, partitions=2), lanes=lanes)
         self._gather()
 
     def _gather(self) -> None:
         for number in (0, 1):
-            self.simulation.poll(number)
+            self.poll(number)
 
     def __call__(self, steps: str) -> dict[int, str]:
         """Play; returns what of `doc` a reader sees of each row then."""
-        simulation = self.simulation
         for step in steps.replace(" ", ""):
             match step:
                 case "0" | "1":
-                    simulation.append(int(step), 1)
-                    simulation.poll(int(step))
+                    self.append(int(step), 1)
+                    self.poll(int(step))
                 case "w":
-                    simulation.tick()
-                    simulation.write()
+                    self.tick()
+                    self.write()
                 case "c":
-                    simulation.commit()
+                    self.commit()
                 case "S":
-                    simulation.stop()
+                    self.stop()
                     self._gather()
                 case "f":
                     for _ in range(2):
-                        simulation.now += timedelta(hours=1)
-                        for logic in simulation.process.shards.values():
-                            logic._versions.rotate(simulation.now.timestamp())
+                        self.clock.advance(3600.0)
+                        for logic in self.worker.shards.values():
+                            logic._versions.rotate(self.clock.now().timestamp())
                 case "!":
-                    self.judge.lost = True
-                    simulation.crash()
+                    self.crash()
                 case "L":
-                    self.judge.lost = True
-                    self.judge.forget_deletes(simulation)
-                    simulation.committed.clear()
-                    simulation.crash()
-            self.judge.watch(simulation)
+                    self.lose_state()
         return self.seen()
 
     def seen(self) -> dict[int, str]:
+        visible = self.visible()
         return {
             row: "".join(
-                text
-                for id_, text in sorted(self.simulation.visible().items())
-                if id_.startswith(f"docs:{row}#")
+                text for id_, text in sorted(visible.items()) if id_.startswith(f"docs:{row}#")
             ).partition("\n")[2]
             for row in range(5)
-            if id_of(row) in self.simulation.visible()
+            if id_of(row) in visible
         }
 
     def end(self) -> dict[int, str]:
         """Read and write what is left; returns what a reader sees at rest."""
-        self.simulation.drain()
-        self.judge.watch(self.simulation)
-        self.judge.rest(self.simulation)
+        self.drain()
         return self.seen()
 
-    def letters(self) -> list[tuple[int, int]]:
+    def places(self) -> list[tuple[int, int]]:
         """Where the dead letters came from."""
-        found = self.simulation.letters.letters
+        found = self.letters.letters
         return sorted((each.position.partition, each.position.offset) for each in found)
 
 
@@ -137,7 +118,7 @@ def test_a_truncate_that_was_written_is_not_undone_by_another_partition_after_a_
     play = Play(put(1, 1), *emptied(2))
     assert play("10w!") == {}
     # The row's partition is read first; the one with the TRUNCATE might tell of it later.
-    play.simulation.poll(1)
+    play.poll(1)
     assert play("w") == {}
     assert play.end() == {}
 
@@ -168,7 +149,7 @@ def test_an_older_change_without_a_position_does_not_come_back(
     assert play("L") == {1: "new"}
     # From the beginning again, one record for each window.
     for _ in range(8):
-        play.simulation.poll(1)
+        play.poll(1)
         assert play("wc") == {1: "new"}
     assert play.end() == {1: "new"}
 
@@ -197,10 +178,10 @@ def test_a_refused_value_is_never_replaced_by_the_one_before(fault: Fault, betwe
     play = Play(put(1, 1), put(1, 2, lost, fault), touched(1, 3, lost._replace(doc="lost")))
     play("1wc 1" + between)
     if "!" in between:
-        play.simulation.poll(0)
+        play.poll(0)
     assert play.end() == {1: "old"}
     # Unless the two met in one window, and the store was asked for both at once.
-    assert play.letters()[-1] == (1, 2)
+    assert play.places()[-1] == (1, 2)
 
 
 @pytest.mark.parametrize("steps", ["1wcf", "1wc1wcf"])
@@ -213,7 +194,7 @@ def test_a_refused_value_is_remembered_for_longer_than_the_versions(
     play = Play(put(1, 1), put(1, 2, lost, fault), touched(1, 3, later), touched(1, 4, later))
     play("1wc" + steps)
     assert play.end() == {1: "old"}
-    assert play.letters()[-1] == (1, 3)
+    assert play.places()[-1] == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -229,7 +210,7 @@ def test_what_a_refused_value_has_superseded_is_shown(fault: Fault, steps: str) 
     play = Play(put(1, 1), put(1, 2, NEW), put(1, 3, lost, fault), touched(1, 4, lost))
     play("1wc" + steps)
     assert play.end() == {1: "new"}
-    assert set(play.letters()) == {(1, 2), (1, 3)}
+    assert set(play.places()) == {(1, 2), (1, 3)}
 
 
 @pytest.mark.parametrize("steps", ["111w", "1c11w", "111c", "111c!"])
@@ -238,7 +219,7 @@ def test_a_row_that_cannot_be_rendered_gives_what_it_says_within_its_window(step
     play = Play(put(1, 1), put(1, 2, NEW), put(1, 3, last, Fault.RENDER), touched(1, 4, last))
     play("1wc" + steps)
     assert play.end() == {1: "last"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 def test_what_a_refused_value_has_superseded_is_held_against_the_store_as_well(
@@ -252,8 +233,8 @@ def test_what_a_refused_value_has_superseded_is_held_against_the_store_as_well(
     play("L")
     for _ in range(4):
         # Once more from the beginning: the first four in one window.
-        play.simulation.poll(1)
-        play.simulation.poll(0)
+        play.poll(1)
+        play.poll(0)
         assert play("wc") == {1: "newest"}
     assert play.end() == {1: "newest"}
 
@@ -269,30 +250,29 @@ def test_a_row_whose_parts_are_too_long_together_stops_nothing() -> None:
         (key(id=2), envelope("c", 4, doc(2))),
     ]
     for together in (2, 4, 5):
-        simulation = Simulation([Log(list(records), written=0)])
-        simulation.append(0, together)
-        simulation.drain()
-        assert simulation.visible() == {id_of(2): "doc 2\ntext"}
-        assert simulation.letters.letters
-        assert simulation.left_behind() == []
-    simulation = Simulation([Log(records[:2])])
-    simulation.drain()
-    assert simulation.visible() == {id_of(0): f"doc 0\n{half}"}
-    (letter,) = simulation.letters.letters
+        script = Script([Log(list(records), written=0)])
+        script.append(0, together)
+        script.drain()
+        assert script.visible() == {id_of(2): "doc 2\ntext"}
+        assert script.letters.letters
+    script = Script([Log(records[:2])])
+    script.drain()
+    assert script.visible() == {id_of(0): f"doc 0\n{half}"}
+    (letter,) = script.letters.letters
     assert letter.position.offset == 1
 
 
 def test_a_whole_row_ends_the_doubt() -> None:
     play = Play(put(1, 1), put(1, 2, fault=Fault.RENDER), put(1, 3, NEW), touched(1, 4, NEW))
     assert play("1w1w1w1w") == {1: "new"}
-    assert play.letters() == [(1, 1)]
+    assert play.places() == [(1, 1)]
 
 
 def test_a_good_row_before_a_bad_one_is_not_in_doubt() -> None:
     play = Play(put(1, 1), touched(1, 2), put(1, 3, fault=Fault.RENDER))
     play("1wc 11w")
     assert play.end() == {1: "old"}
-    assert play.letters() == [(1, 2)]
+    assert play.places() == [(1, 2)]
 
 
 COPIES = ["w".join("00000"), "00000", "0c0c0c0c0", "000c!00", "00S000"]
@@ -305,7 +285,7 @@ def test_a_change_that_is_sent_again_after_an_unreadable_one_is_in_doubt(steps: 
     play = Play(put(0, 1), *later, *later)
     play("0wc" + steps)
     assert play.end() == {0: "old"}
-    assert play.letters() == [(0, 2), (0, 3), (0, 4)]
+    assert play.places() == [(0, 2), (0, 3), (0, 4)]
 
 
 @pytest.mark.parametrize("steps", COPIES)
@@ -315,7 +295,7 @@ def test_an_unreadable_change_that_is_sent_again_leaves_no_older_value(steps: st
     play = Play(put(0, 1), *later, *later)
     play("0wc0" + steps)
     assert play.end() == {0: "new"}
-    assert play.letters() == [(0, 1), (0, 4), (0, 6)]
+    assert play.places() == [(0, 1), (0, 4), (0, 6)]
 
 
 @pytest.mark.parametrize("steps", ["000w", "0w0w0w", "0c0c0c", "0w0c!0"])
@@ -325,14 +305,14 @@ def test_changes_at_one_position_are_not_taken_for_one_change(steps: str) -> Non
     play = Play(put(0, 1), put(0, 1, lost, Fault.DECODE), touched(0, 1, lost))
     play(steps)
     assert play.end() == {0: "old"}
-    assert play.letters() == [(0, 1), (0, 2)]
+    assert play.places() == [(0, 1), (0, 2)]
 
 
 def test_a_row_that_was_hidden_is_not_shown_as_it_was() -> None:
     draft = NEW._replace(kind="draft")
     play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
     assert play("1w1w1w") == {}
-    assert play.letters() == [(1, 2)]
+    assert play.places() == [(1, 2)]
     # In one window the hidden row is at hand.
     play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
     assert play("1w11w") == {1: "new"}
@@ -343,14 +323,13 @@ def test_a_delete_is_not_lost_with_what_came_after_it() -> None:
     play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
     play("1wc")
     # The lane finds both in its queue.
-    simulation = play.simulation
     for _ in range(2):
-        simulation.append(1, 1)
-        simulation.poll(1)
-        simulation.tick()
-    simulation.write(lane=0)
+        play.append(1, 1)
+        play.poll(1)
+        play.tick()
+    play.write(lane=0)
     assert play.seen() == {}
-    assert play.letters() == [(1, 2)]
+    assert play.places() == [(1, 2)]
 
 
 # Changes of the key.
@@ -367,7 +346,7 @@ def test_a_left_out_value_goes_with_its_row(steps: str, backward: bool) -> None:
     for each in ("0wc", steps):
         play(each.translate(str.maketrans("01", "10")) if backward else each)
     assert play.end() == {new: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 @pytest.mark.parametrize(
@@ -380,7 +359,7 @@ def test_a_left_out_value_goes_with_a_row_that_was_just_changed(steps: str, chan
     play("0wc")
     play(steps)
     assert play.end() == {1: change.values.doc}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 @pytest.mark.parametrize(
@@ -392,7 +371,7 @@ def test_rows_that_change_places(order: str) -> None:
     play = Play(*history)
     play("0 1 wc" + order)
     assert play.end() == {0: "new", 1: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 def test_rows_that_change_places_wait_no_longer_than_a_few_windows() -> None:
@@ -411,14 +390,14 @@ def test_below_a_row_that_cannot_be_completed_is_the_newest_that_can(
     delete, create = moved(0, 1, 5, NEW)
     history = [put(1, 1), gone(1, 4), create, put(1, 6, lost, Fault.DECODE), touched(1, 7, lost)]
     play = Play(put(0, 2, NEW), *([delete] if told else []), *history)
-    play.judge.lost = not told  # as if its process had gone
+    play.oracle.lost = not told  # as if its process had gone
     play("0 1 wc" + "0w" * told + steps)
     if "!" in steps:
         assert play.end() == ({} if told else {0: "new"})  # who told is gone
         return
     assert play.end() == ({1: "new"} if told else {0: "new"})
-    assert {(1, 3), (1, 4)} <= set(play.letters())
-    assert ((1, 2) in play.letters()) is not told
+    assert {(1, 3), (1, 4)} <= set(play.places())
+    assert ((1, 2) in play.places()) is not told
 
 
 def test_a_fallback_that_the_store_has_overtaken_is_not_written_after_a_crash() -> None:
@@ -430,21 +409,20 @@ def test_a_fallback_that_the_store_has_overtaken_is_not_written_after_a_crash() 
     # All of it once more, in one window, and what the row held under its old key is forgotten.
     assert play("!") == {1: "old"}
     assert play.end() == {1: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 def test_what_a_row_held_is_not_what_was_written_before_a_refused_change() -> None:
     lost = Values("name", "lost")
     play = Play(put(0, 1), put(0, 2, lost, Fault.DECODE), *moved(0, 1, 3, lost))
-    simulation = play.simulation
     for number in (0, 0, 0, 1):
-        simulation.append(number, 1)
-        simulation.poll(number)
-        simulation.tick()
+        play.append(number, 1)
+        play.poll(number)
+        play.tick()
     # The lane finds the row and its delete in its queue.
-    simulation.write(lane=0)
+    play.write(lane=0)
     assert play.end() == {}
-    assert play.letters() == [(0, 1), (1, 0)]
+    assert play.places() == [(0, 1), (1, 0)]
 
 
 def test_a_change_of_the_key_that_is_sent_again_finds_its_row_whole() -> None:
@@ -454,7 +432,7 @@ def test_a_change_of_the_key_that_is_sent_again_finds_its_row_whole() -> None:
     for steps in ("0w0w", "1w1w"):
         play(steps)
     assert play.end() == {1: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 @pytest.mark.parametrize("steps", ["00 1 w", "0w 0w 1w", "0 00 1 w"])
@@ -463,20 +441,19 @@ def test_a_delete_that_is_sent_again_does_not_forget_what_the_first_one_held(ste
     play = Play(put(0, 1), delete, delete, create)
     play("0wc" + steps)
     assert play.end() == {1: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 def test_a_delete_that_is_sent_again_does_not_speak_before_its_lane() -> None:
     delete, create = moved(4, 1, 2)
     play = Play(put(4, 1), delete, delete, create, lanes=2)
     play("0wc 00 1")
-    simulation = play.simulation
     for _ in range(2):
-        simulation.tick()
-        simulation.write(lane=0)  # the new key's
-    assert play.letters() == []
+        play.tick()
+        play.write(lane=0)  # the new key's
+    assert play.places() == []
     assert play.end() == {1: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 def test_changes_of_the_key_without_a_position_are_not_taken_for_one_another() -> None:
@@ -494,15 +471,15 @@ def test_changes_of_the_key_without_a_position_are_not_taken_for_one_another() -
         Log([unwrapped(0, "one"), removed(0, 1), unwrapped(0, "two"), removed(0, 3)], written=0),
         Log([unwrapped(1, UNAVAILABLE, 0), unwrapped(3, UNAVAILABLE, 0)], written=0),
     ]
-    simulation = Simulation(logs, section=table(shape="unwrapped"))
+    script = Script(logs, table_of(table(shape="unwrapped")))
     for number in (0, 1, 0, 0, 0, 1, 0):
-        simulation.append(number, 1)
-        simulation.poll(number)
-        simulation.tick()
-        simulation.write()
-    simulation.drain()
-    assert simulation.visible() == {}
-    assert len(simulation.letters.letters) == 2
+        script.append(number, 1)
+        script.poll(number)
+        script.tick()
+        script.write()
+    script.drain()
+    assert script.visible() == {}
+    assert len(script.letters.letters) == 2
 
 
 def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
@@ -510,7 +487,7 @@ def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
     play("0wc 0 1 www")
     assert play("!") == {1: "old"}
     assert play.end() == {1: "old"}
-    assert play.letters() == []
+    assert play.places() == []
 
 
 @pytest.mark.parametrize("fault", list(Fault)[1:])
@@ -520,7 +497,7 @@ def test_a_refused_value_does_not_go_with_its_row_and_nor_does_the_one_before(fa
         play = Play(put(0, 1), put(0, 2, lost, fault), *moved(0, 1, 3, OLD._replace(doc="lost")))
         play("0wc" + steps)
         assert play.end() == {}
-        assert play.letters()[-1] == (1, 0)
+        assert play.places()[-1] == (1, 0)
 
 
 @pytest.mark.parametrize("fault", [Fault.RENDER, Fault.DECODE])
@@ -529,7 +506,7 @@ def test_nor_if_all_of_it_is_in_one_window(fault: Fault) -> None:
     play = Play(put(0, 1), put(0, 2, lost, fault), *moved(0, 1, 3, OLD._replace(doc="lost")))
     play("0001w")
     assert play.end() == {}
-    assert play.letters()[-1] == (1, 0)
+    assert play.places()[-1] == (1, 0)
 
 
 def test_what_waits_in_a_checkpoint_is_not_read_back_from_the_store_after_a_crash() -> None:
@@ -537,7 +514,7 @@ def test_what_waits_in_a_checkpoint_is_not_read_back_from_the_store_after_a_cras
     play = Play(put(0, 1), put(0, 2, NEW), *moved(0, 1, 3, NEW))
     play("0wc 00 1 c !")
     assert play.end() == {}
-    assert play.letters() == [(1, 0)]
+    assert play.places() == [(1, 0)]
 
 
 def test_what_the_store_has_of_a_later_life_of_the_key_does_not_go_with_the_row() -> None:
@@ -560,9 +537,8 @@ def test_many_rows_that_change_their_keys_at_once() -> None:
         after = doc(new, UNAVAILABLE)
         old_key = [("__debezium.oldkey", key(id=row))]
         logs[1].records.append((key(id=new), envelope("c", lsn, after), old_key))
-    simulation = Simulation(logs, batch_size=500, lanes=2, section=table())
-    simulation.drain()
-    assert simulation.letters.letters == []
-    assert simulation.visible() == {id_of(5_001 + r): f"doc {5_001 + r}\ntext {r}" for r in rows}
-    assert simulation.left_behind() == []
-    assert len(simulation.shared.moves._kept) == 0
+    script = Script(logs, batch_size=500, lanes=2)
+    script.drain()
+    assert script.letters.letters == []
+    assert script.visible() == {id_of(5_001 + r): f"doc {5_001 + r}\ntext {r}" for r in rows}
+    assert len(script.worker.shared.moves._kept) == 0
