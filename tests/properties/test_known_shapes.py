@@ -390,7 +390,7 @@ def test_below_a_row_that_cannot_be_completed_is_the_newest_that_can(
     delete, create = moved(0, 1, 5, NEW)
     history = [put(1, 1), gone(1, 4), create, put(1, 6, lost, Fault.DECODE), touched(1, 7, lost)]
     play = Play(put(0, 2, NEW), *([delete] if told else []), *history)
-    play.oracle.lost = not told  # as if its process had gone
+    play.oracle.excuses.lost = not told  # as if its process had gone
     play("0 1 wc" + "0w" * told + steps)
     if "!" in steps:
         assert play.end() == ({} if told else {0: "new"})  # who told is gone

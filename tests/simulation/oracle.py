@@ -1,7 +1,6 @@
 """What a reader of the store may see, and what must be true at rest, held against what the database did.
 
-It is the one judge of all histories: of the seeded runs and of those in `tests/properties`. It knows the
-truth about every change, and for which changes a dead letter is an excuse.
+It is the one judge of all histories: of the seeded runs and of those in `tests/properties`.
 """
 
 from collections.abc import Sequence
@@ -13,10 +12,11 @@ from operators.changes.text_hash import text_hash
 from operators.changes.version import Version, offset_of
 from operators.store.protocol import Entity
 from operators.toast.key_changes import MOVE_WAIT_S
+from tests.simulation.excuses import Excuses
 from tests.simulation.flow import Flow
 from tests.simulation.history import Change, Fault
 from tests.simulation.store import FaultyStore, Written, vector_of
-from tests.simulation.tables import id_of, pieces_of
+from tests.simulation.tables import pieces_of
 from tests.simulation.topic import Topic
 
 
@@ -38,8 +38,7 @@ class Oracle:
     """The truth about rows, and how far each has come in the store.
 
     Attributes:
-        lost: A process lost its memory, or was never asked: what a row held whose key changed may be
-            gone with it.
+        excuses: For which changes a dead letter is right.
         again: Rows that were written again since the last start.
     """
 
@@ -57,9 +56,7 @@ class Oracle:
         self._shard = {row: int(shard_of(f"docs:{row}")) for row in self._rows}
         self._at = dict.fromkeys(self._rows, -1)
         self._judged = 0
-        self.lost = self._rewound = False
-        self._torn: set[Change] = set()
-        self._doubted = topic.doubted()
+        self.excuses = Excuses(topic)
         # I7: what was written before this start, what since, and how much of it may be twice.
         self._before: set[tuple[int, Version]] = set()
         self._since: set[tuple[int, Version]] = set()
@@ -176,21 +173,11 @@ class Oracle:
     def crashed(self) -> None:
         """A process is gone, and with it what it knew of rows whose key changed."""
         self.watch()
-        self.lost = True
+        self.excuses.lost = True
 
     def stopped(self, flow: Flow) -> None:
-        """A flow stops cleanly.
-
-        It forgets what a row held whose delete it has read, and nothing of its new key.
-        """
-        places, read = self._topic.places, flow.read()
-        seen = {change for (number, offset), change in places.items() if offset < read[number]}
-        deleted = {(c.row, c.lsn) for c in seen if c.new is not None}
-        self._torn |= {
-            c
-            for c in places.values()
-            if c.old is not None and (c.old, c.lsn) in deleted and c not in seen
-        }
+        """A flow stops cleanly."""
+        self.excuses.stopped(flow.read())
 
     def starting(self) -> None:
         """A process starts: what it writes again, and tells again, is counted from here."""
@@ -210,12 +197,13 @@ class Oracle:
             older: It is an old one, so the log is not read again from its beginning.
         """
         self.crashed()
-        self._rewound = self._rewound or older
+        self.excuses.rewound |= older
         self._before.clear()
         self._since.clear()
-        for row in self._rows:
-            if id_of(row) not in self._entities():
-                self._at[row] = -1
+        for row, found in self._entities().items():
+            if len(found) != found[0]["rv_chunks"]:
+                self.excuses.halved.add(row)
+        self._at |= dict.fromkeys(set(self._rows) - self._entities().keys(), -1)
 
     def started(self, flow: Flow) -> None:
         """A flow goes on: I7 bounds what it may write again from here on."""
@@ -228,7 +216,7 @@ class Oracle:
 
     def took(self, seconds: float) -> None:
         """So long at the most did one half of a change of the key have to wait for the other."""
-        self.lost = self.lost or seconds >= MOVE_WAIT_S
+        self.excuses.lost |= seconds >= MOVE_WAIT_S
 
     # ------------------------------------------------------------------ at rest
 
@@ -239,10 +227,7 @@ class Oracle:
         for place, change in self._topic.places.items():
             if change.fault is Fault.DECODE:
                 hold(place in places, "I8", f"no letter of the unreadable record {place}")
-        entities: dict[int, dict[int, dict[str, Any]]] = {}
-        for id_, entity in self._entities().items():
-            key, _, chunk = id_.partition("#")
-            entities.setdefault(_row_of(key), {})[int(chunk)] = entity
+        entities = self._entities()
         hold(entities.keys() <= set(self._rows), "I5", f"rows that never were: {sorted(entities)}")
         for row, changes in self._by_row.items():
             shown = self._whole(row, entities[row]) if row in entities else None
@@ -260,12 +245,16 @@ class Oracle:
                     f"row {row} shows {_lsn(shown)}, and its last is {_lsn(last)}",
                 )
         for change in sorted(buried, key=lambda c: (c.lsn, c.row)):
-            excused = change.bad or self._excused(change, buried)
+            excused = change.bad or self.excuses.excused(change, buried)
             hold(excused, "I2", f"row {change.row} @ {change.lsn}: in a dead letter without need")
 
-    def _entities(self) -> dict[str, dict[str, Any]]:
-        """What the store holds by id."""
-        return self._store._collections["docs"].rows
+    def _entities(self) -> dict[int, dict[int, dict[str, Any]]]:
+        """What the store holds: by row, by chunk."""
+        entities: dict[int, dict[int, dict[str, Any]]] = {}
+        for id_, entity in self._store._collections["docs"].rows.items():
+            key, _, chunk = id_.partition("#")
+            entities.setdefault(_row_of(key), {})[int(chunk)] = entity
+        return entities
 
     def _whole(self, row: int, found: dict[int, dict[str, Any]]) -> Change:
         """The change that is shown of a row, with exactly the chunks of its text."""
@@ -316,33 +305,9 @@ class Oracle:
                 continue  # of one that was sent again, another copy may have been applied
             allowed.append(change if change.seen is not None else None)
             # The store refuses a row when what it superseded on its way is gone.
-            if not poisoned and not (change.partial and self._excused(change, buried)):
+            if not poisoned and not (change.partial and self.excuses.excused(change, buried)):
                 return allowed
         return [*allowed, None]
-
-    def _excused(self, change: Change, buried: set[Change]) -> bool:
-        """Whether what a change left out may be known nowhere."""
-        if not change.partial:
-            return False
-        # From the middle of the log, a value may be left out whose row is gone by now.
-        if self._rewound or change in self._doubted:
-            return True
-        if change.old is not None and (self.lost or change in self._torn):
-            return True
-        before = self._before_of(change)
-        return (
-            before is None
-            or before.seen is None
-            or before.bad
-            or before in buried
-            or self._excused(before, buried)
-        )
-
-    def _before_of(self, change: Change) -> Change | None:
-        """The change that it follows, of its old key if that changed."""
-        row = change.row if change.old is None else change.old
-        earlier = [each for each in self._by_row[row] if each.lsn < change.lsn]
-        return earlier[-1] if earlier else None
 
 
 def _row_of(key: str) -> int:

@@ -61,16 +61,15 @@ class World:
         )
         self.oracle = Oracle(self.topic, self.store)
         # The two halves of a change of the key may come to two processes.
-        self.oracle.lost = plan.workers > 1 or plan.rescales
+        self.oracle.excuses.lost = plan.workers > 1 or plan.rescales
         for fault, count in self.topic.faults.items():
             self._outcome.faults[f"source: {fault}"] += count
         self._outcome.faults["source: bad record"] += sum(
             change.bad for change in self.topic.places.values()
         )
         self._armed: tuple[str, int] | None = None
-        self._calm = False
+        self._calm = self._unsure = False
         self._depth = 0
-        self._unsure = False
         self._last_crash = -99
         self._workers = plan.workers
         self._polled = -1
