@@ -262,6 +262,13 @@ class Flow:
         """Next offset of each partition, as its process has got."""
         return [logic._next for logic in self.partitions]
 
+    def is_writing(self) -> bool:
+        """Whether a write is half done: of a lane that is in it, that failed, or that was cut off."""
+        return any(
+            worker.dead or any(lane.busy or lane.error is not None for lane in worker.lanes)
+            for worker in self.workers
+        )
+
     def gathering(self) -> bool:
         """Whether a partition is still reading what may have been written before the start."""
         return any(logic._gathered is not None for logic in self.partitions)

@@ -56,6 +56,7 @@ class Oracle:
         self._shard = {row: int(shard_of(f"docs:{row}")) for row in self._rows}
         self._at = dict.fromkeys(self._rows, -1)
         self._judged = 0
+        self._touched: set[int] = set()
         self.excuses = Excuses(topic)
         # I7: what was written before this start, what since, and how much of it may be twice.
         self._before: set[tuple[int, Version]] = set()
@@ -109,6 +110,7 @@ class Oracle:
             before = self._by_row[row][at]
             invariant = "I3" if before.seen is None else "I4"
             hold(False, invariant, f"{where}: goes back from {before.lsn}")
+        self._touched.add(row)
         if entity.chunk == 0:
             self._at[row] = index
             self._since.add((row, entity.version))
@@ -117,9 +119,10 @@ class Oracle:
 
     def _removed(self, id_: str) -> None:
         key, _, chunk = id_.partition("#")
+        row = _row_of(key)
+        self._touched.add(row)
         if chunk != "0":
             return
-        row = _row_of(key)
         changes, at = self._by_row[row], self._at[row]
         now = next((i for i, c in enumerate(changes) if c.seen is None and i >= at), -1)
         hold(now >= 0, "I4", f"{id_}: removed though it is there for ever")
@@ -142,6 +145,12 @@ class Oracle:
             unsure: The dead-letter topic has answered with an error.
         """
         self.watch()
+        if self._touched and not flow.is_writing():
+            # Nothing is half written, so rows have all their chunks, and no others.
+            entities = self._entities()
+            for row in self._touched & entities.keys():
+                self._whole(row, entities[row])
+            self._touched.clear()
         self.letters(letters, unsure=unsure)
         again = len(self.again)
         hold(again <= self._bound, "I7", f"{again} rows written again, of {self._bound}")
@@ -184,6 +193,7 @@ class Oracle:
         self.watch()
         self._before |= self._since
         self._since.clear()
+        self._touched.clear()
         self.again.clear()
         self._told.clear()
 
@@ -259,32 +269,32 @@ class Oracle:
     def _whole(self, row: int, found: dict[int, dict[str, Any]]) -> Change:
         """The change that is shown of a row, with exactly the chunks of its text."""
         hold(0 in found, "I5", f"row {row}: chunks {sorted(found)} without the first")
-        first = found[0]
-        change = self._made(row, first["rv_version"])
-        values, where = change.seen, f"row {row} @ {change.lsn}"
-        hold(values is not None, "I1", f"{where}: shown though it is deleted or hidden")
-        assert values is not None
-        wanted = pieces_of(values.text, self._chunked)
+        change = self._made(row, found[0]["rv_version"])
+        where = f"row {row} @ {change.lsn}"
+        wanted, told = self._pieces(change), found[0]["rv_chunks"]
         # The store refuses a row when what was there before may be half removed already.
-        if not self._refused_since(change):
-            told = first["rv_chunks"]
-            hold(told == len(wanted), "I5", f"{where}: tells of {told} chunks of {len(wanted)}")
-        else:
-            wanted = wanted[: len(found)]
+        refused = self._refused_since(change)
+        same = told == len(wanted) and sorted(found) == list(range(len(wanted)))
         hold(
-            sorted(found) == list(range(len(wanted))),
+            same or refused,
             "I5",
-            f"{where}: chunks {sorted(found)} of {len(wanted)}",
+            f"{where}: chunks {sorted(found)} of {len(wanted)}, and it tells of {told}",
         )
-        for (_, text), (i, each) in zip(wanted, sorted(found.items()), strict=True):
-            same = each["rv_version"] == first["rv_version"] and each["size"] == change.lsn
-            hold(same and each["text"] == text, "I5", f"{where}: chunk {i} of another version")
-            hold(
-                each["vector"].tobytes() == vector_of(text).tobytes(),
-                "I6",
-                f"{where}: chunk {i} has the vector of another text",
-            )
+        for i, each in found.items():
+            made = self._made(row, each["rv_version"])
+            hold(made is change or refused, "I5", f"{where}: chunk {i} of another version")
+            _, text = self._pieces(made)[i]
+            right = each["size"] == made.lsn and each["text"] == text
+            hold(right, "I6", f"{where}: chunk {i} is not what its version says")
+            vector = each["vector"].tobytes()
+            hold(vector == vector_of(text).tobytes(), "I6", f"{where}: chunk {i}: another's vector")
         return change
+
+    def _pieces(self, change: Change) -> list[tuple[int, str]]:
+        """What becomes an entity each of a change that is to be shown."""
+        hold(change.seen is not None, "I1", f"row {change.row} @ {change.lsn}: shown though hidden")
+        assert change.seen is not None
+        return pieces_of(change.seen.text, self._chunked)
 
     def _refused_since(self, change: Change) -> bool:
         later = self._by_row[change.row][self._index[change] :]

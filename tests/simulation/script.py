@@ -215,11 +215,14 @@ class Script:
         """Let every partition be read to its end, and commit."""
         for log in self.logs:
             log.written = None
-        while not all(map(self.flow.has_read, range(len(self.logs)))):
+        for _ in range(4 * PATIENCE):
+            if all(map(self.flow.has_read, range(len(self.logs)))):
+                return
             for number in range(len(self.logs)):
                 self.poll(number)
             self.tick()
             self.commit()  # it also makes room: the epoch may be full
+        raise AssertionError("a record is never read")
 
     def drain(self) -> None:
         """Go on until nothing is left to do; then what must be true at rest is."""
