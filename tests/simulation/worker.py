@@ -17,6 +17,7 @@ from operators.stages.look_up import Resolver
 from operators.stages.settle import DedupContext
 from operators.stages.window import ShardRecords, Window
 from operators.stages.window_clock import WindowClock
+from operators.state import dedup_checkpoint
 from operators.state.dedup_checkpoint import DedupState
 from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
@@ -245,9 +246,10 @@ class Worker:
         names = ["clock"] * (self.shared.clock.waiting_rows != 0)
         names += ["moves"] * len(self.shared.moves._coming)
         for shard, logic in self.shards.items():
-            settler = logic._settler
-            kept = (logic._pending.rows, logic._pending.truncates, logic._waiting)
-            if any((*kept, settler.superseded, settler.moves, settler.dead)):
+            # Pending rows, what they have superseded, TRUNCATEs and dead letters are in the checkpoint.
+            kept = dedup_checkpoint.read(logic.snapshot())
+            pending = (kept["pending"], kept["truncates"], kept["dead_letters"])
+            if any((*pending, logic._waiting, logic._settler.moves)):
                 names.append(shard)
         return names
 
