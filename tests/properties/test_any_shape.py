@@ -43,7 +43,7 @@ def _small_caps(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", KINDS)
 @given(data=st.data())
 @settings(
-    max_examples=max(1, EXAMPLES // 6),
+    max_examples=max(1, EXAMPLES // 4),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
