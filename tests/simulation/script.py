@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from random import Random
 
-from operators.ownership.accept import Accept
 from tests.changes import Log
 from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow
@@ -42,6 +41,7 @@ class Script:
         rng = Random(0)
         self.clock = Clock(rng)
         self.store = FaultyStore(rng, self, CALM)
+        self.ledger = FaultyLedger(rng, self, rate=0.0)
         self.letters = Letters(rng, self, rate=0.0)
         self.oracle: Oracle | None = None
         relevant = None
@@ -55,7 +55,7 @@ class Script:
             table,
             self.logs,
             self.store,
-            FaultyLedger(rng, self, rate=0.0),
+            self.ledger,
             self.letters,
             self,
             self.clock,
@@ -191,22 +191,22 @@ class Script:
         self.store.cut_at = None
 
     def lose_state(self) -> None:
-        """Crash, lose the recovery state, and go on without it."""
-        self.flow.committed = {}
-        if self.oracle is not None:
-            self.oracle.crashed()
-        self._start(frozenset({Accept.LOST_STATE}))
+        """Crash, lose the recovery state, and with it all that the ledger knew.
 
-    def _start(self, accepted: frozenset[Accept] = frozenset()) -> None:
-        if self.flow.untold:
-            # What was accepted counts once the process has told so, with its first records.
-            accepted |= {Accept.LOST_STATE}
+        So nothing tells that rows have to be looked up, but the rules by which any row is.
+        """
+        self.flow.committed = {}
+        self.flow.emitted = [0 for _ in self.logs]
+        self.ledger.entries.clear()
+        if self.oracle is not None:
+            self.oracle.accepted()
+        self._start()
+
+    def _start(self) -> None:
         if self.oracle is not None:
             self.oracle.starting()
-        self.flow.start(self._knobs, accepted)
+        self.flow.start(self._knobs)
         if self.oracle is not None:
-            if accepted:
-                self.oracle.accepted()
             self.oracle.started(self.flow)
 
     # The end.
