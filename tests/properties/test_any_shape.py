@@ -29,7 +29,7 @@ KINDS = {
     "moves": (replace(ANY, moves=True, truncates=True), CALM),
     "moves and crashes": (replace(ANY, moves=True, hiding=True, truncates=True), ROUGH + "L"),
     "moves and faults": (replace(ANY, moves=True, faults=True), ROUGH),
-    "changes without a position": (replace(ANY, lone=True, hiding=True), ROUGH + "L"),
+    "changes without a position": (replace(ANY, unpositioned=True, hiding=True), ROUGH + "L"),
 }
 
 
@@ -54,7 +54,7 @@ def test_nothing_is_lost_in_silence_and_nothing_wrong_is_shown(
     # The horizon is longer than Debezium's re-send window, always. At the shorter one most rows are
     # looked up in the store. What has no position of its own must not be sent again.
     horizon_s = data.draw(st.sampled_from([0.3, 3600.0]))
-    kinds = replace(kinds, resent=horizon_s > 1 and not kinds.lone)
+    kinds = replace(kinds, resent=horizon_s > 1 and not kinds.unpositioned)
     script = Script(
         data.draw(topics(FILTERED, kinds)),
         batch_size=data.draw(st.integers(1, 5)),

@@ -69,7 +69,7 @@ class Change:
     Attributes:
         values: None where it is not there.
         partial: Its `doc` is left out of the message, being what it was.
-        lone: The message has no position.
+        unpositioned: The message has no position.
         old, new: Its key before, and its key from then on, in a change of the key.
         emptied: It is gone with the whole table.
     """
@@ -79,7 +79,7 @@ class Change:
     values: Values | None
     partial: bool = False
     fault: Fault = Fault.NONE
-    lone: bool = False
+    unpositioned: bool = False
     old: int | None = None
     new: int | None = None
     emptied: bool = False
@@ -104,7 +104,7 @@ class Kinds:
         resent: The connector dies, and sends a range again.
         compacted: Log compaction has left the tombstones of some deletes alone.
         hiding: Rows that the filter and the soft-delete column hide and show again.
-        lone: Changes without a position.
+        unpositioned: Changes without a position.
         mixed: Texts that have some words in common and others not.
     """
 
@@ -116,7 +116,7 @@ class Kinds:
     resent: bool = False
     compacted: bool = False
     hiding: bool = False
-    lone: bool = False
+    unpositioned: bool = False
     mixed: bool = False
 
 
@@ -190,8 +190,8 @@ class _Table:
                 change = replace(change, fault=Fault.NONE)  # nothing else of it is looked at
             elif not change.bad and POISON in values.text:
                 change = replace(change, fault=Fault.STORE)
-        if kinds.lone and change.old is None and change.new is None:
-            change = replace(change, lone=self._dice.randrange(3) == 0)
+        if kinds.unpositioned and change.old is None and change.new is None:
+            change = replace(change, unpositioned=self._dice.randrange(3) == 0)
         self.changes.append(change)
         if values is None:
             self._rows.pop(change.row, None)

@@ -133,7 +133,7 @@ class Oracle:
         lsn = int(written.emptied.split(".")[2], 16)
         for row, changes in self._by_row.items():
             # What has no position is not older than a TRUNCATE.
-            if self._shard[row] in written.shards and not any(c.lone for c in changes):
+            if self._shard[row] in written.shards and not any(c.unpositioned for c in changes):
                 self._at[row] = max(self._at[row], self._emptied_at[row, lsn])
 
     def look(self, flow: Flow, letters: Sequence[DeadLetter], *, unsure: bool = False) -> None:
@@ -311,8 +311,11 @@ class Oracle:
         poisoned = False
         for change in reversed(changes):
             poisoned = poisoned or change.fault is Fault.STORE
-            if change.bad or (change in buried and self._topic.copies[change] == 1):
-                continue  # of one that was sent again, another copy may have been applied
+            # A dead letter may be of one copy, and another copy have been applied. And a row that lacked
+            # its value in one window may find it after a crash, when its window is cut otherwise.
+            again = change.partial or self._topic.copies[change] > 1
+            if change.bad or (change in buried and not again):
+                continue
             allowed.append(change if change.seen is not None else None)
             # The store refuses a row when what it superseded on its way is gone.
             if not poisoned and not (change.partial and self.excuses.excused(change, buried)):

@@ -92,7 +92,7 @@ def topic_of(table: Table, sent: Sequence[Change], rows: int, partitions: int) -
         if change.emptied and change.row:
             continue
         topic.send(change)
-        if change.values is None and not (change.emptied or change.lone) and change.lsn % 4:
+        if change.values is None and not (change.emptied or change.unpositioned) and change.lsn % 4:
             topic.send(change, is_tombstone=True)
     return topic
 
@@ -152,7 +152,7 @@ def _entries(
             continue
         entries.append((change, False))
         deleted = change.values is None and not change.emptied
-        if deleted and not change.lone and tombstones:
+        if deleted and not change.unpositioned and tombstones:
             if dice.randrange(5):
                 entries.append((change, True))
             else:
@@ -197,7 +197,7 @@ def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:
     if change.emptied:
         return None, envelope("t", change.lsn, None)
     if values is None:
-        if change.lone:
+        if change.unpositioned:
             return key(id=row), orjson.dumps({"id": row, "__deleted": "true"})
         if change.new is None:
             return gone(row, change.lsn)
@@ -208,7 +208,7 @@ def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:
     text = UNAVAILABLE if change.partial else values.doc
     flag = {"gone": values.gone} if flagged else {}
     after = doc(row, text, name=values.name, kind=values.kind, **flag, size=size)
-    if change.lone:
+    if change.unpositioned:
         return key(id=row), orjson.dumps({**after, "__deleted": "false"})
     if change.old is None:
         return key(id=row), envelope("u", change.lsn, after)
