@@ -204,7 +204,7 @@ def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
                 event = rules.decoder.event(row_key, value, position, other_key)
                 if isinstance(event, Upsert):
                     rules.renderer.render(event)
-                    source = event.parsed().source
+                    _, source = event.parsed()
                     opened.origins[topic] = origin_of(source, topic)
                     return f"{table.topic} fits, {described(source)}"
         except RecordError as error:

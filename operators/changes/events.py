@@ -20,18 +20,6 @@ class KafkaPosition(NamedTuple):
         return f"{self.topic}[{self.partition}]@{self.offset}"
 
 
-class ParsedUpsert(NamedTuple):
-    """The parsed message of an `Upsert`.
-
-    Attributes:
-        columns: All columns of the row.
-        source: The envelope's `source`; empty if the message has none.
-    """
-
-    columns: Mapping[str, Any]
-    source: Mapping[str, Any]
-
-
 class Upsert(NamedTuple):
     """A row that exists as of `version`, with all its columns.
 
@@ -59,13 +47,16 @@ class Upsert(NamedTuple):
     unpositioned: bool = False
     old_key: RowKey | None = None
 
-    def parsed(self) -> ParsedUpsert:
-        """The parsed message. Parses `raw` at each call unless `row` is there, so call it once."""
+    def parsed(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+        """(columns of the row, the envelope's `source`).
+
+        Parses `raw` at each call unless `row` is there, so call it once.
+        """
         if self.row is not None:
-            return ParsedUpsert(self.row, self.source or {})
+            return self.row, self.source or {}
         message = orjson.loads(self.raw)
         envelope = message if "source" in message else message["payload"]
-        return ParsedUpsert(envelope["after"], envelope["source"])
+        return envelope["after"], envelope["source"]
 
 
 class Delete(NamedTuple):

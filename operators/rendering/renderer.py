@@ -176,7 +176,8 @@ class Renderer:
             RecordError: A value is not of its type or does not fit its field, or there is no such
                 column.
         """
-        row, types, read = event.parsed().columns, self._reader.types(event), self._reader.value
+        row, _ = event.parsed()
+        types, read = self._reader.types(event), self._reader.value
         values = {column: read(row, types, column) for column in columns}
         there = {column: value for column, value in values.items() if value is not MISSING}
         return self._texts_and_fields(event.row_key, there)
