@@ -2,7 +2,8 @@
 
 In this order: `source` (with `epoch_budget`), `route`, `dedup` (with `pending`, `settle` and
 `window_clock`), `look_up`, `embed`, `upsert` (with `lanes`, `lane_writer`, `lane_batch`). `window` is
-what travels between them. The stages do not know each other. May import: everything below.
+what travels between them; `unchanged_text` says which of them may use a vector again. The stages do
+not know each other. May import: everything below.
 """
 
 __all__ = [
