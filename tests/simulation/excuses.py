@@ -10,6 +10,7 @@ class Excuses:
     """What may have been lost of the values that changes left out.
 
     Attributes:
+        crashed: A process was gone before its epoch was committed.
         lost: A process lost its memory, or was never asked: what a row held whose key changed may be
             gone with it.
         rewound: An older state was accepted, so the log was read again from its middle.
@@ -23,6 +24,7 @@ class Excuses:
             self._by_row.setdefault(change.row, []).append(change)
         self._doubted = topic.doubted()
         self._torn: set[Change] = set()
+        self.crashed = False
         self.lost = False
         self.rewound = False
         self.halved: set[int] = set()

@@ -182,7 +182,7 @@ class Oracle:
     def crashed(self) -> None:
         """A process is gone, and with it what it knew of rows whose key changed."""
         self.watch()
-        self.excuses.lost = True
+        self.excuses.lost = self.excuses.crashed = True
 
     def stopped(self, flow: Flow) -> None:
         """A flow stops cleanly."""
@@ -311,10 +311,9 @@ class Oracle:
         poisoned = False
         for change in reversed(changes):
             poisoned = poisoned or change.fault is Fault.STORE
-            # A dead letter may be of one copy, and another copy have been applied. And a row that lacked
-            # its value in one window may find it after a crash, when its window is cut otherwise.
-            again = change.partial or self._topic.copies[change] > 1
-            if change.bad or (change in buried and not again):
+            # Of one that was sent again, or read again after a crash, another copy may be applied.
+            once = self._topic.copies[change] == 1 and not self.excuses.crashed
+            if change.bad or (change in buried and once):
                 continue
             allowed.append(change if change.seen is not None else None)
             # The store refuses a row when what it superseded on its way is gone.

@@ -7,6 +7,7 @@ from tests.changes import Log
 from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow
 from tests.simulation.oracle import Oracle
+from tests.simulation.queues import Lane
 from tests.simulation.store import CALM, FaultyLedger, FaultyStore, Letters, PowerCut
 from tests.simulation.tables import PLAIN, Table
 from tests.simulation.topic import Topic
@@ -116,33 +117,40 @@ class Script:
 
         Args:
             count: So many of a lane, in one write.
-            lane: Of this one alone; None for all windows of all lanes, each in a write of its own.
+            lane: Of this one alone; None for all windows of all lanes in their order, each in a write of
+                its own. So a lane that waits for another one gets no turn before all of that is written.
         """
         worker = self.worker
         if lane is None:
-            self._pass_on(ALL)
-            while any(each.queue for each in worker.lanes):
-                for each in worker.lanes:
-                    worker.write(each, 1)
-                    worker.notice()
+            for each in worker.lanes:
+                while each.queue:
+                    self._write(each, 1)
+            self._embed(ALL)
+            while worker.embedded:
+                each = worker.lane_of(worker.embedded[0].shard)
+                worker.submit(1)
+                self._write(each, 1)
         else:
             mine = worker.lanes[lane]
             closed = [
                 i for i, item in enumerate(worker.closed) if worker.lane_of(item.shard) is mine
             ]
             missing = closed[: max(0, count - len(mine.queue))]
-            self._pass_on(missing[-1] + 1 if missing else 0)
-            worker.write(mine, count)
-            worker.notice()
+            self._embed(missing[-1] + 1 if missing else 0)
+            worker.submit()
+            self._write(mine, count)
         self.look()
 
-    def _pass_on(self, count: int) -> None:
-        """Let the first of the closed windows be looked up and embedded, and queued for their lanes."""
-        worker = self.worker
-        worker.resolve(count)
-        worker.embed()
-        worker.calculate()
-        worker.submit()
+    def _embed(self, count: int) -> None:
+        """Let the first of the closed windows be looked up and embedded."""
+        self.worker.resolve(count)
+        self.worker.embed()
+        self.worker.calculate()
+
+    def _write(self, lane: Lane, count: int) -> None:
+        """Let a lane write; what ends it, ends the test."""
+        self.worker.write(lane, count)
+        self.worker.notice()
 
     def commit(self) -> None:
         """End the epoch: the snapshots, the barrier, the commit."""
@@ -154,8 +162,7 @@ class Script:
         self.write()
         for lane in worker.lanes * len(worker.lanes):
             if lane.later:
-                worker.write(lane, 0)
-                worker.notice()
+                self._write(lane, 0)
         assert flow.may_commit(), "a lane waits for what nobody will tell it"
         flow.commit()
         self.look()
