@@ -19,14 +19,14 @@ from bytewax.testing import cluster_main
 from benchmarks.contracts import TOPIC
 from benchmarks.envelopes import Change
 from benchmarks.measuring import Rate, clocks
-from flows.process.garbage import seldom_collected
+from flows.process.garbage_collector import seldom_collected
 from flows.sync import DEDUP, FLOW_ID, ROUTE, SOURCE, Flow, Parts, build_flow, rules_of
 from operators.changes.events import DeadLetter
 from operators.changes.vector import Vector
 from operators.changes.version import Version
 from operators.contract.sections import Contract
 from operators.contract.table import ColumnSpec
-from operators.kafka.log import BEGINNING, LogReader, Record
+from operators.kafka.log_reader import BEGINNING, LogReader, Record
 from operators.retry import RetryPolicy
 from operators.stages.dedup import dedup
 from operators.stages.lane_writer import Receipt

@@ -45,7 +45,7 @@ from benchmarks.idiomatic import run_idiomatic
 from benchmarks.measuring import Rate, clocks, parser, print_result, progress, take_turns
 from benchmarks.memory import MemoryReader, Timing, run_to_winners, run_whole
 from operators.contract.sections import Contract
-from operators.kafka.log import LogReader
+from operators.kafka.log_reader import LogReader
 
 WARM_UP = 42_500
 """500 + 2,000 + 8,000 + 32,000: the records of the first four epochs, which grow fourfold."""

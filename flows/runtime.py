@@ -16,7 +16,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.run import cli_main
 from opentelemetry.sdk.metrics.export import MetricReader
 
-from flows.process.garbage import seldom_collected
+from flows.process.garbage_collector import seldom_collected
 from flows.process.session import Cluster, Session
 from flows.recovery.directory import Recovery, fault_of
 from flows.settings import (
@@ -28,7 +28,7 @@ from flows.settings import (
 from operators import crash_points
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RowvecError
-from operators.ownership.accept import Accept
+from operators.ownership.accept_options import Accept
 
 logger = logging.getLogger(__name__)
 

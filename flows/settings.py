@@ -38,7 +38,7 @@ from operators.contract.sections import (
 from operators.contract.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
 from operators.crash_points import POINTS, Point
 from operators.errors import ContractError
-from operators.ownership.accept import Accept
+from operators.ownership.accept_options import Accept
 
 CONTRACT_VARIABLE = "ROWVEC_CONTRACT"
 

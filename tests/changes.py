@@ -8,7 +8,7 @@ import orjson
 from operators.changes.events import DeadLetter
 from operators.contract.sections import Contract
 from operators.contract.table import TableSection
-from operators.kafka.log import BEGINNING, OffsetGone, Record
+from operators.kafka.log_reader import BEGINNING, OffsetGone, Record
 
 TOPIC = "app.public.docs"
 PAIRS_TOPIC = "app.public.pairs"

@@ -42,7 +42,7 @@ def list_dead_letters(
     """Show every dead letter: what it is about, why, and whether it is settled. Never its data."""
     set_up_log(error_console(), verbose=False)
     from flows import settings
-    from flows.replay.letters import path_of, read_letters, select
+    from flows.replay.dead_letters import path_of, read_letters, select
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     letters = select(
@@ -108,7 +108,7 @@ def replay_dead_letters(
     console = Console()
     set_up_log(error_console(), verbose=False)
     from flows import settings
-    from flows.replay.letters import path_of, position_from, read_letters, select
+    from flows.replay.dead_letters import path_of, position_from, read_letters, select
     from flows.replay.replay import SETTLED, Replay
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)

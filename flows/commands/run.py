@@ -70,7 +70,7 @@ def run(
     from flows import runtime, settings
     from flows.process.progress import Progress
     from flows.process.session import Cluster
-    from operators.ownership.accept import Accept
+    from operators.ownership.accept_options import Accept
 
     accepted = {
         Accept.LOST_STATE: accept_lost_state,

@@ -16,15 +16,15 @@ from operators.codec.log_positions import described
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.kafka import topics as kafka_topics
-from operators.kafka.log import Record
+from operators.kafka.log_reader import Record
 from operators.milvus.store import MilvusStore
 from operators.model.protocol import Embedder
-from operators.ownership.accept import Accept
-from operators.ownership.entries import Holder
+from operators.ownership.accept_options import Accept
 from operators.ownership.kill_timer import KillTimer
 from operators.ownership.lease import Lease
 from operators.ownership.lease_times import LeaseTimes
 from operators.ownership.ledger import Ledger
+from operators.ownership.ledger_entries import Holder
 from operators.postgres.reselect import Reselector
 from operators.rendering.renderer import Rules, origin_of
 from operators.retry import RetryPolicy

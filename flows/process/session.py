@@ -18,7 +18,7 @@ from flows.sync import Flow, Parts, build_flow
 from operators.contract.sections import Contract
 from operators.kafka.dead_letters import DeadLetterProducer
 from operators.kafka.reader import KafkaReader
-from operators.ownership.accept import Accept
+from operators.ownership.accept_options import Accept
 from operators.ownership.fenced_store import FencedStore
 from operators.ownership.gate import Gate
 from operators.ownership.ledger import Ledger

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from flows.replay.letters import Letter, private_digest
+from flows.replay.dead_letters import Letter, private_digest
 from flows.replay.overtaking import Overtaking, RowEvent, ordered
 from flows.sync import rules_of
 from operators.changes.events import Delete, Ignored, KafkaPosition, Tombstone, Truncate, Upsert
@@ -14,7 +14,7 @@ from operators.codec.decoder import Decoder
 from operators.codec.messages import FramedDecoder
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RecordError, RowvecError
-from operators.kafka.log import BEGINNING
+from operators.kafka.log_reader import BEGINNING
 from operators.kafka.records import KafkaRecord, first_offset, records_at, records_to_end
 from operators.kafka.topics import topic_partitions
 from operators.retry import RetryPolicy

@@ -15,8 +15,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
+from flows.replay.dead_letters import Letter, path_of
 from flows.replay.examiner import Candidate, Examiner
-from flows.replay.letters import Letter, path_of
 from operators.changes.events import KafkaPosition
 from operators.contract.sections import Contract
 from operators.kafka.dead_letters import (

@@ -1,7 +1,7 @@
 """Reads partitions, asks brokers, and sends dead letters.
 
-`log` is the protocol that the source reads through; it imports no client. May import: changes,
+`log_reader` is the protocol that the source reads through; it imports no client. May import: changes,
 contract, telemetry.
 """
 
-__all__ = ["config", "dead_letters", "log", "reader", "records", "topics"]
+__all__ = ["config", "dead_letters", "log_reader", "reader", "records", "topics"]

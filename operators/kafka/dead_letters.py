@@ -16,7 +16,7 @@ from operators.changes.events import DeadLetter, KafkaPosition
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError, RetriableError
 from operators.kafka.config import REQUEST_TIMEOUT_S, client_config, ignore
-from operators.kafka.log import BEGINNING
+from operators.kafka.log_reader import BEGINNING
 from operators.kafka.records import Headers, KafkaRecord, records_to_end
 from operators.kafka.topics import topic_partitions
 

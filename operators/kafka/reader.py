@@ -15,7 +15,7 @@ from confluent_kafka import (
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka.config import REQUEST_TIMEOUT_S, consumer_config
-from operators.kafka.log import BEGINNING, OffsetGone, Record
+from operators.kafka.log_reader import BEGINNING, OffsetGone, Record
 from operators.telemetry import TraceContext, context_from_headers
 
 OLD_KEY_HEADER = "__debezium.oldkey"

@@ -18,7 +18,7 @@ from operators.changes.events import KafkaPosition
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka.config import REQUEST_TIMEOUT_S, consumer_config, ignore
-from operators.kafka.log import BEGINNING
+from operators.kafka.log_reader import BEGINNING
 
 SILENT_S = REQUEST_TIMEOUT_S * 3
 """Seconds for which a broker may send nothing before a reader gives up."""

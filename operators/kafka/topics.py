@@ -16,7 +16,7 @@ from confluent_kafka.cimpl import NewTopic
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka.config import REQUEST_TIMEOUT_S, client_config, consumer_config, ignore
-from operators.kafka.log import Record
+from operators.kafka.log_reader import Record
 from operators.kafka.reader import record_of
 
 

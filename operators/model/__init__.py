@@ -2,7 +2,7 @@
 
 `protocol` has no heavy imports; `transformer` implements it with `encoder` and `tokenizer`. `onednn`
 and `packed_attention` make it faster on a CPU, `files` reads a model's settings, `batches` sorts texts
-into batches. `text_vectors` splits texts into chunks and embeds each text once. May import: changes,
+into batches. `chunks` cuts long texts, and `text_vectors` embeds each text once. May import: changes,
 contract, telemetry, crash_points, errors.
 """
 

@@ -7,12 +7,12 @@ same row again) is not embedded again.
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import pairwise
 
 from operators.changes.rows import Row
 from operators.changes.text_hash import text_hash
 from operators.changes.vector import Vector
-from operators.contract.table import MAX_VARCHAR_BYTES, Chunks
+from operators.contract.table import Chunks
+from operators.model.chunks import storable
 from operators.model.protocol import Embedder, Piece
 from operators.telemetry import Telemetry
 
@@ -75,7 +75,7 @@ class Texts:
         text, chunks = row.text, self._chunks[row.table]
         if chunks is None:
             return [(0, text, row.text_hash)]
-        ranges = _storable(
+        ranges = storable(
             text, self._embedder.chunks(text, chunks.max_tokens, chunks.overlap_tokens)
         )
         pieces = ((start, text[start:end]) for start, end in ranges)
@@ -140,28 +140,3 @@ class _VectorCache:
             self._vectors.update(kept)
             while len(self._vectors) > self._size:
                 self._vectors.popitem(last=False)
-
-
-def _storable(text: str, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """The same chunks if each fits into the store's text field; else smaller ones without overlap.
-
-    A few tokens can have many bytes: some tokenizers ignore blanks, and read a word of more than a
-    hundred letters as one unknown token.
-    """
-    if all(_fits(text[start:end]) for start, end in ranges):
-        return ranges
-    edges = [0, *(end for _, end in ranges)]
-    return [half for start, end in pairwise(edges) for half in _halved(text, start, end)]
-
-
-def _halved(text: str, start: int, end: int) -> list[tuple[int, int]]:
-    if _fits(text[start:end]):
-        return [(start, end)]
-    middle = (start + end) // 2
-    return [*_halved(text, start, middle), *_halved(text, middle, end)]
-
-
-def _fits(text: str) -> bool:
-    if len(text) * 4 <= MAX_VARCHAR_BYTES or text.isascii():
-        return len(text) <= MAX_VARCHAR_BYTES
-    return len(text.encode("utf-8", "surrogatepass")) <= MAX_VARCHAR_BYTES

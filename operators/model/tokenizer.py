@@ -1,16 +1,15 @@
-"""A model's tokenizer: texts → token ids, and where to split a long text. No torch here."""
+"""A model's tokenizer: texts → token ids. No torch here."""
 
 import os
 import re
 import threading
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
-from semantic_text_splitter import TextSplitter
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
+from operators.model.chunks import Chunker
 from operators.model.files import VOCABULARIES, OwnSettings, first_line, model_error
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -36,8 +35,7 @@ class Tokens:
     def __init__(self, name: str, own: OwnSettings) -> None:
         self._tokenizer = _load(name, own)
         self._lock = threading.Lock()
-        self._counter: Tokenizer | None = None
-        self._splitters: dict[tuple[int, int], TextSplitter] = {}
+        self._made_chunker: Chunker | None = None
         self.model_max_length = int(self._tokenizer.model_max_length)
         self.pad_id = int(self._tokenizer.pad_token_id or 0)
         # A model needs at least one token, which an empty text lacks without special tokens.
@@ -68,36 +66,17 @@ class Tokens:
 
     def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
         """Split a text; see `Embedder.chunks`."""
-        text = _readable(text)
-        counter = self._plain()
-        if _count(counter, text) <= max_tokens:
-            return [(0, len(text))]
-        splitter = self._splitters.get((max_tokens, overlap_tokens))
-        if splitter is None:
-            splitter = TextSplitter.from_huggingface_tokenizer(
-                counter, max_tokens, overlap=overlap_tokens, trim=False
-            )
-            self._splitters[max_tokens, overlap_tokens] = splitter
-        ranges = [(start, start + len(part)) for start, part in splitter.chunk_indices(text)]
-        # The splitter assumes that no word has more tokens than bytes. Some have: normalisation turns
-        # U+FDFA into 18 letters.
-        if all(_count(counter, text[start:end]) <= max_tokens for start, end in ranges):
-            return ranges
-        edges = [0, *(end for _, end in ranges)]
-        return [
-            half
-            for start, end in pairwise(edges)
-            for half in _halved(counter, text, start, end, max_tokens)
-        ]
+        return self._chunker().split(_readable(text), max_tokens, overlap_tokens)
 
-    def _plain(self) -> Tokenizer:
-        """A copy of the tokenizer that never truncates or pads; using it needs no lock."""
+    def _chunker(self) -> Chunker:
+        """Splits by a copy of the tokenizer that never truncates or pads; using it needs no lock."""
         with self._lock:
-            if self._counter is None:
-                self._counter = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
-                self._counter.no_truncation()
-                self._counter.no_padding()
-            return self._counter
+            if self._made_chunker is None:
+                counter = Tokenizer.from_str(self._tokenizer.backend_tokenizer.to_str())
+                counter.no_truncation()
+                counter.no_padding()
+                self._made_chunker = Chunker(counter)
+            return self._made_chunker
 
 
 def _load(name: str, own: OwnSettings) -> Any:
@@ -128,19 +107,3 @@ def _load(name: str, own: OwnSettings) -> Any:
 def _readable(text: str) -> str:
     """The text with each lone surrogate replaced; the number of characters stays the same."""
     return text if text.isascii() else _SURROGATE.sub("\ufffd", text)
-
-
-def _count(counter: Tokenizer, text: str) -> int:
-    return len(counter.encode(text, add_special_tokens=False))
-
-
-def _halved(
-    counter: Tokenizer, text: str, start: int, end: int, max_tokens: int
-) -> list[tuple[int, int]]:
-    if end - start < 2 or _count(counter, text[start:end]) <= max_tokens:
-        return [(start, end)]
-    middle = (start + end) // 2
-    return [
-        *_halved(counter, text, start, middle, max_tokens),
-        *_halved(counter, text, middle, end, max_tokens),
-    ]

@@ -2,7 +2,8 @@
 
 - `ledger`: the ledger of one process, made of `own_entries` (its `entries`, read and written),
   `start_checks` (refuses a start whose state does not fit) and `epoch_ends` (what is written at each
-  epoch). `accept` lists the findings that a user can accept.
+  epoch). `accept_options` lists what a
+  user can accept, `ledger_entries` says what an entry holds.
 - `lease`: takes, renews and releases the lease, by the `lease_times`. `gate` lets writes pass while
   the lease lasts, `kill_timer` ends the process when it runs out, and `fenced_store` sends every write
   through the gate.
@@ -11,13 +12,13 @@ May import: store, changes, contract, retry, errors.
 """
 
 __all__ = [
-    "accept",
-    "entries",
+    "accept_options",
     "fenced_store",
     "gate",
     "kill_timer",
     "lease",
     "lease_times",
     "ledger",
+    "ledger_entries",
     "own_entries",
 ]

@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from operators.ownership.entries import Stamp
+from operators.ownership.ledger_entries import Stamp
 from operators.ownership.own_entries import OwnEntries
 from operators.retry import RetryPolicy
 

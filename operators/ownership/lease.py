@@ -27,9 +27,9 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from operators.errors import FatalError, RowvecError
-from operators.ownership.entries import Entry, Holder
 from operators.ownership.gate import Gate, Timer
 from operators.ownership.lease_times import LeaseTimes, boottime
+from operators.ownership.ledger_entries import Entry, Holder
 from operators.ownership.own_entries import OwnEntries
 
 logger = logging.getLogger(__name__)

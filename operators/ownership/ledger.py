@@ -15,7 +15,7 @@ at or after it is safe: the first batch that it gathers covers everything alread
 from collections.abc import Collection, Sequence
 
 from operators.contract.table import TableSection
-from operators.ownership.accept import Accept
+from operators.ownership.accept_options import Accept
 from operators.ownership.epoch_ends import EpochEnds
 from operators.ownership.own_entries import OwnEntries
 from operators.ownership.start_checks import StartChecks

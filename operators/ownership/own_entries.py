@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from operators.contract.table import TableSection
-from operators.ownership.entries import Entry
+from operators.ownership.ledger_entries import Entry
 from operators.store.protocol import LedgerStore
 
 

@@ -8,8 +8,8 @@ from functools import partial
 from operators.changes.shards import SHARDS
 from operators.contract.table import TableSection
 from operators.errors import FatalError
-from operators.ownership.accept import LOST, Accept
-from operators.ownership.entries import Entry, Stamp, table_digest
+from operators.ownership.accept_options import LOST, Accept
+from operators.ownership.ledger_entries import Entry, Stamp, table_digest
 from operators.ownership.own_entries import OwnEntries
 
 logger = logging.getLogger(__name__)

@@ -2,7 +2,7 @@
 
 from collections import deque
 
-from operators.kafka.log import Record
+from operators.kafka.log_reader import Record
 
 FIRST_CAP = 500
 """Records of the first epoch of all. A constant: a first epoch that crashed left no state behind."""

@@ -11,7 +11,7 @@ from operators.changes.row_key import RowKey
 from operators.changes.shards import ALL_SHARDS, shard_of
 from operators.codec.decoder import Decoder
 from operators.errors import RecordError
-from operators.kafka.log import Record
+from operators.kafka.log_reader import Record
 from operators.stages.window import RawChange, ShardRecords, SourceBatch
 
 

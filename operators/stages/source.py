@@ -25,10 +25,10 @@ from opentelemetry.trace import SpanKind
 
 from operators import crash_points
 from operators.errors import FatalError
-from operators.kafka.log import BEGINNING, LogReader, OffsetGone, Record
-from operators.ownership.accept import Accept
-from operators.ownership.entries import Stamp
+from operators.kafka.log_reader import BEGINNING, LogReader, OffsetGone, Record
+from operators.ownership.accept_options import Accept
 from operators.ownership.ledger import Ledger
+from operators.ownership.ledger_entries import Stamp
 from operators.stages.epoch_budget import FIRST_CAP, FIRST_CAP_BYTES, EpochBudget
 from operators.stages.window import SourceBatch
 from operators.state.source_checkpoint import STATE_FORMAT, PackedPartition, SourceState, read

@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 from operators.changes.events import DeadLetter, Delete, Truncate
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Move, PartialRow, Row, Winner
-from operators.kafka.log import Record
+from operators.kafka.log_reader import Record
 from operators.model.protocol import Piece
 from operators.state.version_map import VersionMap
 from operators.telemetry import TraceContext

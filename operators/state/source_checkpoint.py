@@ -16,7 +16,7 @@ class PackedPartition(TypedDict):
         epoch_bytes: The same for their bytes.
         last_digest: Digest of the record before `next_offset`; None if none was read.
         collection: Identity of the collection that its records go to, as `Stamp.identity` of
-            `operators.ownership.entries`.
+            `operators.ownership.ledger_entries`.
         ledger_sequence: See `Stamp.sequence` there.
     """
 

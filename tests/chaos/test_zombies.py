@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 
 from flows.embedded.broker import Broker
-from operators.ownership.entries import Entry
+from operators.ownership.ledger_entries import Entry
 from tests.chaos.scene import (
     Feed,
     PatientReader,

@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from flows.process.observability import Observability
 from flows.settings import Exporters, exporters_from_env
 from operators.errors import FatalError, RecordError
-from operators.kafka.log import BEGINNING
+from operators.kafka.log_reader import BEGINNING
 from operators.telemetry import MAX_LINKS, Telemetry, TraceContext, context_from_headers
 from tests.changes import (
     PAIRS_TOPIC,

@@ -10,7 +10,7 @@ import numpy as np
 from flows.sync import ensure_collections, rules_of
 from operators.changes.events import DeadLetter
 from operators.contract.sections import Contract
-from operators.kafka.log import Record
+from operators.kafka.log_reader import Record
 from operators.kafka.reader import record_of
 from operators.model.text_vectors import Texts
 from operators.retry import RetryPolicy

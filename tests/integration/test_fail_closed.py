@@ -10,7 +10,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import TopicPartition
 
 from flows.embedded.broker import DurableBroker
-from operators.ownership.accept import LOST, Accept
+from operators.ownership.accept_options import LOST, Accept
 from tests.changes import doc, envelope, gone, key
 from tests.integration.running import (
     collection,

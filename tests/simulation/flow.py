@@ -16,9 +16,9 @@ from dataclasses import replace
 
 from flows.sync import collection_specs
 from operators.errors import FatalError, RetriableError
-from operators.ownership.accept import Accept
-from operators.ownership.entries import Entry, Holder
+from operators.ownership.accept_options import Accept
 from operators.ownership.ledger import Ledger
+from operators.ownership.ledger_entries import Entry, Holder
 from operators.stages import source
 from operators.stages.route import Router
 from operators.stages.source import PartitionLogic, SourceSettings

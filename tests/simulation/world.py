@@ -12,7 +12,7 @@ from random import Random
 
 from operators import crash_points
 from operators.errors import FatalError, RetriableError
-from operators.ownership.accept import Accept
+from operators.ownership.accept_options import Accept
 from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow
 from tests.simulation.history import history_of

@@ -9,7 +9,7 @@ from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka import reader as reader_module
 from operators.kafka.config import consumer_config
-from operators.kafka.log import BEGINNING, OffsetGone
+from operators.kafka.log_reader import BEGINNING, OffsetGone
 from operators.kafka.reader import KafkaReader
 
 SECTION = KafkaSection(bootstrap_servers="broker:9092")

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from operators.errors import FatalError, RetriableError, RowvecError
-from operators.ownership.accept import Accept
-from operators.ownership.entries import Entry, Holder
+from operators.ownership.accept_options import Accept
 from operators.ownership.lease import Lease
 from operators.ownership.lease_times import LeaseTimes
+from operators.ownership.ledger_entries import Entry, Holder
 from operators.ownership.own_entries import OwnEntries
 from tests.changes import table
 from tests.fakes import MemoryLedger

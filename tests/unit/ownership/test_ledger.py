@@ -8,9 +8,9 @@ import pytest
 
 from operators.contract.table import TableSection
 from operators.errors import FatalError, RetriableError
-from operators.ownership.accept import LOST, Accept
-from operators.ownership.entries import Entry, Holder, Stamp, table_digest
+from operators.ownership.accept_options import LOST, Accept
 from operators.ownership.ledger import Ledger
+from operators.ownership.ledger_entries import Entry, Holder, Stamp, table_digest
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
 from tests.changes import TOPIC, table

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flows.replay.letters import letters_from, path_of, position_from, select
+from flows.replay.dead_letters import letters_from, path_of, position_from, select
 from flows.replay.overtaking import Overtaking, RowEvent, ordered
 from operators.changes.events import DeadLetter, Delete, KafkaPosition, Tombstone, Truncate, Upsert
 from operators.changes.row_key import RowKey

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from operators.errors import FatalError, RetriableError
-from operators.kafka.log import BEGINNING
-from operators.ownership.entries import Entry
+from operators.kafka.log_reader import BEGINNING
 from operators.ownership.ledger import Ledger
+from operators.ownership.ledger_entries import Entry
 from operators.retry import RetryPolicy
 from operators.stages.epoch_budget import FIRST_CAP, MIN_CAP, EpochBudget
 from operators.stages.source import PartitionedSource, PartitionLogic, SourceSettings

@@ -5,7 +5,7 @@ import weakref
 
 import pytest
 
-from flows.process.garbage import THRESHOLDS, seldom_collected
+from flows.process.garbage_collector import THRESHOLDS, seldom_collected
 
 
 class Cycle:
