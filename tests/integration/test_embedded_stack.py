@@ -90,9 +90,10 @@ def listeners(pid: int) -> list[str]:
     """The addresses on which the process and its descendants listen, as the kernel prints them."""
     sockets = set()
     for process in (pid, *descendants(pid)):
-        for descriptor in Path(f"/proc/{process}/fd").iterdir():
-            with suppress(OSError):
-                sockets.add(descriptor.readlink().name)
+        with suppress(OSError):  # it has ended meanwhile, as workers of Postgres do
+            for descriptor in list(Path(f"/proc/{process}/fd").iterdir()):
+                with suppress(OSError):
+                    sockets.add(descriptor.readlink().name)
     found = []
     for protocol, state in LISTENING.items():
         for line in Path(f"/proc/net/{protocol}").read_text().splitlines()[1:]:
