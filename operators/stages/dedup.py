@@ -1,4 +1,4 @@
-"""The last version of each row wins: windows over the changes of one shard."""
+"""Deduplication: of the changes of a row in one window, only the newest goes on."""
 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
@@ -45,17 +45,19 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     """Keeps the newest version of each row of one shard; emits the winners when the window closes.
 
     An event is dropped if a strictly newer version of its row, or a later TRUNCATE of its table, is
-    known. After a start, the rows of a topic are held until the whole range that may have been written
-    before is here, of each of its partitions: the first thing written is then at least as new as
-    anything written before. Of each partition, because a TRUNCATE lies on one, and concerns the rows of
-    all.
+    known.
+
+    After a start, a topic's rows are held back until every partition of the topic has delivered all
+    records that may have been written before a crash. So the first write of a row is never older than
+    what the store has. Every partition counts, because a TRUNCATE is a record of one partition but
+    empties the rows of all.
     """
 
     def __init__(self, shared: DedupContext, state: DedupState | None) -> None:
         self._shared = shared
         self._clock = shared.clock
         self._held = set(shared.partitions)
-        # Until when rows wait that need what their old key held.
+        # Deadline by row key: how long a row waits for the delete of its old key.
         self._waiting: dict[RowKey, datetime] = {}
         self._contexts: dict[TraceContext, None] = {}
         self._due: datetime | None = None
@@ -77,7 +79,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
 
     def on_batch(self, values: list[ShardRecords]) -> tuple[list[Window], bool]:
         """Take in records; nothing is emitted before the window closes."""
-        # This is called for a few records at a time: what it costs by itself counts.
+        # Bytewax calls this for a few records at a time, so a call must be cheap.
         now = self._clock.now()
         self._versions.rotate(now.timestamp())
         waiting = len(self._pending.rows)
@@ -99,20 +101,20 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             self._shared.telemetry.rows_dropped.add(count, {"reason": reason})
         self._clock.count(len(self._pending.rows) - waiting)
         if self._flushable():
-            # What no more can join before the next checkpoint has nothing to wait for.
+            # No more records come before the next checkpoint, so waiting would gain nothing.
             due = now if last else self._clock.deadline(now)
             self._due = due if self._due is None else min(self._due, due)
         return [], False
 
     def on_notify(self) -> tuple[list[Window], bool]:
-        """The window closes."""
+        """Close the window."""
         crash_points.reach("before_window_close")
         windows = self._close(ending=False)
         crash_points.reach("after_window_close")
         return windows, False
 
     def on_eof(self) -> tuple[list[Window], bool]:
-        """The sources ended (a clean stop): flush what may be flushed; the rest stays in the state."""
+        """Flush at a clean stop; rows that may not be flushed yet stay in the state."""
         self._ending = True
         return self._close(ending=True), False
 
@@ -121,9 +123,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         return self._due
 
     def snapshot(self) -> DedupState:
-        """The state as plain values that later changes do not touch.
+        """The state as plain values, independent of later changes.
 
-        Pending rows are rendered first: only what the store may hold gets into a recovery file.
+        Pending rows are rendered first, so that a recovery file holds only what the store may hold.
         """
         crash_points.reach("in_snapshot")
         self._settle()
@@ -149,19 +151,23 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._clock.count(len(self._pending.rows))
 
     def _settle(self) -> None:
-        # Before anything is completed, sent or packed.
+        # Refusals first: no row may be completed, sent or packed before they are known.
         self._versions.apply_refusals()  # guard: refusals-applied
         waiting = len(self._pending.rows)
         self._settler.settle(self._pending.rows)
         self._clock.count(len(self._pending.rows) - waiting)
 
     def _take(self, decoder: Decoder, records: ShardRecords, change: RawChange) -> str | None:
-        """Let one record take its row's place; returns why it, or the one before, was dropped."""
+        """Make one record the newest change of its row.
+
+        Returns:
+            Why the record, or the one that it replaces, was dropped; None if neither was.
+        """
         offset, key, raw_key, raw_value, other_key = change
         position = KafkaPosition(records.topic, records.partition, offset)
         try:
             if not key:
-                # The router could not read it, or it is about no row: reading it again tells.
+                # The router could not read it, or it concerns no row: this raises in the first case.
                 decoder.row_keys(raw_key, raw_value)
             decoded = decoder.event(key, raw_value, position, other_key)
         except RecordError as error:  # guard: dead-letter
@@ -169,7 +175,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 newest = self._pending.newest(key) or make_version(0, NO_POSITION, offset)
                 self._versions.taint(key, at_offset(newest, offset))  # guard: taint-read
                 if decoder.row_keys(raw_key, raw_value)[-1] != key:
-                    return None  # the shard of its other row tells of it
+                    return None  # the shard of its other row makes the dead letter
             self._settler.dead_letter(position, "decode", error, key, raw_key, raw_value)
             return None
         return self._pending.take(decoded)
@@ -202,7 +208,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 window.truncates.append(self._pending.truncates.pop(table))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
-        # Then a whole row has nothing to wait for, and it has no fallbacks.
+        # True: a whole row can be sent without further checks. It has no fallbacks.
         nothing_waits = not (topics or settler.moves)  # guard: held-rows-short, moves-short
         for key, winner in self._pending.rows.items():
             if nothing_waits and type(winner) is Row:
@@ -212,7 +218,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 held[key] = winner
                 continue
             if settler.moves:
-                # Even if the row itself has to wait: rows that changed places wait for one another.
+                # Even if the row itself has to wait: two rows that swap keys wait for each other.
                 for move in settler.moves.pop(key, ()):
                     self._hand_over(window, move)
             fallbacks = settler.superseded.get(key, ())
@@ -232,10 +238,10 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         return [window] if window.holds_anything() else []
 
     def _waits_until(self, changes: Sequence[Pending], ending: bool) -> datetime | None:
-        """Until when a row waits for what its old key held; None if it is known, or time is over.
+        """Deadline of a row that waits for the delete of its old key; None if it need not wait.
 
-        The delete of the old key may lie in a partition that is read more slowly. When the flow ends,
-        all that was read is sent, and the lanes wait for one another.
+        That delete may be in a partition that is read more slowly. When the flow ends, everything that
+        was read is sent, and the lanes wait for one another.
         """
         enough = MoveStage.ANNOUNCED if ending else MoveStage.DISPATCHED
         for each in changes:
@@ -260,8 +266,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 window.rows[key] = self._following(winner)
                 self._versions.put(key, winner.version, "")
             case Delete():
-                # A delete is always sent on, also of a row that is known to be gone: what the last,
-                # uncommitted epoch before a crash wrote is in no map.
+                # Sent even if the row is known as deleted: the epoch that a crash interrupted may have
+                # written the row, and no version map has those writes.
                 window.deletes[key] = winner  # guard: delete-always-sent
                 if winner.moved:
                     self._hand_over(window, Move(winner))
@@ -271,8 +277,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             window.unverified.add(key)
 
     def _send_fallback(self, window: Window, fallback: Pending) -> None:
-        """Let an older change go with its row, for the lane to write if the row is refused."""
-        assert not isinstance(fallback, Upsert)  # all are settled by now
+        """Add an older change to the window, for the lane to write if the row is refused."""
+        assert not isinstance(fallback, Upsert)  # `settle` has rendered all of them
         digest: str | None = None
         if isinstance(fallback, PartialRow):
             fallback, digest = self._following(fallback), ""
@@ -282,7 +288,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         self._versions.put(fallback.row_key, fallback.version, digest)
 
     def _hand_over(self, window: Window, move: Move) -> None:
-        """Let the lane read what a row held whose key changed, and keep it."""
+        """Have the lane keep the old row of a key change, for the row with the new key."""
         delete, held = move.delete, move.held
         if held is None:
             move = move._replace(follows=self._last(delete.row_key, delete.version))
@@ -292,13 +298,13 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         window.moves.append(move)
 
     def _following(self, partial: PartialRow) -> PartialRow:
-        """The row with the version from which alone it may take what it lacks."""
+        """The row with `follows` set: the only version that may give the columns it lacks."""
         if partial.old_key is not None or partial.follows is Follows.REFUSED:
             return partial
         return partial._replace(follows=self._last(partial.row_key, partial.version))
 
     def _last(self, key: RowKey, version: Version) -> Followed:
-        """The version before this one, if it is known and was not refused."""
+        """The version before this one, or why it cannot be named."""
         if self._versions.is_tainted(key, version):  # guard: taint-asked
             return Follows.REFUSED
         known = self._versions.get(key)
@@ -310,7 +316,7 @@ def dedup(step_id: str, up: KeyedStream[ShardRecords], shared: DedupContext) -> 
     """Windows of winners, by shard.
 
     Args:
-        step_id: Constant for ever: recovery files are keyed by it.
+        step_id: Must never change: recovery files are keyed by it.
         up: Records by shard.
         shared: What all shards share.
     """

@@ -1,9 +1,9 @@
-"""The embed step: texts go to the model's own thread; windows go on at once, and their lanes wait.
+"""The embed step: texts go to the model's threads; windows go on at once, and their lanes wait.
 
-While the model works on one group of texts, rows are read and windows close, and the groups before are
-written. What closes meanwhile is in the next group, and takes the place of older versions that wait:
-the busier the model, the larger its groups, and the fewer texts it is given that will be replaced. What
-waits is bounded by what lanes take (`operators.stages.upsert.MAX_QUEUED_ROWS`).
+While the model embeds one group of texts, the worker reads on and closes windows, and the lanes write
+the groups before. Windows that close meanwhile form the next group, and their rows replace older
+versions that still wait: the busier the model, the larger its groups, and the fewer outdated texts it
+embeds. The lanes bound how many rows wait (`operators.stages.lanes.MAX_QUEUED_ROWS`).
 """
 
 import threading
@@ -27,8 +27,8 @@ from operators.stages.window import Window
 from operators.telemetry import Telemetry
 
 GROUP_BATCHES = 4
-"""Full batches of the model in one group: enough that texts of one length come together, few enough
-that lanes have work soon, and that little is left to write when the last of an epoch is done."""
+"""Full batches of the model in one group. More would group texts of equal length better; fewer give the
+lanes work sooner, and leave less to write after the last group of an epoch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,16 +44,16 @@ class _Waiting:
 class EmbedStep:
     """Gives every row its pieces, each with a vector.
 
-    Left out are rows whose text the store holds already, and rows that are not whole yet: the writer
-    completes those, and embeds them itself.
+    It skips rows whose text the store should hold already, and partial rows: the lane completes and
+    embeds those.
 
-    Threads: the worker calls the step and owns the windows in the queue; the threads of `pool` take
-    groups out of it, each of which then belongs to the thread that took it. The queue, the rows that
-    wait in it, and the counts are shared under `_lock`.
+    Threads: the worker calls the step and owns the queued windows. A thread of `pool` takes a group of
+    windows from the queue and owns it. The queue, the index of its rows, and the counts are shared
+    under `_lock`.
 
     Args:
-        pool: Where the model works; None: the windows are done when a call returns.
-        on_done: Called by the model's threads when it is through with some windows.
+        pool: The model's threads; None: a call embeds its windows before it returns.
+        on_done: Called by the model's threads after each group of windows.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class EmbedStep:
         self._padding = 0
         self._lock = threading.Lock()
         self._queue: deque[_Waiting] = deque()
-        # Where the text of a row waits, until something comes that may need this version of it.
+        # The queued window of each row that a newer version may still replace.
         self._waiting_rows: dict[RowKey, _Waiting] = {}
         self._on_done = on_done
         self._pool = pool
 
     def __call__(self, items: list[tuple[str, Window]]) -> list[tuple[str, Window]]:
-        """All windows of one activation; each keeps its key, and may come as two."""
+        """Queue all windows of one activation; each keeps its key, and may be split in two."""
         parts: list[tuple[str, Window]] = []
         with self._lock:
             waited = len(self._queue)
@@ -97,7 +97,7 @@ class EmbedStep:
         return parts
 
     def close(self) -> None:
-        """Begin nothing more. Call it when the flow has ended, before its lanes are closed."""
+        """Start no more groups. Call it when the flow has ended, before its lanes are closed."""
         with self._lock:
             left, self._queue = self._queue, deque()
             self._waiting_rows.clear()
@@ -114,10 +114,11 @@ class EmbedStep:
         self._waiting_rows.update(dict.fromkeys(texts, waiting))
 
     def _replace_waiting(self, window: Window) -> None:
-        """Take out of the windows that wait for the model what this one overwrites.
+        """Remove rows that this window overwrites from the windows that wait for the model.
 
-        Its lane would have merged the two. Nothing is taken out that another row may need: one that
-        lacks columns needs the version before it, and one whose key changed what it was.
+        The lane would write only the newer version anyway. A row stays if another one may need it: a
+        partial row needs the version before it, and a row with a new key needs the last version of its
+        old key.
         """
         if window.truncates:
             self._waiting_rows.clear()
@@ -130,11 +131,11 @@ class EmbedStep:
                 continue
             del older.rows[key]
             del older.window.rows[key]
-            # If the text is still the same, this is now the one to bring it.
+            # The removed version would have stored the vector, so this one has to be embedded.
             expect_nothing(window, key)
 
     def _work(self) -> None:
-        """Embed until nothing waits; several threads may, each with a group of its own."""
+        """Embed until the queue is empty; several threads may do so, each with its own group."""
         while group := self._next_group():
             try:
                 self._embed(group)
@@ -149,7 +150,7 @@ class EmbedStep:
             self._on_done()
 
     def _next_group(self) -> list[_Waiting]:
-        """Of the windows that wait, the first with texts enough."""
+        """Take the first windows of the queue, until their texts fill a group."""
         group: list[_Waiting] = []
         left = GROUP_BATCHES * self._embedder.max_batch_tokens
         with self._lock:
@@ -187,10 +188,10 @@ class EmbedStep:
         telemetry.padding.add(padding)
 
     def _counted(self) -> tuple[int, int]:
-        """Tokens, and tokens of padding, since the last call."""
+        """Tokens, and padding tokens, since the last call."""
         with self._lock:
             tokens, padded = self._embedder.tokens_total, self._embedder.padded_tokens_total
-            # Another thread may be between counting the one and the other: it is made up for later.
+            # Another thread may have raised only one of the two totals; a later call corrects that.
             padding = max(padded - tokens, self._padding)
             new = tokens - self._tokens, padding - self._padding
             self._tokens, self._padding = tokens, padding
@@ -198,7 +199,10 @@ class EmbedStep:
 
 
 def _ready_part(window: Window, texts: dict[RowKey, Row]) -> Iterator[Window]:
-    """What need not wait for the model, taken out of a window; nothing where one may need the other."""
+    """Split off the rows that need no embedding.
+
+    No split if a partial row, a move or a TRUNCATE makes the order matter.
+    """
     others = len(window.rows) - len(texts)
     # guard: ready-part
     if not (others or window.deletes or window.dead) or window.moves or window.truncates:
@@ -212,5 +216,5 @@ def _ready_part(window: Window, texts: dict[RowKey, Row]) -> Iterator[Window]:
 
 @operator
 def embed(step_id: str, up: KeyedStream[Window], step: EmbedStep) -> KeyedStream[Window]:
-    """Windows with vectors, or with what brings them (`Window.embedding`), by shard."""
+    """Windows by shard, with their vectors or with a future for them (`Window.embedding`)."""
     return op.flat_map_batch("batch", up, step)

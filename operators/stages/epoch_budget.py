@@ -1,31 +1,32 @@
-"""How many records an epoch may take."""
+"""How many records and bytes an epoch may take."""
 
 from collections import deque
 
 from operators.kafka.log_reader import Record
 
 FIRST_CAP = 500
-"""Records of the first epoch of all. A constant: a first epoch that crashed left no state behind."""
+"""Records of a flow's first epoch. A constant, because a first epoch that crashed left no state: the
+next start must use the same cap."""
 
 FIRST_CAP_BYTES = 2**20
-"""The same for its bytes; the least that the contract allows for any epoch."""
+"""Bytes of a flow's first epoch: the smallest limit that the contract allows."""
 
 MIN_CAP = 500
 
 LONG_EPOCH = 6
-"""Intervals that an epoch may take. At its end the model waits until all is written, so a flow that is
-behind does better with few and long ones."""
+"""Longest epoch, in epoch intervals. At the end of an epoch the model is idle until the lanes have
+written everything, so a flow that is behind is faster with few long epochs."""
 
 
 class EpochBudget:
-    """What the current epoch may still take, and what the next one may.
+    """Counts the records and bytes of the current epoch, and sets the cap of the next one.
 
-    The cap follows the drain: it grows while epochs fill it, and halves when one takes too long. So
-    where there is much to do an epoch takes between a half and the whole of `LONG_EPOCH` intervals, and
-    that much work is what a crash costs.
+    The cap follows the throughput: it grows while epochs reach it quickly, and halves when an epoch
+    takes too long. So the epochs of a flow that is behind take between a half and the whole of
+    `LONG_EPOCH` intervals. A crash costs at most the work of one epoch.
 
     Attributes:
-        max_records, max_bytes: What the epoch that runs now may take.
+        max_records, max_bytes: Cap of the current epoch.
     """
 
     def __init__(self, max_records: int, max_bytes: int, interval_s: float, now: float) -> None:
@@ -37,18 +38,18 @@ class EpochBudget:
         self._bytes = 0
 
     def room(self) -> int:
-        """Records that still fit, by count."""
+        """How many more records the epoch may take; 0 if its bytes are used up."""
         return 0 if self._bytes >= self.max_bytes else self.max_records - self._records
 
     def take(self, records: deque[Record], limit: int) -> list[Record]:
-        """Take records from the front and count them in, until the epoch is full.
+        """Take records from the front and count them, until the epoch is full.
 
-        A record counts as long as less than the cap went before it, so that what an epoch takes is a
-        prefix of the log that a replay can cut at the same place.
+        The last record may exceed the byte cap. Whether a record fits depends only on the records
+        before it, so a replay ends the epoch at the same record.
 
         Args:
-            records: What was read, in order; loses what is taken.
-            limit: The most to take.
+            records: Fetched records, in order; those taken are removed.
+            limit: How many records to take at most.
         """
         taken: list[Record] = []
         most = min(len(records), limit, self.max_records - self._records)  # guard: epoch-cap
@@ -60,19 +61,20 @@ class EpochBudget:
         return taken
 
     def close_epoch(self, now: float, largest: int, max_bytes: int) -> float:
-        """Start the next epoch with a cap that fits the last one's pace.
+        """Start the next epoch with a cap that fits the throughput of the last one.
 
         Args:
-            now: Seconds.
-            largest: The most records that an epoch may hold.
-            max_bytes: The bytes that the next epoch may hold.
+            now: Seconds of the same clock as at the start.
+            largest: How many records any epoch may hold.
+            max_bytes: Byte cap of the next epoch.
 
         Returns:
             How long the epoch took, in seconds.
         """
         took = now - self._began
         if self.room() <= 0 and took <= self._interval_s * LONG_EPOCH / 2:
-            # One that took no longer than it must was through before; how much, it does not tell.
+            # An epoch that ended by its interval, not by the work, had spare capacity of unknown
+            # size: grow by 4.
             self.max_records *= 4 if took <= 1.1 * self._interval_s else 2
         elif took > self._interval_s * LONG_EPOCH:
             self.max_records //= 2

@@ -17,12 +17,14 @@ class LaneBatch:
     """The last operation on each row of one collection.
 
     Attributes:
-        pieces: Of the rows that have their vectors already.
-        fallbacks: What to write where a partial row cannot be completed, oldest first. All but the
-            oldest are partial as well.
-        emptied: The shards that have come to a TRUNCATE, by its table and version; before all else.
-        moves: Rows whose key changed, with what is on its way; to be read before they are written.
-        versions: The maps of the rows' shards; the lane touches their `refusals` alone.
+        pieces: Pieces of the rows that have their vectors already.
+        fallbacks: What to write if a partial row cannot be completed, oldest first. All but the oldest
+            are partial as well.
+        emptied: Shards that have reached a TRUNCATE, by its table and version. The lane deletes their
+            older rows before it writes.
+        moves: Key changes, each with the row of the old key in this batch, if any. The lane reads the
+            old rows before it writes.
+        versions: Version map of each row's shard; the lane uses only its `refusals`.
     """
 
     rows: dict[RowKey, Row | PartialRow] = field(default_factory=dict)
@@ -34,7 +36,7 @@ class LaneBatch:
     versions: dict[RowKey, VersionMap] = field(default_factory=dict)
 
     def put(self, winner: Winner, pieces: tuple[Piece, ...] | None) -> None:
-        """Let an operation take the place of the one before."""
+        """Replace the earlier operation on the row; keep it as a fallback if this one needs one."""
         key = winner.row_key
         if isinstance(winner, PartialRow):
             before = self.rows.get(key) or self.deletes.get(key)
@@ -56,9 +58,10 @@ class LaneBatch:
             self.pieces.pop(key, None)  # guard: duplicate-vector
 
     def forget(self, prefix: str, version: Version, shard: str) -> None:
-        """Drop the operations on a shard's rows of a table that are older than its TRUNCATE.
+        """Drop the operations on one shard's rows of a table that are older than its TRUNCATE.
 
-        The other shards come to it in their turn: what they still have to write may need these.
+        Every other shard drops its own when it reaches the TRUNCATE: until then its partial rows may
+        need these versions.
         """
         winners: list[Winner] = [*self.rows.values(), *self.deletes.values()]
         for winner in winners:
@@ -76,11 +79,11 @@ class LaneBatch:
                 self.fallbacks[key] = fallbacks
 
     def fall_back(self, key: RowKey, stored: Version | None) -> None:
-        """Let the newest fallback take the place of a partial row that cannot be completed now.
+        """Replace a partial row that cannot be completed now by its newest fallback.
 
         Args:
-            key: Of the row.
-            stored: The version that the store has.
+            key: Key of the row.
+            stored: The row's version in the store; None if it is not there.
         """
         del self.rows[key]
         older = fall_back(self.fallbacks.get(key, []), stored)

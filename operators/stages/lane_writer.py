@@ -1,4 +1,4 @@
-"""What one lane does with the windows it takes: one write for each row, dead letters for the rest."""
+"""Writes a lane's windows to the store: one write for each row, dead letters for refused rows."""
 
 import time
 from collections import Counter, defaultdict
@@ -28,17 +28,17 @@ from operators.toast.resolver import fill
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What one write of a lane did; all of it is acknowledged."""
+    """What one call of `Writer.write` did; the store has acknowledged all of it."""
 
     rows: int
     deletes: int
     dead_letters: int
     later: tuple[Window, ...] = ()
-    """Rows that wait for what another lane is about to tell; to be written before all that follows."""
+    """Rows that wait for a value from another lane; the lane writes them before its next windows."""
 
 
 class DeadLetterSink(Protocol):
-    """Where records go that cannot be applied."""
+    """The store of dead letters."""
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
         """Return once all letters are stored.
@@ -50,18 +50,19 @@ class DeadLetterSink(Protocol):
 
 
 class Writer:
-    """Applies windows to the store. One call at a time for any row; any number over rows.
+    """Applies windows to the store.
 
-    All lanes share it: it keeps nothing from one call to the next.
+    Threads: all lanes share it, and it keeps no state between calls. Two calls at a time must not have
+    rows in common.
 
     Args:
         rules: By topic.
-        requests: To the store.
-        completer: For rows that Debezium did not send whole.
-        texts: For rows that have no vector yet.
-        model: Identity of what makes the vectors.
-        dead_letters: Where refused rows go.
-        telemetry: Counts what was written, and how fresh it is.
+        requests: Requests to the store.
+        completer: Completes partial rows.
+        texts: Embeds rows that have no vector yet.
+        model: Identity of the embedding model.
+        dead_letters: Stores refused rows.
+        telemetry: Counts the written rows and measures their freshness.
         now: Seconds since the epoch.
     """
 
@@ -157,7 +158,7 @@ class Writer:
         pieces: tuple[Piece, ...] | None,
         dead: list[DeadLetter],
     ) -> None:
-        """Let an operation take the place of the one before, and what it lacks from there."""
+        """Replace the earlier operation on a row, and take missing columns from it."""
         before = batch.rows.get(winner.row_key)
         if before is not None and isinstance(winner, PartialRow):
             partial = winner
@@ -175,7 +176,7 @@ class Writer:
         return self._rules[topic].table.collection
 
     def _hand_over(self, requests: Requests, collection: str, batch: LaneBatch) -> None:
-        """Read what goes on under another key, before it is overwritten or deleted."""
+        """Read the rows whose key changed before this batch overwrites or deletes them."""
         if batch.moves:
             keys = [move.delete.row_key for move, _ in batch.moves]
             stored = requests.rows(collection, list(dict.fromkeys(keys)))
@@ -190,9 +191,9 @@ class Writer:
         dead: list[DeadLetter],
         later: list[Window],
     ) -> None:
-        """Give partial rows what Debezium left out; where that fails, go on with their fallbacks.
+        """Give partial rows the columns that Debezium left out; replace the others by fallbacks.
 
-        This lane has finished every earlier write of these rows, so the store's word is final.
+        This lane has finished every earlier write of these rows, so what the store holds is current.
         """
         while partial := {k: row for k, row in batch.rows.items() if isinstance(row, PartialRow)}:
             waiting = {key for key, row in partial.items() if self._completer.waits(row)}
@@ -202,7 +203,7 @@ class Writer:
                 entities = stored.get(key)
                 version = entities[0].version if entities else None
                 if key in waiting:
-                    # In front: its fallbacks are older, and may have to wait as well.
+                    # At the front, because a fallback of it is older and may have to wait as well.
                     # guard: fallback-waits-in-order
                     later.insert(0, _window_of(row, batch.versions[key]))
                     batch.fall_back(key, version)
@@ -225,7 +226,7 @@ class Writer:
     def _upsert(
         self, requests: Requests, collection: str, batch: LaneBatch, dead: list[DeadLetter]
     ) -> None:
-        """Write the rows of a batch; those that the store refuses leave it as dead letters."""
+        """Write the rows of a batch; those that the store refuses become dead letters."""
         cut = collection in self._cut
         wanting = [
             row
@@ -272,10 +273,10 @@ class Writer:
         for collection, batch in batches.items():
             written = Counter(row.op for row in batch.rows.values())
             written["d"] += len(batch.deletes)
-            # Every shard comes to a TRUNCATE; it is counted with the first of them.
+            # A TRUNCATE reaches all shards; count it once, with shard 0.
             written["t"] += sum(0 in shards for shards in batch.emptied.values())
-            # Once for every moment of commit, not for every row: a large transaction is one event
-            # to its reader, and recording is not free.
+            # Once for each commit time, not for each row: the rows of a large transaction become
+            # visible together, and each recording costs time.
             commits = {
                 each.source_ts_ms for each in (*batch.rows.values(), *batch.deletes.values())
             }
@@ -288,7 +289,7 @@ class Writer:
 
 
 def _window_of(row: PartialRow, versions: VersionMap) -> Window:
-    """A window of one row, which is written later than the one that it came with."""
+    """A window for one row that has to be written later than the window it came in."""
     shard = shard_of(row.row_key)
     return Window({row.row_key: row}, {}, [], set(), versions, (), shard=shard)
 

@@ -10,18 +10,18 @@ from operators.stages.lane_writer import Receipt, Writer
 from operators.stages.window import Window
 
 LATER_S = 0.01
-"""How soon a lane looks again for what another one is about to tell."""
+"""How often a lane checks whether its waiting rows have got their values from another lane."""
 
 MAX_QUEUED_ROWS = 4_096
-"""Rows that wait in one lane before the worker has to wait for it: the back-pressure."""
+"""Back-pressure: with this many rows queued in a lane, the worker waits before it adds a window."""
 
 
 class Lane:
-    """One thread that applies the windows of some shards, each shard's in the order of submission.
+    """One thread that writes the windows of some shards, each shard's in the order of submission.
 
-    Windows that pile up behind a slow request, or behind the model, are written together. One request
-    is under way at a time, so operations on a row never change places; a shard that has its vectors
-    does not wait for another's.
+    Windows that queue up behind a slow request, or behind the model, are written together. There is one
+    write at a time, so the operations on a row keep their order. A shard that has its vectors does not
+    wait for another shard's.
 
     Threads: the worker submits and waits, the lane's own thread writes, the model's threads call
     `look`. They share all attributes under `_changed`.
@@ -30,18 +30,19 @@ class Lane:
     def __init__(self, name: str, write: Callable[[Sequence[Window]], Receipt]) -> None:
         self._write = write
         self._changed = threading.Condition()
-        # With the size that each was counted with: a window may lose rows while it waits.
+        # (window, size at submit): rows may be removed while queued, so the size is not recomputed.
         self._queue: deque[tuple[Window, int]] = deque()
         self._queued_rows = 0
         self._submitted: Counter[str] = Counter()
         self._finished: Counter[str] = Counter()
-        # Shards whose first window waits for the model; and whether any may have come out of that.
+        # Shards whose first queued window waits for the model.
         self._blocked: set[str] = set()
+        # Whether some queued window may have become writable since the lane last checked.
         self._ready = False
         self._receipts: list[Receipt] = []
         self._error: BaseException | None = None
         self._closed = False
-        # A daemon: a flow that fails must be able to exit while a request hangs.
+        # A daemon thread, so that a failing flow can exit while a request hangs.
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()  # guard: lane-one-request
 
@@ -52,7 +53,7 @@ class Lane:
             The number of the window in its shard, for `wait`.
 
         Raises:
-            Exception: Whatever stopped the lane.
+            Exception: The error that stopped the lane.
         """
         with self._changed:
             # guard: back-pressure
@@ -71,10 +72,10 @@ class Lane:
             return self._submitted[shard]
 
     def wait(self, shard: str, number: int) -> None:
-        """Return once the windows of a shard, up to one, are acknowledged by the store.
+        """Return once the store has acknowledged a shard's windows up to this number.
 
         Raises:
-            Exception: Whatever stopped the lane.
+            Exception: The error that stopped the lane.
         """
         with self._changed:
             # guard: acknowledged
@@ -82,27 +83,27 @@ class Lane:
             self._check()
 
     def look(self) -> None:
-        """Look again for windows that the model is through with."""
+        """Wake the lane: the model has finished with some windows, perhaps with this lane's."""
         with self._changed:
             self._ready = True
             self._changed.notify_all()
 
     def receipts(self) -> list[Receipt]:
-        """What was acknowledged since the last call."""
+        """Receipts of the writes that were acknowledged since the last call."""
         with self._changed:
             self._check()
             receipts, self._receipts = self._receipts, []
             return receipts
 
     def close(self) -> None:
-        """End the thread after what it is writing now; what is queued is not written."""
+        """End the thread after its current write; queued windows are not written."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._thread.join()
 
     def _take_embedded(self) -> tuple[list[Window], int]:
-        """The next windows of every shard, as far as the model is through with them; their size."""
+        """Take each shard's first windows, up to one that waits for the model; and their size."""
         taken: list[Window] = []
         total = 0
         left: deque[tuple[Window, int]] = deque()
@@ -167,12 +168,12 @@ class Lanes:
         return self._by_shard[shard]  # guard: lane-of-shard
 
     def look(self) -> None:
-        """Have all lanes look for windows that the model is through with."""
+        """Wake all lanes: the model has finished with some windows."""
         for lane in self._lanes:
             lane.look()
 
     def close(self) -> None:
-        """End all threads. Call it when the flow has ended, not before."""
+        """End all threads. Call it only when the flow has ended."""
         for lane in self._lanes:
             lane.close()
 

@@ -1,4 +1,4 @@
-"""Winners against what the store holds: one look-up per collection for all windows that closed."""
+"""Compares winners with the store: one look-up per collection for all windows that closed."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -25,10 +25,10 @@ _Place: TypeAlias = tuple[Window, RowKey]
 
 
 class Resolver:
-    """Drops winners that the store has overtaken, and marks texts that it holds already.
+    """Drops winners that are older than the stored row, and marks rows whose text is stored already.
 
-    Only rows that the shard's version map cannot vouch for are looked up. Their earlier writes may
-    still be in flight; that does no harm, because those are older than the winner either way.
+    It looks up only the rows whose newest version the shard's version map may not know. Earlier writes
+    of such a row may still be in flight; that is harmless, because they are older than the winner.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Resolver:
         self._telemetry = telemetry
 
     def __call__(self, items: KeyedWindows) -> KeyedWindows:
-        """All windows of one activation; each keeps its key."""
+        """Look up all windows of one activation; each keeps its key."""
         if not items:
             return items
         windows = [window for _, window in items]
@@ -68,7 +68,7 @@ class Resolver:
         return items
 
     def _unknown(self, windows: list[Window]) -> dict[str, dict[str, list[_Place]]]:
-        """Rows to look up: collection → entity id → where it came from, in order."""
+        """Rows to look up: collection → entity id → their windows and keys, in order."""
         unknown: defaultdict[str, dict[str, list[_Place]]] = defaultdict(dict)
         for window in windows:
             winners: list[Winner] = [*window.rows.values(), *window.deletes.values()]
@@ -86,7 +86,7 @@ class Resolver:
         row = window.rows.get(key)
         if row is not None:
             if row.unpositioned:
-                # Without a source position, the offset tells whether it came later.
+                # Without a source position, the offset decides whether it came later.
                 row = self._placed(window, row, stored)
             if row.version < stored.version:  # guard: store-compare
                 del window.rows[key]
@@ -102,7 +102,7 @@ class Resolver:
             return
         delete = window.deletes[key]
         if delete.unpositioned:
-            # Without a source position, the offset tells whether the tombstone came later.
+            # Without a source position, the offset decides whether the tombstone came later.
             offset = delete.position.offset
             if offset_of(stored.version) > offset:  # guard: store-compare-tombstone
                 del window.deletes[key]
@@ -116,7 +116,7 @@ class Resolver:
             window.versions.learn(key, None)
 
     def _placed(self, window: Window, row: Row | PartialRow, stored: Stored) -> Row | PartialRow:
-        """The row at the stored source position, if it came later than what is stored."""
+        """The row, at the stored row's source position if it came later."""
         offset = row.position.offset
         if offset_of(stored.version) > offset:
             return row
@@ -133,9 +133,9 @@ class Resolver:
 
 
 def _not_overtaken(fallbacks: list[Winner], stored: Version) -> list[Winner]:
-    """Those without a source position that came later than what is stored, at its position.
+    """Drop unpositioned fallbacks older than the stored row; place the newer ones at its position.
 
-    The lane looks at the versions of the others itself.
+    Fallbacks that have a source position stay: the lane compares their versions itself.
     """
     kept: list[Winner] = []
     for each in fallbacks:
@@ -150,5 +150,5 @@ def _not_overtaken(fallbacks: list[Winner], stored: Version) -> list[Winner]:
 
 @operator
 def resolve(step_id: str, up: KeyedStream[Window], resolver: Resolver) -> KeyedStream[Window]:
-    """Windows without what the store has overtaken, by shard."""
+    """Windows by shard, without the winners that are older than the stored row."""
     return op.flat_map_batch("batch", up, resolver)

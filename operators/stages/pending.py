@@ -1,4 +1,4 @@
-"""The newest change of each row in the open window: which changes enter it, and which are too old."""
+"""The newest change of each row in the open window; drops changes that are too old."""
 
 from operators.changes.events import ChangeEvent, Delete, Ignored, Tombstone, Truncate, Upsert
 from operators.changes.row_key import RowKey, key_prefix
@@ -22,7 +22,7 @@ class PendingChanges:
     """The changes of one shard that wait for their window to close.
 
     Attributes:
-        rows: The newest change of each row. The `Settler` has those that it superseded.
+        rows: The newest change of each row. The `Settler` has the changes that it superseded.
         truncates: The last TRUNCATE of each table.
     """
 
@@ -34,10 +34,11 @@ class PendingChanges:
         self._moves = moves
 
     def take(self, event: ChangeEvent) -> str | None:
-        """Let a change become the newest of its row.
+        """Make a change the newest of its row, unless it is too old.
 
         Returns:
-            Why it was dropped ("stale"), or the one before it ("superseded"); None if neither was.
+            Why the change was dropped ("stale" or the reason of an `Ignored`); "superseded" if it
+            replaced another one; else None.
         """
         match event:
             case Upsert() | Delete():
@@ -52,7 +53,7 @@ class PendingChanges:
                 return event.reason
 
     def restore(self, winner: Winner) -> None:
-        """Take in a change from a checkpoint, which holds those of a row in their order."""
+        """Take in a change from a checkpoint, which has the changes of a row in order."""
         before = self.rows.get(winner.row_key)
         if before is not None:
             self._settler.supersede(before)
@@ -69,8 +70,8 @@ class PendingChanges:
                 return "stale"
             event = placed
         else:
-            # A pending delete without a position (a tombstone alone) does not lift what a TRUNCATE
-            # has set.
+            # A pending delete without a position (a lone tombstone) must not hide the fence that a
+            # TRUNCATE has set.
             if pending is not None and has_position(pending.version):
                 fence: Version | None = pending.version
             else:
@@ -84,7 +85,7 @@ class PendingChanges:
                     self._moves.announce(key, event.version)
             elif event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
-        # If a stale delete was dropped before this, the next tombstone is not that delete's.
+        # The next tombstone belongs to this change, not to a stale delete that was dropped before.
         self._versions.ends_dropped_delete(key)  # guard: stale-tombstone-late
         self.rows[key] = event  # guard: newest-of-window
         if pending is None:
@@ -93,14 +94,14 @@ class PendingChanges:
         return "superseded"
 
     def _placed(self, event: Upsert | Delete, pending: Pending | None) -> Upsert | Delete | None:
-        """A change without a position, at the position of the newest known change of its row.
+        """Give a change without a position that of the newest known change of its row.
 
         Returns:
-            The change, as it is where nothing is known of the row; None if it is stale.
+            The change, unaltered if nothing is known of the row; None if it is stale.
         """
         key = event.row_key
         if isinstance(event, Delete):
-            # Without a position of its own, one change of the key cannot be told from another.
+            # Key changes are told apart by their source position, which this delete lacks.
             event = event._replace(moved=False)
         if pending is not None:
             newest = pending.version
@@ -109,8 +110,7 @@ class PendingChanges:
             if known is None:
                 return event
             newest = known[0]
-        # Without a source position, the offset tells whether it came later: a row stays on its
-        # partition.
+        # Offsets decide which came later: all changes of a row are in one partition.
         if offset_of(newest) > event.position.offset:  # guard: unpositioned-offset
             return None
         unpositioned = not has_position(newest) and (
@@ -122,12 +122,12 @@ class PendingChanges:
         )
 
     def newest(self, key: RowKey) -> Version | None:
-        """The version that a change of the row must not be older than; None if nothing is known."""
+        """The version below which a change of the row is stale; None if nothing is known."""
         pending = self.rows.get(key)
         return pending.version if pending is not None else self._versions.newest(key)
 
     def _is_again(self, event: Upsert) -> bool:
-        """Whether a change of the key was sent again: the row that it made is pending or written."""
+        """Whether a key change is a repeat: the row that it made is pending or written already."""
         pending = self.rows.get(event.row_key)
         if pending is not None:
             return not isinstance(pending, Delete) and same_position(pending.version, event.version)
@@ -135,7 +135,7 @@ class PendingChanges:
         return known is not None and known[1] is not None and same_position(known[0], event.version)
 
     def _truncate(self, truncate: Truncate) -> None:
-        """Drop every older change of a table that was emptied."""
+        """Drop all changes of the emptied table that are older than the TRUNCATE."""
         prefix = key_prefix(truncate.table)
         before = self.truncates.get(truncate.table)
         if before is None or before.version < truncate.version:
@@ -147,10 +147,10 @@ class PendingChanges:
                 del self.rows[key]
 
     def _delete_of(self, tombstone: Tombstone) -> Delete | None:
-        """The delete that a tombstone stands for; None where its `d` event was there already.
+        """The delete that a tombstone stands for; None if its `d` event has been seen.
 
         Debezium sends a `d` event and then the tombstone. Log compaction can remove the `d` event. A
-        tombstone alone has no version: it deletes whatever came before it in its partition.
+        lone tombstone has no version: it deletes every version before it in its partition.
         """
         key, position = tombstone.row_key, tombstone.position
         if self._versions.ends_dropped_delete(key):

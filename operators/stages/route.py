@@ -1,4 +1,4 @@
-"""Records of a partition → records by shard of their primary key."""
+"""Routes the records of a partition to the shards of their primary keys."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -18,16 +18,17 @@ from operators.stages.window import RawChange, ShardRecords, SourceBatch
 class Router:
     """Groups records by shard; keeps the offset order within each.
 
-    The shard comes from the primary key, never from the Kafka partition: however many partitions the
-    topic has or gets, a row stays with its state. A batch after a resume goes to every shard, because
-    each of them may hold rows until it has seen it; and so does a TRUNCATE, which is about every row.
+    The shard depends on the primary key, never on the Kafka partition: a row stays with its state even
+    if the topic gets more partitions. The first batch after a resume goes to every shard, because each
+    holds rows back until it has seen that batch. A TRUNCATE goes to every shard, because it concerns
+    all rows of its table.
     """
 
     def __init__(self, decoders: Mapping[str, Decoder]) -> None:
         self._decoders = decoders
 
     def __call__(self, batches: list[SourceBatch]) -> Iterable[tuple[str, ShardRecords]]:
-        """All batches of one activation."""
+        """Route all batches of one activation."""
         return [item for batch in batches for item in self._split(batch)]
 
     def _split(self, batch: SourceBatch) -> Iterable[tuple[str, ShardRecords]]:
@@ -42,7 +43,7 @@ class Router:
             for key in keys:
                 shards[shard_of(key)].append((offset, key, raw_key, raw_value, other_key))
             if not keys:
-                # The shard's step reads it again to say why; any shard will do.
+                # `dedup` decodes it again, in any one shard, to make the dead letter.
                 change = (offset, RowKey(""), raw_key, raw_value, other_key)
                 for shard in _without_a_row(decoder, record):
                     shards[shard].append(change)

@@ -1,4 +1,4 @@
-"""What the changes of a window leave of each row: rendered, completed, or a dead letter."""
+"""Settling: renders and completes the pending changes of a window, or makes dead letters of them."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,7 +16,7 @@ from operators.toast.key_changes import Moves
 from operators.toast.resolver import held_in_window, settle
 
 MAX_DEAD_LETTER_BYTES = 256 * 1024
-"""A larger key or value is left out of its dead letter; the position still finds it in the topic."""
+"""A larger key or value is left out of its dead letter; the topic has it at the letter's position."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,10 @@ class DedupContext:
 
     Attributes:
         rules: By topic.
-        whole: The collections were empty when the process started.
-        partitions: All that the sources of the flow read, in every process: (topic, partition).
+        whole: Whether the collections were empty when the process started.
+        partitions: All (topic, partition) pairs that the flow reads, in every process.
         moves: See `Moves`.
-        distrust: What the recovery state says of rows may be old: look them up.
+        distrust: Whether the recovery state may be an old copy; then every row is looked up.
     """
 
     rules: Mapping[str, Rules]
@@ -46,9 +46,9 @@ class Settler:
 
     Attributes:
         superseded: The older changes of each pending row that may still be needed, oldest first. After
-            `settle` those are the row's fallbacks; newer changes are added behind them.
-        moves: Changes of a key in this window whose row the lane has to read, because the window does
-            not say what it held.
+            `settle` they are the row's fallbacks; newer changes are appended.
+        moves: Key changes of this window whose old row the lane has to read, because the window does
+            not have all of its columns.
         dead: Dead letters that wait for the window to close.
     """
 
@@ -60,16 +60,16 @@ class Settler:
         self.dead: list[DeadLetter] = []
 
     def supersede(self, winner: Pending) -> None:
-        """Keep a change whose row has a newer one: it may give columns, or become a fallback."""
+        """Keep a superseded change: it may give columns to a newer one, or become a fallback."""
         self.superseded.setdefault(winner.row_key, []).append(winner)
 
     def truncate(self, key: RowKey, truncate: Truncate, winner: Pending) -> None:
         """Drop a row's changes that are older than a TRUNCATE of its table.
 
         Args:
-            key: Of the row.
-            truncate: Of its table.
-            winner: The newest change of the row, which the caller drops or keeps.
+            key: Key of the row.
+            truncate: The TRUNCATE.
+            winner: The newest change of the row; the caller drops or keeps it.
         """
         version = truncate.version
         older = self.superseded.pop(key, [])
@@ -91,8 +91,8 @@ class Settler:
     def settle(self, pending: dict[RowKey, Pending]) -> None:
         """Turn pending upserts into rows; those that cannot be rendered become dead letters.
 
-        A bad change leaves its row as it was, and that is what it superseded in this window: whether
-        the two met in one window must not decide what is seen.
+        A bad change leaves its row as the change before it left it, so a superseded change is used in
+        its place. The result must not depend on whether the two changes were in one window.
         """
         superseded, self.superseded = self.superseded, {}
         rules = self._shared.rules
@@ -102,7 +102,7 @@ class Settler:
             if earlier is not None:
                 last = self._resolve(key, self._pass_on(earlier, winner))
             elif isinstance(winner, Upsert):
-                # Nearly all rows: there is nothing to resolve.
+                # The usual case, kept fast: a single change only has to be rendered.
                 try:
                     last = rules[winner.position.topic].renderer.render(winner)
                 except RecordError as error:  # guard: dead-letter-render
@@ -116,7 +116,7 @@ class Settler:
                 pending[key] = last
 
     def _resolve(self, key: RowKey, changes: list[Pending]) -> Rendered | None:
-        """What several changes leave of their row; None if all are bad."""
+        """Settle several changes of one row; None if all of them are bad."""
         renderer = self._shared.rules[changes[-1].position.topic].renderer
         last, fallbacks, bad = settle(changes, renderer, self._versions.is_tainted)
         for change, error in bad:
@@ -126,17 +126,17 @@ class Settler:
         return last
 
     def _refuse(self, change: Upsert | PartialRow, error: RecordError) -> None:
-        """Make a dead letter of a change, and remember that a version of its row is missing."""
+        """Make a dead letter of a change, and note that this version of its row was refused."""
         key = change.row_key
         self._versions.taint(key, change.version)  # guard: taint-render
         raw = change.raw if isinstance(change, Upsert) else None
         self.dead_letter(change.position, "render", error, key, None, raw)
 
     def _pass_on(self, earlier: list[Pending], winner: Pending) -> list[Pending]:
-        """See to what the row held each time that its key changed in this window.
+        """Deliver the old row of each key change in this window, or have the lane read it.
 
         Returns:
-            All changes of the row, oldest first; none of them has to be seen to again.
+            All changes of the row, oldest first; no delete among them is `moved` any more.
         """
         changes = [*earlier, winner]
         moved = False
@@ -150,18 +150,19 @@ class Settler:
             if len(before) == index:
                 self._note_held(delete, before)
             elif not self._will_deliver(delete, changes[len(before) : index]):
-                # An earlier copy of this delete has delivered it, and it may have been taken.
+                # An earlier copy of this delete has delivered the row. If the new row has taken it
+                # already, this None keeps a repeat of the new row from waiting for it.
                 self._shared.moves.deliver(delete.row_key, delete.version, None)
         if not moved:
             return changes
-        # What the row held is delivered, or the lane reads it by `moves`. A delete that is still
-        # `moved` would let the lane read the store, which may hold an older version.
+        # The old row is delivered, or the lane reads it because of `moves`. If a delete were still
+        # `moved`, the lane would read the store, which may hold an older version.
         return [
             each._replace(moved=False) if isinstance(each, Delete) else each for each in changes
         ]
 
     def _note_held(self, delete: Delete, earlier: list[Pending]) -> None:
-        """Deliver what a row held whose key changed, or let the lane find it out."""
+        """Deliver the old row of a key change, or note that the lane has to read it."""
         renderer = self._shared.rules[delete.position.topic].renderer
         held = held_in_window(delete, earlier, renderer, self._versions.is_tainted)
         if isinstance(held, Move):
@@ -170,7 +171,7 @@ class Settler:
             self._shared.moves.deliver(delete.row_key, delete.version, held)
 
     def _will_deliver(self, delete: Delete, same: list[Pending]) -> bool:
-        """Whether an earlier copy of a delete, in this window or in the lane, delivers it yet."""
+        """Whether an earlier copy of a delete, in this window or in the lane, will deliver the row."""
         asked = (move.delete for move in self.moves.get(delete.row_key, ()))
         return any(isinstance(each, Delete) and each.moved for each in same) or any(
             same_position(each.version, delete.version) for each in asked
@@ -185,7 +186,7 @@ class Settler:
         key: bytes | None,
         value: bytes | None,
     ) -> None:
-        """Make a dead letter. What is too large, or may hold what is masked, stays in the topic."""
+        """Make a dead letter, without a key or value that is too large or may hold masked columns."""
         masked = bool(self._shared.rules[position.topic].table.masks)  # guard: dead-letter-masked
         if masked or (key is not None and len(key) > MAX_DEAD_LETTER_BYTES):
             key = None
@@ -197,5 +198,5 @@ class Settler:
 
 
 def _is_again(delete: Delete, before: Pending) -> bool:
-    """Whether this is a change of the key that is here already."""
+    """Whether a delete is a repeat of the one before it."""
     return isinstance(before, Delete) and same_position(before.version, delete.version)

@@ -1,16 +1,16 @@
-"""The batch source: how much of a partition one epoch may hold, and what a resume must gather first.
+"""The batch source: reads partitions in epochs of bounded size, and replays safely after a crash.
 
-Pure of Kafka: a `LogReader` is the log. `operators.kafka.reader` has the real one.
+It knows nothing of Kafka: it reads from a `LogReader`, which `operators.kafka.reader` implements.
 
-**Replay without going back.** After a crash the rows of the last, uncommitted epoch may be in Milvus
-already; replaying them in windows of another cut would show older versions again. So an epoch takes
-at most a capped prefix of the log (records and bytes); the cap is committed with the offset that it
-counts from; and after a start the source first gathers that whole prefix (or up to the end of the
-partition) and sends it as one batch, of which only the newest version of each row survives. Nothing
-that was written before the crash can be newer.
+**Replay.** After a crash the rows of the last, uncommitted epoch may be in Milvus already. If the
+replay cut them into other windows, older versions would become visible again. So an epoch takes at
+most a capped number of records and bytes, and the cap is committed with the offset at which the epoch
+starts. After a start the source first gathers all records under that cap (or up to the end of the
+partition) and sends them as one batch, of which only the newest version of each row is written. No
+version that was written before the crash can be newer.
 
-**The same log.** The state also holds a digest of the last record that was taken. A resume reads that
-record once more: a topic that was made anew, or another cluster's, has another one there.
+**The same log.** The state also has a digest of the last record that was taken. A resume reads that
+record again: if the topic was recreated, or belongs to another cluster, the digest differs.
 """
 
 import time
@@ -44,12 +44,12 @@ class SourceSettings:
     """What all partitions share.
 
     Attributes:
-        batch_size: Records of one item at the most, once the first gathering is done.
-        stop: Makes every partition end, cleanly.
+        batch_size: Most records of one item, except for the first batch after a start.
+        stop: True makes every partition end cleanly.
         exit_at_end: End at the end of the partition instead of waiting for more.
         now: Seconds of a monotonic clock.
-        on_epoch: Called at every checkpoint of every partition: the sign of life.
-        ledger: Tells state that does not belong to what it finds; None: nothing is checked.
+        on_epoch: Called at every checkpoint of every partition, for the liveness check.
+        ledger: Detects state that does not match the topic or collection; None: nothing is checked.
     """
 
     batch_size: int
@@ -66,7 +66,7 @@ class SourceSettings:
 
 
 class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
-    """One Kafka partition: first gathers what may have been written before, then streams."""
+    """One Kafka partition: first gathers records that may have been written before, then streams."""
 
     def __init__(
         self,
@@ -99,7 +99,8 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             settings.ledger.start.resume(topic, partition, at, stamp)  # guard: seen-asked
         self._reader = self._open()
         if settings.ledger is not None:
-            # A state that begins at the beginning is a state all the same: it may have another cap.
+            # Without a state, the ledger gets BEGINNING, which is negative. A state at the beginning
+            # is told apart from that as offset 0, because its cap may differ from the first cap.
             began = self._next if stamp is None else max(0, self._next)
             settings.ledger.epochs.closed(topic, partition, -1, began)
         self._gathered: list[Record] | None = []
@@ -114,7 +115,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         """The next item, or none yet.
 
         Raises:
-            StopIteration: The flow is asked to stop, or the end is reached and was asked for.
+            StopIteration: The flow was asked to stop, or `exit_at_end` is set and the end is reached.
         """
         if self._settings.stop():
             raise StopIteration
@@ -142,13 +143,13 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         return [self._batch(taken, resumed=gathering)]
 
     def next_awake(self) -> datetime | None:
-        """At once while there is something to read, else after a short wait."""
+        """At once if the last call took records, else after a short wait."""
         return datetime.now(UTC) + IDLE_WAIT if self._idle else None
 
     def snapshot(self) -> SourceState:
-        """Where the next epoch starts, and how much it may take.
+        """End the epoch; returns where the next one starts, and its cap.
 
-        While the first batch is still being gathered nothing has been sent, so nothing changes.
+        While the first batch is still being gathered nothing has been sent, so offset and cap stay.
         """
         settings = self._settings
         settings.on_epoch()
@@ -182,7 +183,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         self._reader.close()
 
     def _open(self) -> LogReader:
-        """A reader at the next offset, once the record before it was found to be the one it was."""
+        """Open a reader at the next offset, and check the record before it against the digest."""
         if self._digest is None:
             return self._open_reader(self._next)
         reader = self._open_reader(self._next - 1)
@@ -194,7 +195,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
                 self._gone(gone)
             return self._open_reader(self._next)
         if before is None or before[0] >= self._next:
-            # It was compacted away.
+            # Log compaction removed the record, so there is nothing to compare.
             self._fetched.extend(() if before is None else (before,))
             return reader
         if digest_of(before) == self._digest:  # guard: record-digest
@@ -204,7 +205,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         return self._open_reader(self._next)
 
     def _first(self, reader: LogReader) -> Record | None:
-        """The first record, or None if there is none."""
+        """The first record of a reader; None if the partition has none from there on."""
         settings = self._settings
         deadline = settings.now() + FIRST_RECORD_WAIT_S
         while settings.now() < deadline:
@@ -232,7 +233,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
             return (), ()
 
     def _gone(self, gone: OffsetGone) -> None:
-        """The next offset is not there: go on from another, if that was accepted."""
+        """Handle a next offset that is gone: continue from another one if the user accepted that."""
         if gone.first < self._next:  # guard: record-shorter
             self._recreated("it ends before that")
             return
@@ -293,7 +294,7 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
 
 
 def digest_of(record: Record) -> int:
-    """What tells a record from another one at the same offset."""
+    """A digest of key and value, to recognise the record when it is read again."""
     return crc32(record[2] or b"", crc32(record[1] or b""))
 
 
@@ -301,8 +302,8 @@ class PartitionedSource(FixedPartitionedSource[SourceBatch, SourceState]):
     """All partitions of all topics.
 
     Args:
-        partitions: (topic, partition) pairs. Never fewer than the recovery files know of: a new
-            partition joins at the next start, a removed one would lose its place.
+        partitions: (topic, partition) pairs, with all that the recovery files have: a partition that
+            is left out would lose its offset. New ones join at the next start.
         open_reader: Opens a partition at an offset.
         settings: What all partitions share.
     """

@@ -1,19 +1,20 @@
-"""Which vector a row is written with: one that is there already, if its text is unchanged.
+"""Reuse of vectors: a row whose text is unchanged is written with the vector that exists already.
 
-**The rule.** A vector may be used again for the same text and for no other. `is_unchanged` decides
-that, and nothing else does: by the hash of the text.
+**The rule.** A vector may be reused for the same text only. `is_unchanged` alone decides that, by the
+hash of the text.
 
-**Where one is looked for**, in this order, when the row is written:
+**Where the lane finds a vector**, in this order, when it writes a row:
 
 1. the version of the row that it replaces in the lane's batch (`pieces_of_version`);
-2. the row as the store holds it, read after every earlier write of the row (`pieces_of_stored`);
-3. the texts that were embedded last, of whichever row, and then the model (`Texts.pieces`).
+2. the row in the store, read after every earlier write of the row (`pieces_of_stored`);
+3. a cache of recently embedded texts of any row, and then the model (`Texts.pieces`).
 
-**Before that, it is only expected.** A lane alone knows what is there when it writes. But the model is
-asked before, so `dedup` and `resolve` note which rows should find their vector in the store, by what
-they know of it (`expect_stored`), and `embed` leaves those out (`to_embed`). If the version that was to
-leave the vector there is taken back, the row is no longer one of them (`expect_nothing`). Where an
-expectation does not come true, the lane finds another text in the store, and embeds the row's own.
+**Expected vectors.** Only the lane knows what the store holds at the time of the write. But most texts
+are embedded before that. So `dedup` and `resolve` note which rows should find their vector in the
+store (`expect_stored`), and `embed` skips these rows (`to_embed`). If the version that was to store
+the vector is replaced before it is written, the row is no longer expected to find it
+(`expect_nothing`). If an expectation proves wrong, the lane finds another text in the store, and
+embeds the row itself.
 """
 
 from collections.abc import Sequence
@@ -29,11 +30,11 @@ from operators.telemetry import Telemetry
 
 
 def is_unchanged(row: Winner, text_hash: str | None) -> bool:
-    """Whether a row's text is the one with this hash. A row that lacks columns has no text yet.
+    """Whether a row's text has this hash. False for a partial row: it has no text yet.
 
     Args:
-        row: What is to be written.
-        text_hash: Of the text that has a vector; None or "" where none is known.
+        row: The row to write.
+        text_hash: Hash of the text that has a vector; None or "" if none is known.
     """
     return isinstance(row, Row) and row.text_hash == text_hash  # guard: same-text-alone
 
@@ -42,18 +43,18 @@ def is_unchanged(row: Winner, text_hash: str | None) -> bool:
 
 
 def expect_stored(window: Window, row: Winner, text_hash: str | None) -> None:
-    """Note that the store should hold the row's vector, if this is the hash of what it holds."""
+    """Note that the store should hold the row's vector, if the stored text has the row's hash."""
     if is_unchanged(row, text_hash):
         window.unchanged.add(row.row_key)
 
 
 def expect_nothing(window: Window, key: RowKey) -> None:
-    """Note that the version which was to leave the row's vector in the store is not written."""
+    """Note that the row's vector will not be in the store: the version with it is not written."""
     window.unchanged.discard(key)  # guard: replaced-unchanged
 
 
 def to_embed(window: Window) -> dict[RowKey, Row]:
-    """The rows that the model is given before they are written."""
+    """The rows to embed before they reach their lane."""
     unchanged = window.unchanged
     return {
         key: row
@@ -68,22 +69,22 @@ def to_embed(window: Window) -> dict[RowKey, Row]:
 def pieces_of_version(
     row: Winner, before: Row | PartialRow | None, pieces: tuple[Piece, ...] | None
 ) -> tuple[Piece, ...] | None:
-    """The pieces of the version that a row replaces in the lane's batch, if they are the row's too.
+    """The pieces of the version that a row replaces in the lane's batch, if the text is the same.
 
     Args:
-        row: What replaces it.
-        before: The version; None if there is none.
-        pieces: Those of the version; None if they are not there yet.
+        row: The new row.
+        before: The replaced version; None if there is none.
+        pieces: Its pieces; None if it has none yet.
     """
     same = isinstance(before, Row) and is_unchanged(row, before.text_hash)
     return pieces if same else None
 
 
 def pieces_of_stored(row: Winner, entities: Entities | None) -> tuple[Piece, ...] | None:
-    """The pieces of a row as the store holds it, if they are this row's too.
+    """The pieces of the stored row, if its text is the same.
 
     Args:
-        row: What is to be written.
+        row: The row to write.
         entities: All chunks of the stored row; None if there is no such row.
     """
     # guard: read-back-hash-chunks
@@ -94,7 +95,7 @@ def pieces_of_stored(row: Winner, entities: Entities | None) -> tuple[Piece, ...
 
 @dataclass(frozen=True, slots=True)
 class PieceFinder:
-    """Finds the pieces of rows that have none when they are to be written."""
+    """Gets pieces for rows that have none when they are written."""
 
     texts: Texts
     telemetry: Telemetry
@@ -102,16 +103,16 @@ class PieceFinder:
     def find(
         self, requests: Requests, collection: str, rows: Sequence[Row], *, cut: bool
     ) -> dict[RowKey, tuple[Piece, ...]]:
-        """The pieces of each row: as the store has them, else embedded.
+        """The pieces of each row: from the store if the text is the same, else embedded.
 
         Args:
-            requests: To the store; all earlier writes of these rows are done.
-            collection: Where the rows are.
-            rows: Of any number.
-            cut: Whether a row may have several chunks.
+            requests: Requests to the store; all earlier writes of these rows are done.
+            collection: The rows' collection.
+            rows: The rows.
+            cut: Whether rows of the collection may have several chunks.
 
         Raises:
-            FatalError: The store is gone, or the device or the model is beyond use.
+            FatalError: The store is gone, or the device or the model is unusable.
         """
         if not rows:
             return {}
@@ -124,7 +125,7 @@ class PieceFinder:
                 if pieces is not None:
                     found[row.row_key] = pieces
         else:
-            # Without chunks the row's own text is the stored one, which need not be read.
+            # Without chunks the stored text equals the row's, so it need not be read.
             vectors = requests.vectors(collection, keys)
             for row in rows:
                 digest, vector = vectors.get(row.row_key, (None, None))

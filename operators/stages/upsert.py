@@ -1,4 +1,4 @@
-"""Writing to the store: ordered lanes, receipts, and the snapshot barrier."""
+"""The upsert step: hands windows to the lanes, and holds a checkpoint until they are written."""
 
 import bytewax.operators as op
 from bytewax.dataflow import operator
@@ -12,8 +12,8 @@ from operators.stages.window import Window
 class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
     """Hands the windows of one shard to its lane; a checkpoint waits until they are written.
 
-    Bytewax commits an epoch after every `snapshot()` of it has returned, so no source offset is ever
-    committed before the rows behind it are acknowledged.
+    Bytewax commits an epoch after all its `snapshot()` calls have returned. So no source offset is
+    committed before the store has acknowledged the rows of the records before it.
     """
 
     def __init__(self, lanes: Lanes) -> None:
@@ -21,7 +21,7 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
         self._last: tuple[Lane, str, int] | None = None
 
     def on_batch(self, values: list[Window]) -> tuple[list[Receipt], bool]:
-        """Queue the windows; emits what the lane has finished since the last time."""
+        """Queue the windows; emits the receipts of the lane since the last call."""
         shard = values[0].shard
         lane = self._lanes.of(shard)
         for window in values:
@@ -30,16 +30,16 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
         return lane.receipts(), False
 
     def on_notify(self) -> tuple[list[Receipt], bool]:
-        """Never asked for."""
+        """Not used: no notification is ever scheduled."""
         return [], False
 
     def on_eof(self) -> tuple[list[Receipt], bool]:
-        """The stream ends: wait, and emit the last receipts."""
+        """At the end of the stream: wait for the lane, and emit the last receipts."""
         self.snapshot()
         return ([] if self._last is None else self._last[0].receipts()), False
 
     def snapshot(self) -> tuple[()]:
-        """The barrier: returns when everything that was queued for the shard is acknowledged."""
+        """The barrier: returns when the store has acknowledged all queued windows of the shard."""
         if self._last is not None:
             lane, shard, number = self._last
             lane.wait(shard, number)  # guard: snapshot-barrier
@@ -48,10 +48,10 @@ class UpsertLogic(StatefulBatchLogic[Window, Receipt, tuple[()]]):
 
 @operator
 def upsert(step_id: str, up: KeyedStream[Window], lanes: Lanes) -> KeyedStream[Receipt]:
-    """Writes the windows; must have the same key as `dedup`, so that nothing leaves the worker.
+    """Writes the windows. The key must be that of `dedup`, so that windows stay in their worker.
 
     Args:
-        step_id: Constant for ever: recovery files are keyed by it.
+        step_id: Must never change: recovery files are keyed by it.
         up: Windows by shard, with vectors.
         lanes: The lanes of this process.
     """

@@ -1,4 +1,4 @@
-"""What travels between the stages: records of a partition, records of a shard, a shard's winners."""
+"""Items between the stages: records of a partition, records of a shard, winners of a shard."""
 
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -13,16 +13,17 @@ from operators.state.version_map import VersionMap
 from operators.telemetry import TraceContext
 
 RawChange: TypeAlias = tuple[int, RowKey, bytes | None, bytes | None, bytes | None]
-"""(offset, row key or "" for a record that is about no row, key bytes, value bytes, other key)."""
+"""(offset, row key or "" if the record concerns no row, key bytes, value bytes, other key)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceBatch:
-    """Records of one partition in offset order; the only item kind of the source.
+    """Records of one partition in offset order; the only kind of item that the source emits.
 
     Attributes:
-        resumed: All that may have been written before this start is in this batch.
-        last: The epoch takes no more from this partition.
+        resumed: Whether this is the partition's first batch after a start. It has all records that may
+            have been written before that start.
+        last: Whether the epoch takes no more records from this partition.
     """
 
     topic: str
@@ -37,9 +38,9 @@ class ShardRecords(NamedTuple):
     """Records of one partition that belong to one shard, in offset order.
 
     Attributes:
-        resumed: With these the shard has every record of the range that may have been written before
-            a crash; it may flush what it holds of this partition.
-        last: Until the next checkpoint no more come of this partition.
+        resumed: Whether the shard now has every record of this partition that may have been written
+            before a crash, so that it need not hold back rows because of this partition.
+        last: Whether no more records of this partition come before the next checkpoint.
     """
 
     topic: str
@@ -52,25 +53,26 @@ class ShardRecords(NamedTuple):
 
 @dataclass(slots=True)
 class Window:
-    """Winners of one shard on their way to the store; the next steps fill in what they find out.
+    """Winners of one shard that go to the store; the steps after `dedup` add to it.
 
-    It never leaves the worker's process: `dedup` and `upsert` share the shard key, and what lies
-    between them is not keyed.
+    It never leaves the worker's process: `dedup` and `upsert` have the same shard key, and the steps
+    between them have no key of their own.
 
-    Threads: it belongs to the worker until `upsert` hands it to its lane, and to the lane from then on.
-    While it waits for the model, the lane looks at `embedding` alone: `EmbedStep` may still take rows
-    out of it until a thread of the model begins with it, which fills in `vectors` and then ends
-    `embedding`.
+    Threads: the worker owns it until `upsert` hands it to its lane; then the lane owns it. While it
+    waits for the model, the lane reads `embedding` only, and `EmbedStep` may still remove rows. Then a
+    thread of the model takes it, fills `vectors`, and completes `embedding`.
 
     Attributes:
-        fallbacks: Of partial rows, oldest first: what to write where such a row cannot be completed.
+        dead: Dead letters of changes that could not be decoded or rendered.
+        fallbacks: By key of a partial row: what to write if it cannot be completed, oldest first.
         unchanged: Rows whose vector the store should hold; see `operators.stages.unchanged_text`.
-        truncates: Tables that were emptied; of older versions than the window's rows of that table.
-        moves: Rows whose key changed, to be read before the rest is written.
-        vectors: Of every whole row that is not in `unchanged`, once `embedding` is done.
-        embedding: What fills them in; None: they are there, or none is wanted.
-        versions: The shard's own map, which the worker tells what the store holds. A lane leaves in its
-            `refusals` what was refused, and touches nothing else of it.
+        unverified: Rows to look up, because the store may hold a newer version.
+        truncates: TRUNCATEs, each older than the window's rows of its table.
+        moves: Key changes whose old rows the lane reads before it writes anything.
+        vectors: Pieces of every whole row that is not in `unchanged`, once `embedding` is done.
+        embedding: Completes when `vectors` is filled; None if no text has to be embedded.
+        versions: The shard's version map. The worker updates it by what the store holds; a lane adds
+            refused changes to its `refusals` and touches nothing else.
         contexts: Spans of the polls that the rows came from.
         shard: The window's key in the stream, which `resolve` copies here for the steps after it.
         context: Span of the activation that resolved the window.
@@ -92,18 +94,18 @@ class Window:
     context: TraceContext | None = None
 
     def is_embedded(self) -> bool:
-        """Whether the model is through with it, well or not."""
+        """Whether the model has finished with it, successfully or not."""
         return self.embedding is None or self.embedding.done()
 
     def check_embedded(self) -> None:
-        """Look whether it went well, once the model is through.
+        """Raise the model's error, if it failed. Call it once `is_embedded` is true.
 
         Raises:
-            Exception: Whatever stopped the model.
+            Exception: The error that stopped the model.
         """
         if self.embedding is not None:
             self.embedding.result()
 
     def holds_anything(self) -> bool:
-        """Whether there is anything in it for the next steps."""
+        """Whether it has anything for the next steps to do."""
         return bool(self.rows or self.deletes or self.dead or self.truncates or self.moves)

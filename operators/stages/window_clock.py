@@ -1,4 +1,4 @@
-"""When windows close."""
+"""The clock that decides when windows close."""
 
 import math
 import threading
@@ -11,12 +11,13 @@ _NEVER = datetime.fromtimestamp(0, UTC)
 
 @dataclass(slots=True)
 class WindowClock:
-    """When windows close: aligned over all shards of a process, so that they close together.
+    """Closes the windows of all shards of a process at the same time.
 
-    A window closes `length_s` after its first row at the latest, and early once `max_rows` rows wait
+    A window closes `length_s` after its first row at the latest, and earlier if `max_rows` rows wait
     in the process.
 
-    The workers of a process share it: they count under `_lock`, and replace `_window` as a whole.
+    Threads: the workers of a process share it. They count under `_lock`, and replace `_window` as a
+    whole.
     """
 
     length_s: float
@@ -27,7 +28,7 @@ class WindowClock:
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def count(self, rows: int) -> None:
-        """Note that so many more rows wait, or fewer; workers of one process share the clock."""
+        """Add to the number of waiting rows; negative if fewer wait now."""
         with self._lock:
             self.waiting_rows += rows
 
@@ -36,11 +37,11 @@ class WindowClock:
         return now if self.waiting_rows >= self.max_rows else self.end(now)
 
     def end(self, now: datetime) -> datetime:
-        """The next common end of windows."""
+        """The next time at which all windows close."""
         began, end = self._window
         if not began <= now < end:
             seconds = (math.floor(now.timestamp() / self.length_s) + 1) * self.length_s
             end = datetime.fromtimestamp(seconds, UTC)
-            # A clock that is set back asks anew.
+            # Kept with its start, so that the end is computed again if the clock is set back.
             self._window = (now, end)
         return end
