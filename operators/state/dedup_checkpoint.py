@@ -16,13 +16,13 @@ Packed: TypeAlias = tuple[Any, ...]
 
 
 class PackedShard(TypedDict):
-    """All that a shard knows, and what waits in it.
+    """The state of one shard of `dedup`.
 
     Attributes:
         versions: The version map.
-        pending: Winners of the open window, those of one row from the oldest to the newest.
+        pending: Rendered changes of the open window; those of one row from the oldest to the newest.
         truncates: TRUNCATEs that wait for the window to close.
-        dead_letters: Dead letters that do.
+        dead_letters: Dead letters that wait for the window to close.
     """
 
     versions: PackedVersions
@@ -32,14 +32,14 @@ class PackedShard(TypedDict):
 
 
 DedupState: TypeAlias = tuple[int, PackedShard]
-"""(STATE_FORMAT, the rest): plain values."""
+"""(STATE_FORMAT, the shard's state): plain values."""
 
 
 def read(state: Any) -> PackedShard:
-    """What a state of this release, or of the format before, holds.
+    """Read a state of the current format or the one before.
 
     Raises:
-        FatalError: It has another format.
+        FatalError: The state has another format.
     """
     return record_of(state, "the step 'dedup'", STATE_FORMAT, _of_format_3)
 
@@ -69,8 +69,8 @@ def _generation_of_format_3(packed: Any) -> PackedGeneration:
 
 
 def pack(winner: Pending) -> Packed:
-    """A rendered winner as plain values."""
-    assert not isinstance(winner, Upsert)  # all are rendered by now
+    """A rendered change as plain values."""
+    assert not isinstance(winner, Upsert)  # rendered before the checkpoint
     key, version, position, *rest = winner
     packed = (_KINDS[type(winner)], key, version, tuple(position), *rest)
     return (
@@ -79,7 +79,7 @@ def pack(winner: Pending) -> Packed:
 
 
 def unpack(values: Packed) -> Row | PartialRow | Delete:
-    """The winner that `pack` saw."""
+    """The change that `pack` was given."""
     kind, key, version, position, *rest = values
     if kind == "partial":
         rest[-1] = _unpack_follows(rest[-1])
@@ -114,7 +114,7 @@ def pack_truncate(truncate: Truncate) -> Packed:
 
 
 def unpack_truncate(values: Packed) -> Truncate:
-    """The TRUNCATE that `pack_truncate` saw."""
+    """The TRUNCATE that `pack_truncate` was given."""
     table, version, position, source_ts_ms = values
     return Truncate(table, version, KafkaPosition(*position), source_ts_ms)
 
@@ -125,6 +125,6 @@ def pack_letter(letter: DeadLetter) -> Packed:
 
 
 def unpack_letter(values: Packed) -> DeadLetter:
-    """The letter that `pack_letter` saw."""
+    """The dead letter that `pack_letter` was given."""
     position, *rest = values
     return DeadLetter(KafkaPosition(*position), *rest)

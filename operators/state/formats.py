@@ -1,8 +1,8 @@
-"""Which formats of a recovery state can be read: the current one, and the one before it.
+"""Formats of recovery state: the current one and the one before can be read.
 
-A state is a tuple that begins with the number of its format, so that any release can tell. Whoever
-changes a format raises its number, writes down how a state of the format that was current becomes one
-of the new format, and drops the reader of the format before that (docs/design/state.md).
+A state is a tuple that starts with its format number, so that every release recognises it. To change
+a format, raise its number, write a function that converts the previous format to the new one, and
+delete the reader of the format before that (docs/design/state.md).
 """
 
 from collections.abc import Callable
@@ -14,16 +14,16 @@ R = TypeVar("R")
 
 
 def record_of(state: Any, subject: str, current: int, from_before: Callable[[Any], R]) -> R:
-    """What a state holds, in the current format.
+    """The record in a state, converted to the current format.
 
     Args:
-        state: As it was in the recovery files.
-        subject: What it is about.
-        current: The format that this release writes: its number, and then the record.
-        from_before: Makes the record of a state of the format before.
+        state: The state from the recovery files.
+        subject: What to call the state in an error message.
+        current: Number of the format that this release writes: (number, record).
+        from_before: Converts a state of the previous format to a record.
 
     Raises:
-        FatalError: It has another format.
+        FatalError: The state has another format.
     """
     found = state[0]
     if found == current:

@@ -1,4 +1,4 @@
-"""What is known of many rows in a sixth of a dict's memory: packed into one `bytes`, never changed."""
+"""Immutable map of many rows' versions, packed into one `bytes`: a sixth of the memory of a dict."""
 
 from array import array
 from binascii import unhexlify
@@ -13,35 +13,36 @@ from operators.changes.row_key import RowKey
 from operators.changes.version import Version
 
 Known: TypeAlias = tuple[Version, str | None]
-"""Version and text hash of a row; the hash is None for a deleted row (its delete marker), and "" where
-the text is not known here."""
+"""Version and text hash of a row; the hash is None for a deleted row (its delete marker), and "" if the
+text is not known."""
 
 PackedFrozen: TypeAlias = tuple[bytes, bytes, bytes]
-"""Codes, starts and records, as `FrozenVersions` has them, integers in the machine's byte order."""
+"""Codes, starts and records of `FrozenVersions`; integers in the machine's byte order."""
 
 _END = b"\n"
-"""Behind a key, which never holds it: so no key begins another's record."""
+"""Ends a key and never occurs in one, so that no key is a prefix of another key's record."""
 
 _HALVES = 64
-"""Of a version's form: the position has a dot in the middle. The rest is its length in raw bytes."""
+"""Flag in the form byte: the position has two halves (xxxx.xxxx). The other bits are the length of the
+version in raw bytes."""
 
 _AS_IT_IS = 0
-"""Of a version's form: text, its length in four bytes before it."""
+"""Form byte of a version that is stored as text, after its length in four bytes."""
 
 _NO_HASH, _TEXT, _HEX = 0, 1, 2
 
 
 class FrozenVersions:
-    """{row key → (version, text hash)} that is read, and copied with changes, but never changed.
+    """Immutable {row key → (version, text hash)}; `with_rows` makes a changed copy.
 
-    The records lie in the order of their keys' CRC-32, so a look-up is a binary search. Hexadecimal
-    digits are packed to raw bytes; what comes back is equal to what was given, to the letter. Threads
-    may read it at any time.
+    The records are in the order of their keys' CRC-32, so a look-up is a binary search. Hexadecimal
+    digits are packed to raw bytes; unpacking restores exactly the given strings. Threads may read it at
+    any time.
 
     Args:
         codes: CRC-32 of every key, ascending.
-        starts: Where each record begins, and where the last one ends.
-        records: A key, `_END`, and what `_packed` made of the rest, one after another.
+        starts: Start of each record, and the end of the last one.
+        records: All records, each a key, `_END`, and the result of `_packed`.
     """
 
     __slots__ = ("_codes", "_records", "_starts")
@@ -53,7 +54,7 @@ class FrozenVersions:
 
     @classmethod
     def none(cls) -> "FrozenVersions":
-        """Of no rows."""
+        """The map without rows."""
         return cls(array("I"), array("I", [0]), b"")
 
     def __len__(self) -> int:
@@ -68,7 +69,7 @@ class FrozenVersions:
         return _unpacked(self._records[self._starts[at] + len(name) : self._starts[at + 1]])
 
     def _place(self, code: int, name: bytes) -> tuple[int, bool]:
-        """Which record is the row's, and True; or which one it would stand before, and False."""
+        """Index of the row's record, and True; or the index to insert it at, and False."""
         codes = self._codes
         at, end = bisect_left(codes, code), len(codes)
         while at < end and codes[at] == code:
@@ -78,11 +79,11 @@ class FrozenVersions:
         return at, False
 
     def keys(self) -> Iterator[RowKey]:
-        """Of all rows."""
+        """Keys of all rows."""
         return (key for key, _ in self._named(""))
 
     def items_of(self, prefix: str) -> Iterator[tuple[RowKey, Known]]:
-        """All rows whose key begins so."""
+        """All rows whose key has this prefix."""
         return ((key, _unpacked(packed)) for key, packed in self._named(prefix))
 
     def _named(self, prefix: str) -> Iterator[tuple[RowKey, bytes]]:
@@ -94,15 +95,15 @@ class FrozenVersions:
             start = end
 
     def with_rows(self, rows: Mapping[RowKey, Known]) -> "FrozenVersions":
-        """These rows as well, in place of what was known of them.
+        """A copy in which these rows are added or replaced.
 
-        What lies between two changes is copied in one piece: the cost is that of the changes, and of
-        some bytes moved.
+        The records between two changes are copied in one piece, so the cost depends mostly on the
+        number of changes.
         """
         names = [_name(key) for key in rows]
         codes = [crc32(name) for name in names]
         packed = [_packed(*known) for known in rows.values()]
-        # Of rows that share a code, the one that takes a place comes before one that is added.
+        # Of changes with the same code, replacements come before additions, by their index.
         changes = sorted(zip(codes, self._places(codes, names), names, packed, strict=True))
         records, starts, sizes = self._records, self._starts, self._sizes()
         new_codes, new_sizes, new_records = array("I"), array("I"), list[bytes]()
@@ -120,7 +121,7 @@ class FrozenVersions:
         return FrozenVersions(new_codes, _starts_of(new_sizes), b"".join(new_records))
 
     def _places(self, codes: list[int], names: list[bytes]) -> list[tuple[int, bool]]:
-        """As `_place`, of many: most codes stand for themselves alone, and are found all at once."""
+        """`_place` for many rows: one vectorised search, and `_place` only for codes that exist."""
         known = self._codes
         ats = np.searchsorted(np.frombuffer(known, np.uint32), np.array(codes, np.uint32)).tolist()
         return [
@@ -132,12 +133,12 @@ class FrozenVersions:
         return array("I", np.diff(np.frombuffer(self._starts, np.uint32)).tobytes())
 
     def pack(self) -> PackedFrozen:
-        """All of it as plain values."""
+        """The map as plain values."""
         return self._codes.tobytes(), self._starts.tobytes(), self._records
 
     @classmethod
     def unpack(cls, packed: PackedFrozen) -> "FrozenVersions":
-        """What `pack` saw."""
+        """The map that `pack` was called on."""
         codes, starts, records = packed
         return cls(array("I", codes), array("I", starts), records)
 
@@ -153,7 +154,7 @@ def _name(key: RowKey) -> bytes:
 
 
 def _packed(version: Version, digest: str | None) -> bytes:
-    """A row's version and text hash; two bytes say how they are packed."""
+    """Packs a row's version and text hash behind two bytes, for the form of each."""
     digits = version.replace(".", "")
     form = len(digits) // 2
     if len(version) - len(digits) == 3:
@@ -172,7 +173,7 @@ def _packed(version: Version, digest: str | None) -> bytes:
 
 
 def _unpacked(packed: bytes) -> Known:
-    """What `_packed` saw."""
+    """The version and text hash that `_packed` was given."""
     form, kind = packed[0], packed[1]
     if form == _AS_IT_IS:
         end = 6 + int.from_bytes(packed[2:6], "big")
@@ -188,7 +189,7 @@ def _unpacked(packed: bytes) -> Known:
 
 
 def _dotted(digits: str, form: int) -> str:
-    """A version of these digits, as `operators.changes.events.make_version` writes it."""
+    """A version of these digits, with dots as `operators.changes.version.make_version` writes them."""
     position = digits[4:-16]
     if form & _HALVES:
         half = len(position) // 2
@@ -197,7 +198,7 @@ def _dotted(digits: str, form: int) -> str:
 
 
 def _raw(digits: str) -> bytes | None:
-    """Bytes whose `hex` is exactly this text; None if there are none."""
+    """The bytes whose `hex()` is exactly this text; None if there are none."""
     try:
         raw = unhexlify(digits)
     except ValueError:

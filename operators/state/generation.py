@@ -1,4 +1,4 @@
-"""The last changes of the rows that changed within one horizon."""
+"""A generation: the versions of the rows that changed within one horizon."""
 
 from collections.abc import Iterator, Set
 from typing import TypedDict
@@ -7,19 +7,19 @@ from operators.changes.row_key import RowKey
 from operators.state.frozen_versions import FrozenVersions, Known, PackedFrozen
 
 FREEZE_FROM = 512
-"""Rows of a generation: fewer stay in a dict, which is faster, and no memory is worth the while."""
+"""A generation with fewer rows stays in a dict, which is faster; freezing would save little memory."""
 
 FREEZE_SHARE = 8
-"""Of a generation, one in so many comes before they are frozen: what a dict adds to the memory stays
-small, and so does what is copied for each."""
+"""Recent rows are frozen when they are one eighth of the generation. So the dict takes little memory,
+and the frozen rows are not copied too often."""
 
 
 class PackedGeneration(TypedDict):
     """A generation as plain values.
 
     Attributes:
-        recent: What is not frozen.
-        frozen: None if nothing is.
+        recent: Rows that are not frozen.
+        frozen: The frozen rows; None if there are none.
     """
 
     recent: dict[RowKey, Known]
@@ -27,7 +27,7 @@ class PackedGeneration(TypedDict):
 
 
 class Generation:
-    """{row key → (version, text hash)}: a dict of the most recent changes, over what is frozen."""
+    """{row key → (version, text hash)}: a dict of the most recent changes over frozen rows."""
 
     __slots__ = ("frozen", "limit", "recent")
 
@@ -37,7 +37,7 @@ class Generation:
         self.limit = self._next_limit()
 
     def _next_limit(self) -> int:
-        """How many recent rows there may be before they are frozen."""
+        """With more recent rows than this, they are frozen."""
         recent, frozen = len(self.recent), 0 if self.frozen is None else len(self.frozen)
         return max(FREEZE_FROM - frozen, recent + (recent + frozen) // FREEZE_SHARE)
 
@@ -52,11 +52,15 @@ class Generation:
         return known
 
     def of(self, keys: Set[RowKey]) -> dict[RowKey, Known]:
-        """What is known of these rows."""
+        """The entries of these rows, as far as there are any."""
         return {key: known for key in keys if (known := self.get(key)) is not None}
 
     def freeze(self, held: Set[RowKey]) -> None:
-        """Freeze the recent rows, but for those that each checkpoint has to find."""
+        """Freeze the recent rows.
+
+        Args:
+            held: Rows to keep in the dict, because every checkpoint writes them.
+        """
         settled = {key: known for key, known in self.recent.items() if key not in held}
         if settled:
             frozen = FrozenVersions.none() if self.frozen is None else self.frozen
@@ -65,13 +69,13 @@ class Generation:
         self.limit = self._next_limit()
 
     def keys(self) -> Iterator[RowKey]:
-        """Of all rows; of one that changed after it was frozen, twice."""
+        """Keys of all rows; a key comes twice if its row changed after it was frozen."""
         yield from self.recent
         if self.frozen is not None:
             yield from self.frozen.keys()
 
     def items_of(self, prefix: str) -> Iterator[tuple[RowKey, Known]]:
-        """All rows whose key begins so."""
+        """All rows whose key has this prefix."""
         for key, known in self.recent.items():
             if key.startswith(prefix):
                 yield key, known
@@ -81,14 +85,14 @@ class Generation:
                     yield key, known
 
     def pack(self) -> PackedGeneration:
-        """All of it as plain values."""
+        """The generation as plain values."""
         frozen = None if self.frozen is None else self.frozen.pack()
         # guard: state-is-a-copy
         return PackedGeneration(recent=dict(self.recent), frozen=frozen)
 
     @classmethod
     def unpack(cls, packed: PackedGeneration) -> "Generation":
-        """What `pack` saw."""
+        """The generation that `pack` was called on."""
         frozen = None if packed["frozen"] is None else FrozenVersions.unpack(packed["frozen"])
         # guard: restored-is-a-copy
         return cls(dict(packed["recent"]), frozen)

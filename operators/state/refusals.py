@@ -1,4 +1,4 @@
-"""What the store refused, on its way from the lane that was told to the worker that remembers it."""
+"""A queue of refused changes, from a lane to the worker, which owns the version map."""
 
 from collections import deque
 
@@ -9,23 +9,23 @@ from operators.changes.version import Version
 class Refusals:
     """The refused changes of one shard, in a queue.
 
-    Two threads touch it: the shard's lane adds, the worker takes. The version map itself belongs to the
-    worker alone, which iterates over it, and which decides by what the map holds whether a refusal
-    still counts. A lane that wrote into the map would change it in the middle of either.
+    Threads: the shard's lane adds, the worker takes. Only the worker may write to the version map: it
+    iterates over the map, and compares each refusal with it. A lane that wrote to the map could change
+    it in the middle of that.
     """
 
     __slots__ = ("_queue",)
 
     def __init__(self) -> None:
-        # Appending to a deque, and taking from its other end, are safe between two threads.
+        # A deque is thread-safe for appends at one end and pops at the other.
         self._queue: deque[tuple[RowKey, Version]] = deque()
 
     def add(self, key: RowKey, version: Version) -> None:
-        """Tell that this change of the row was refused. For the lane."""
+        """Report that this change of the row was refused. Called by the lane."""
         self._queue.append((key, version))
 
     def take(self) -> list[tuple[RowKey, Version]]:
-        """What was refused since the last call, in order. For the worker."""
+        """The changes refused since the last call, in order. Called by the worker."""
         taken = []
         while self._queue:
             taken.append(self._queue.popleft())

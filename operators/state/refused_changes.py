@@ -1,4 +1,4 @@
-"""Changes that were refused: after one, an older value must not be taken for the row's."""
+"""Refused changes: a later change of the row must not take a column from before one of them."""
 
 from typing import TypeAlias
 
@@ -6,7 +6,7 @@ from operators.changes.row_key import RowKey
 from operators.changes.version import Version
 
 MAX_REFUSED = 8
-"""Refused changes of one row that are told apart; of more, those in the middle are forgotten."""
+"""Most refused changes that are kept for one row; of more, the ones in the middle are dropped."""
 
 PackedRefused: TypeAlias = dict[RowKey, tuple[Version, ...]]
 
@@ -14,9 +14,9 @@ PackedRefused: TypeAlias = dict[RowKey, tuple[Version, ...]]
 class RefusedChanges:
     """{row key → versions of its changes that could not be read, rendered or stored}.
 
-    A row that lacks a column takes it from the version that it follows. Where a refused one is in
-    between, the value may be another by now. Rows have an entry until a newer, whole change of theirs
-    comes: there are as many as dead letters, at the most.
+    A partial row takes missing columns from the version that it follows. If a refused change lies
+    between the two, it may have changed those columns. An entry is kept until a newer, whole change of
+    its row comes, so there are at most as many entries as dead letters.
     """
 
     __slots__ = ("_versions",)
@@ -37,21 +37,21 @@ class RefusedChanges:
         self._versions[key] = (*refused[:half], *refused[half:][-half:])
 
     def end(self, key: RowKey, version: Version) -> None:
-        """Forget what was refused of a row up to a version in which it is whole, or deleted."""
+        """Forget a row's refused changes up to a version in which the row is whole or deleted."""
         later = tuple(refused for refused in self._versions.pop(key) if refused > version)
         if later:
             self._versions[key] = later
 
     def end_table(self, prefix: str, version: Version) -> None:
-        """The same for all rows whose key begins so."""
+        """The same for all rows whose key has this prefix."""
         for key in [key for key in self._versions if key.startswith(prefix)]:
             self.end(key, version)
 
     def any_between(self, key: RowKey, since: str, version: Version) -> bool:
-        """Whether a change of the row was refused after one version and before another."""
+        """Whether a change of the row between the two versions was refused."""
         # guard: taint-at-position
         return any(since < refused < version for refused in self._versions.get(key, ()))
 
     def pack(self) -> PackedRefused:
-        """All of it as plain values."""
+        """The refused changes as plain values."""
         return dict(self._versions)

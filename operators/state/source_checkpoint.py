@@ -1,4 +1,4 @@
-"""What the source keeps of a partition in the recovery files."""
+"""The source's state of a partition in the recovery files: plain values, none of our classes."""
 
 from typing import Any, TypeAlias, TypedDict
 
@@ -8,12 +8,12 @@ STATE_FORMAT = 3
 
 
 class PackedPartition(TypedDict):
-    """Where a partition goes on, and what has to be gathered first.
+    """Where to resume a partition, and how many records the source gathers first.
 
     Attributes:
         next_offset: The first record that is not committed.
-        epoch_records: How many records an epoch from there may hold.
-        epoch_bytes: The same for their bytes.
+        epoch_records: How many records the epoch that starts there may hold.
+        epoch_bytes: How many bytes it may hold.
         last_digest: Digest of the record before `next_offset`; None if none was read.
         collection: Identity of the collection that its records go to, as `Stamp.identity` of
             `operators.ownership.ledger_entries`.
@@ -29,18 +29,18 @@ class PackedPartition(TypedDict):
 
 
 SourceState: TypeAlias = tuple[int, PackedPartition]
-"""(STATE_FORMAT, the rest): plain values."""
+"""(STATE_FORMAT, the partition's state): plain values."""
 
 
 def read(state: Any, partition: str) -> PackedPartition:
-    """What a state of this release, or of the format before, holds.
+    """Read a state of the current format or the one before.
 
     Args:
-        state: As it was in the recovery files.
-        partition: What to call the partition in a message.
+        state: The state from the recovery files.
+        partition: What to call the partition in an error message.
 
     Raises:
-        FatalError: It has another format.
+        FatalError: The state has another format.
     """
     return record_of(state, partition, STATE_FORMAT, _of_format_2)
 

@@ -1,4 +1,4 @@
-"""The version of every row within a horizon: what fences stale events without asking the store."""
+"""The version map: newest versions of recently changed rows, to drop stale events without look-ups."""
 
 from collections.abc import Iterator
 from typing import TypedDict
@@ -16,12 +16,13 @@ class PackedVersions(TypedDict):
     """A version map as plain values, for the recovery files.
 
     Attributes:
-        complete: Whether it holds every row that was ever written for the shard.
-        young: What changed within the horizon that runs now; `old` within the one before.
+        complete: Whether it has every row that was ever written for the shard.
+        young: Rows that changed within the current horizon.
+        old: Rows that last changed within the horizon before.
         unverified: Rows of which the store may hold a newer version.
         stale_deletes: Rows whose delete was dropped as stale, and whose tombstone has not come yet.
-        truncated: The last TRUNCATE of each table, by what its row keys begin with.
-        refused: Changes after which no row may take an older value.
+        truncated: The last TRUNCATE of each table, by the prefix of its row keys.
+        refused: Refused changes; see `RefusedChanges`.
     """
 
     complete: bool
@@ -34,19 +35,19 @@ class PackedVersions(TypedDict):
 
 
 class VersionMap:
-    """{row key → (version, text hash)} of one shard, by two rotating generations.
+    """{row key → (version, text hash)} of one shard, in two rotating generations.
 
-    A key is kept for at least one horizon after its last change and dropped after two. A key that the
-    map does not know has to be looked up in the store, and so has one that is *unverified*: entered
-    without knowing whether the store holds a newer version. One that was so before a start is kept
-    until it is looked up.
+    A key is kept for at least one horizon after its last change, and dropped after two. A row has to be
+    looked up in the store if the map does not have its key, or if the row is *unverified*: entered
+    without knowing whether the store holds a newer version. A row that was unverified before a start is
+    kept until it is looked up.
 
-    It belongs to the worker's thread. Of all that is in it, a lane touches `refusals` alone.
+    Threads: it belongs to the worker. A lane uses its `refusals` only.
 
     Attributes:
-        whole: True while the map holds every row that was ever written for this shard, so that a key
-            it does not know cannot be in the store.
-        refusals: Where the shard's lane tells what the store refused; see `apply_refusals`.
+        whole: True while the map has every row that was ever written for this shard, so that a key
+            which is not in the map cannot be in the store.
+        refusals: Where the shard's lane reports refused changes; see `apply_refusals`.
     """
 
     def __init__(self, *, whole: bool, horizon_s: float, now: float) -> None:
@@ -62,14 +63,14 @@ class VersionMap:
 
     def get(self, key: RowKey) -> Known | None:
         """What is known of the row, or None."""
-        # Called several times for every change: most rows are found without another call.
+        # Called several times for every change, so the first look-up avoids a method call.
         known = self._young.recent.get(key)
         if known is None:
             known = self._young.get(key)
         return self._old.get(key) if known is None else known
 
     def newest(self, key: RowKey) -> Version | None:
-        """The version that an event of the row must not be older than; None if nothing is known."""
+        """The version below which an event of the row is stale; None if nothing is known."""
         known = self.get(key)
         if self._truncated:
             emptied = self._truncated.get(key[: key.index(":") + 1])
@@ -79,11 +80,11 @@ class VersionMap:
         return None if known is None else known[0]
 
     def truncate(self, prefix: str, version: Version) -> None:
-        """Enter that every older row of a table is gone.
+        """Mark every older row of a table as deleted.
 
         Args:
-            prefix: What the row keys of the table begin with, up to the colon.
-            version: The TRUNCATE's. Kept for good: there is one for a table.
+            prefix: Prefix of the table's row keys, up to and including the colon.
+            version: Version of the TRUNCATE. Kept for ever: there is one per table.
         """
         if version > self._truncated.get(prefix, ""):
             self._truncated[prefix] = version
@@ -91,19 +92,19 @@ class VersionMap:
             taken: dict[RowKey, Known] = {}
             for key, known in generation.items_of(prefix):
                 if is_before(known[0], version):
-                    # The offset is of another partition: the row keeps its own.
+                    # The TRUNCATE's offset may be of another partition, so the row keeps its own.
                     # guard: truncate-known
                     taken[key] = (at_offset(version, offset_of(known[0])), None)
             generation.recent.update(taken)
-            # But for those that changed again, in the younger generation.
+            # Except rows that have a newer change in the younger generation.
             self._marks.gone.update(filter(self._is_gone, taken))  # guard: truncate-newer-stays
         self._refused.end_table(prefix, version)
 
     def taint(self, key: RowKey, version: Version) -> None:
         """Note that a change of the row was refused: what the store holds is not the last version.
 
-        Kept until a newer, whole row replaces it; for as many rows as there are dead letters at the
-        most. Where such a row was sent already, nothing is noted.
+        Kept until a newer, whole change of the row comes, so for at most as many rows as there are dead
+        letters. Not noted if such a change was sent already.
         """
         known = self.get(key)
         if known is not None:
@@ -114,26 +115,26 @@ class VersionMap:
         self._refused.add(key, version)
 
     def apply_refusals(self) -> None:
-        """Note what the shard's lane was refused since the last call.
+        """Note the changes that the shard's lane has reported as refused since the last call.
 
-        Call it before anything is sent or packed: a row that lacks columns must not be completed from
-        what was there before a refused one, in this process or the next.
+        Call it before anything is sent or packed: neither this process nor the next may complete a
+        partial row from a version before a refused one.
         """
         for key, version in self.refusals.take():
             self.taint(key, version)
 
     def is_tainted(self, key: RowKey, version: Version, since: str = "") -> bool:
-        """Whether a change was refused before this version, and after the one that it follows.
+        """Whether a change was refused between `since` and this version.
 
-        A column that this version lacks must not be taken from anything older then.
+        If so, this version must not take a missing column from any older version.
         """
         return self._refused.any_between(key, since, version)
 
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
-        """Enter a change that is on its way to the store.
+        """Enter a change that is sent to the store.
 
-        What the store has told since the change was read may be newer: then that stays, and the change
-        has to be looked up.
+        A look-up may have found a newer version since the change was read. Then that version stays, and
+        the row has to be looked up again.
         """
         known = self.get(key)
         marks = self._marks
@@ -168,33 +169,33 @@ class VersionMap:
         return key in self._marks.unverified
 
     def distrust(self) -> None:
-        """Have every row looked up: the store may hold newer ones than the map."""
+        """Have every row looked up, because the store may hold newer versions than the map."""
         self.whole = False
         self._marks.unverified.update(self._keys())
 
     def learn(self, key: RowKey, stored: Known | None) -> None:
-        """Take over what the store holds; whatever is newer stays."""
+        """Enter what a look-up found, unless the map has a newer version; the row is now verified."""
         self._marks.unverified.discard(key)
         known = self.get(key)
         if stored is not None and (known is None or known[0] < stored[0]):  # guard: learn-newer
             self._keep(key, stored)
 
     def dropped_delete(self, key: RowKey) -> None:
-        """Note that a delete was dropped as stale; its tombstone belongs to the past as well."""
+        """Note that a delete was dropped as stale, so that its tombstone is dropped as well."""
         self._marks.stale_deletes.add(key)
 
     def ends_dropped_delete(self, key: RowKey) -> bool:
-        """Whether a tombstone is the second half of a delete that was dropped."""
+        """Whether a tombstone belongs to a delete that was dropped; forgets that delete."""
         return self._marks.stale_deletes.take(key)
 
     def rotate(self, now: float) -> None:
-        """Forget what has not changed for a horizon, when one is over."""
+        """At the end of a horizon, drop the rows that have not changed within it."""
         if now < self._rotate_at:  # guard: horizon
             return
         if self._old:
             self.whole = False  # guard: whole
-        # What was on its way when a crash came may have been refused, and nothing else tells so: a row
-        # that follows it must not be completed from what the store holds.
+        # A write in flight at the crash may have been refused; this entry is the only trace, so keep it
+        # until it is looked up. Without it, a partial row could be completed from an older version.
         marks = self._marks
         marks.doubtful &= marks.unverified
         doubtful = self._old.of(marks.doubtful - self._young.of(marks.doubtful).keys())
@@ -210,14 +211,14 @@ class VersionMap:
         yield from self._old.keys()
 
     def pack(self, *, ending: bool) -> PackedVersions:
-        """The state as plain values that later changes do not touch.
+        """The state as plain values, independent of later changes.
 
         Args:
-            ending: The flow comes to a clean end: all that is known is kept, so that nothing has to be
-                looked up after it. Otherwise only what the store cannot tell is: which rows are gone,
-                what was refused, and what was put since the last call, for it may be refused yet. The
-                rest would have to be written anew with each checkpoint, and a million rows take a
-                second; after a crash they are looked up as they change.
+            ending: Whether the flow stops cleanly. Then all rows are kept, so that the next start looks
+                nothing up. Otherwise only what the store cannot tell is kept: deleted rows, unverified
+                rows, refused changes, and rows that were put since the last call, because they may
+                still be refused. Writing a million other rows would take a second at each checkpoint;
+                after a crash, they are looked up as they change.
         """
         complete, unverified = self.whole, self._marks.unverified_after_crash()
         if ending:
@@ -242,12 +243,14 @@ class VersionMap:
 
     @classmethod
     def unpack(cls, packed: PackedVersions, *, horizon_s: float, now: float) -> "VersionMap":
-        """The map that `pack` saw; its horizon starts anew, so that no downtime shortens it."""
+        """The map that `pack` was called on; its horizon starts now, so downtime does not count."""
         versions = cls(whole=packed["complete"], horizon_s=horizon_s, now=now)
         versions._young = Generation.unpack(packed["young"])
         versions._old = Generation.unpack(packed["old"])
         recent = (*packed["old"]["recent"].items(), *packed["young"]["recent"].items())
-        deleted = (key for key, known in recent if known[1] is None)  # none of them is frozen
+        deleted = (
+            key for key, known in recent if known[1] is None
+        )  # deleted rows are never frozen
         unverified = packed["unverified"]
         versions._marks = RowMarks(
             gone={key for key in deleted if versions._is_gone(key)},
