@@ -472,7 +472,7 @@ def test_a_row_whose_parts_are_too_long_together_is_refused_and_nothing_else() -
     assert set(bench.texts()) == {"docs:1#0", "docs:2#0", "docs:3#0"}
 
 
-# Changes of the key.
+# Key changes.
 
 
 def moving(bench: Bench, old: int, lsn: int, after: int | None = None) -> Window:

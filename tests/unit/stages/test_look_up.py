@@ -1,4 +1,4 @@
-"""Winners against what the store holds, where the histories of `tests/properties` do not come by."""
+"""Comparing winners with the store, in cases that the histories of `tests/properties` do not reach."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def stored(lsn: int, offset: int) -> MemoryStore:
 
 
 def came(lsn: int, offset: int) -> PartialRow:
-    """A row that had another key before."""
+    """A row that has got a new key."""
     return PartialRow(
         ONE,
         version(lsn, offset),

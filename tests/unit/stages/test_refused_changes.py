@@ -1,4 +1,4 @@
-"""What a lane refuses, and what the shard makes of it: two threads, and one of them owns the map."""
+"""Refused changes: a lane reports them while the worker, another thread, owns the version map."""
 
 import threading
 from collections.abc import Callable, Sequence
@@ -20,14 +20,14 @@ from tests.unit.stages.test_lane_writer import Bench, Refusing, key, version
 
 
 def in_a_thread(work: Callable[[], object]) -> None:
-    """Have another thread do it now, while this one stands where it is."""
+    """Do the work on another thread, and wait for it."""
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
 
 
 class Key(str):
-    """A row's key that calls back when somebody asks which table it belongs to."""
+    """A row key that calls back when its table is asked for."""
 
     asked: Callable[[], object]
 
@@ -54,7 +54,7 @@ def test_a_lane_refuses_a_row_while_the_worker_goes_over_those_that_were_refused
     bench.write(bench.row(1, 1, "poison")._replace(row_key=RowKey(first)))
     bench.versions.apply_refusals()
     first.asked = lambda: in_a_thread(lambda: bench.write(bench.row(2, 2, "poison")))
-    # A TRUNCATE ends the doubt about each older row.
+    # A TRUNCATE makes older refusals irrelevant.
     bench.versions.truncate("docs:", version(1))
     assert not bench.versions.is_tainted(key(1), version(9))
     bench.versions.apply_refusals()
@@ -79,7 +79,7 @@ def test_a_whole_row_that_is_sent_while_the_lane_refuses_an_older_one_ends_the_d
     in_a_thread(write)
     send()
     bench.versions.apply_refusals()
-    # Doubt would make a dead letter of the next row that lacks a column.
+    # A refusal that is kept too long would make a dead letter of the next partial row.
     assert not bench.versions.is_tainted(key(1), version(9))
 
 
@@ -97,7 +97,7 @@ def test_nor_does_one_that_follows_it_after_a_crash() -> None:
     for _ in range(2):
         play.send()
         play.write()
-    # The next checkpoint leaves to the store what was sent in the epoch before it.
+    # The next checkpoint does not keep the rows that were sent in the epoch before it.
     play.pack()
     play.shard.restart()
     play.send()
@@ -117,7 +117,7 @@ def test_a_row_that_follows_a_whole_one_is_no_dead_letter(checkpoint: bool) -> N
         if checkpoint:
             play.pack()
 
-    # The lane is slow: before the second change is refused, the third and the fourth are sent.
+    # The lane is slow: the third and fourth change are sent before the second is refused.
     play.send()
     play.store.under_way = meanwhile
     play.write()
@@ -129,7 +129,7 @@ def test_a_row_that_follows_a_whole_one_is_no_dead_letter(checkpoint: bool) -> N
 
 
 class SlowStore(Refusing):
-    """Lets something happen while it makes up its mind about what it refuses."""
+    """Calls `under_way` before it refuses an entity."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -143,7 +143,7 @@ class SlowStore(Refusing):
 
 
 class Play:
-    """The changes of one row, one after another; None is one that lacks the column `doc`."""
+    """The changes of one row, in order; None stands for one without the column `doc`."""
 
     def __init__(self, *docs: str | None) -> None:
         self.shard = Shard(whole=True)
@@ -158,14 +158,14 @@ class Play:
         self._sent: list[Window] = []
 
     def send(self, windows: int = 1) -> None:
-        """Let the worker send so many windows to the lane, each with one change."""
+        """Let the worker send this many windows to the lane, each with one change."""
         for _ in range(windows):
             self.shard.take(next(self._records))
             resolved = self._look_up([(shard_of(key(1)), self.shard.closed())])
             self._sent += [window for _, window in self._bench.embed(resolved)]
 
     def write(self) -> None:
-        """Let the lane write all that was sent."""
+        """Let the lane write all windows that were sent."""
         sent, self._sent = self._sent, []
         for window in sent:
             self._bench.writer.write([window])
@@ -179,5 +179,5 @@ class Play:
         return [letter.position.offset + 1 for letter in self._bench.letters.letters]
 
     def text(self) -> str:
-        """What a reader sees of `doc`."""
+        """The stored value of `doc`."""
         return self._bench.texts()["docs:1#0"].partition("\n")[2]

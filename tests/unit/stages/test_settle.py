@@ -1,4 +1,4 @@
-"""Several changes of a row in one window, of which some hide it from the collection or lack values."""
+"""Several changes of a row in one window, some of which hide the row or leave out values."""
 
 from dataclasses import replace
 
@@ -76,7 +76,7 @@ def test_what_a_row_held_whose_key_changed_is_told_by_its_window_alone():
     records = tuple((offset, ONE, *rest) for offset, *rest in changes)
     shard.logic.on_batch([ShardRecords(TOPIC, 0, False, records, None)])
     moves = shard.shared.moves
-    # Its lane will deliver it.
+    # The lane of the old key will deliver the row.
     moves.dispatch(TWO, make_version(0, position_of(source(4)) or "", 3))
     assert shard.logic.notify_at() is not None
     windows, _ = shard.logic.on_notify()

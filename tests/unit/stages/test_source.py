@@ -388,7 +388,7 @@ def test_the_key_counts_as_well():
     assert fetched == deque([(1, None, None, None)])
 
 
-# What is written to the ledger.
+# Writes to the ledger.
 
 
 def ledger_of(store: MemoryLedger) -> Ledger:
@@ -437,7 +437,7 @@ def test_a_state_is_held_against_what_the_collection_has_seen():
     assert offsets(Partition(source, latest, ledger=ledger_of(store)).polls(1))[0] == 40
 
 
-# Whether the log is still the same.
+# Detecting another log.
 
 
 def taken(count: int) -> tuple[Log, SourceState]:

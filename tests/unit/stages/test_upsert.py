@@ -357,7 +357,7 @@ def test_a_store_that_stays_away(operation):
 
 
 class Gate:
-    """A write function that blocks until the test lets it go on, and keeps its arguments."""
+    """A write function that blocks until the test releases it, and keeps its arguments."""
 
     def __init__(self) -> None:
         self.calls: list[list[Window]] = []
@@ -575,7 +575,7 @@ def test_closing_an_idle_lane():
     assert not lane._thread.is_alive()
 
 
-# The upsert step: the tickets of a shard, and the barrier.
+# The upsert step: window numbers of a shard, and the barrier.
 
 
 class Recording:

@@ -1,5 +1,5 @@
-"""What is frozen comes back to the letter, whatever shares a code; and a map that freezes its rows is
-none that anybody could tell from one that keeps them in dicts."""
+"""Frozen versions are restored exactly, even if CRC-32 codes collide; and a map that freezes rows behaves
+like one that keeps them in dicts."""
 
 import pickle
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ PLAIN = make_version(1, f"{7:016x}.{8:016x}", 9)
 
 @contextmanager
 def few_codes(codes: int) -> Iterator[None]:
-    """All keys share so many codes, and so their places."""
+    """Make codes collide: all keys share this many."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(frozen_versions, "crc32", lambda name: sum(name) % codes)
         yield
@@ -85,11 +85,11 @@ def test_a_row_as_the_stages_make_it_takes_little():
     assert sum(map(len, frozen.pack())) < 70 * 1_000
 
 
-# The map, against one of plain dicts.
+# The version map, compared with one of plain dicts.
 
 
 class PlainMap:
-    """`VersionMap` with nothing but dicts, and no thought of what it takes."""
+    """A `VersionMap` of plain dicts, without any optimisation."""
 
     def __init__(self, *, whole: bool, now: float) -> None:
         self.whole = whole
@@ -101,7 +101,7 @@ class PlainMap:
         self.doubtful: set[RowKey] = set()
         self.truncated: dict[str, Version] = {}
         self.refused: dict[RowKey, list[Version]] = {}
-        # The whole row before one that lacks columns, and how many checkpoints there were since.
+        # Version of the whole row before a partial one, and the number of checkpoints since.
         self.wholes: dict[RowKey, tuple[Version, int]] = {}
 
     def get(self, key: RowKey) -> Known | None:
@@ -186,7 +186,7 @@ class PlainMap:
         self.sent = set()
         again = PlainMap(whole=self.whole and kept == all_rows.keys(), now=now)
         again.young = {key: known for key, known in self.young.items() if key in kept}
-        # A row of both generations is forgotten with the younger one: a checkpoint leaves out the other.
+        # A checkpoint has a row of both generations only in the younger one.
         again.old = {
             key: known
             for key, known in self.old.items()
@@ -266,7 +266,7 @@ def resumed(known: VersionMap, now: float, ending: bool) -> VersionMap:
     packed = known.pack(ending=ending)
     before = pickle.dumps(packed)
     again = VersionMap.unpack(pickle.loads(before), horizon_s=HORIZON, now=now)
-    # What goes on is the map that crashed: it must not reach into what it has handed over.
+    # Later changes of the map must not change its packed state.
     known.put(ROWS[0], make_version(9, NO_POSITION, 0), None)
     known.truncate("a:", make_version(9, NO_POSITION, 1))
     assert pickle.dumps(packed) == before
@@ -282,7 +282,7 @@ def seen(known: Any) -> Any:
 
 
 def generation(known: VersionMap, *, ending: bool) -> tuple[dict[RowKey, Known], Any]:
-    """What is packed of the younger generation: what is in its dict, and what is frozen."""
+    """The packed younger generation: its dict, and its frozen rows."""
     young = known.pack(ending=ending)["young"]
     return young["recent"], young["frozen"]
 
@@ -324,7 +324,7 @@ def test_deleted_rows_and_those_to_be_looked_up_are_not_frozen():
         known.put(key, make_version(1, f"{9:016x}.{9:016x}", 9), None)
     recent, _ = generation(known, ending=True)
     assert set(many[: FREEZE_FROM // 2]) <= recent.keys()
-    # A checkpoint has them, and not one of the others.
+    # A checkpoint has these rows and no others.
     known.pack(ending=False)
     kept, frozen = generation(known, ending=False)
     assert (kept.keys(), frozen) == (set(many[: FREEZE_FROM // 2]), None)

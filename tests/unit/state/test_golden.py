@@ -1,9 +1,9 @@
-"""What recovery files hold, value for value, in the current format and in the one before.
+"""The content of recovery files, value for value, in the current format and the one before.
 
 `tests/golden/` has an example of each readable format, with its number in the file's name. The format
 before the current one is always readable. If a test here fails, either undo the change, or raise the
-STATE_FORMAT: then write how a state of the format that was current becomes one of the new format, drop
-the reader and the file of the one before it, and add a file of the new one.
+STATE_FORMAT: then write a function that converts the previous format to the new one, delete the reader
+and the file of the format before that, and add a file of the new one.
 """
 
 import json
@@ -96,7 +96,7 @@ def modules_in(state: Any) -> set[str]:
         if opcode.name in ("GLOBAL", "INST"):
             found.add(str(argument).split(" ")[0])
         elif opcode.name == "STACK_GLOBAL":
-            # Its module was pushed, or fetched from the memo, before: any of them could be it.
+            # The module name is one of the strings seen before, on the stack or in the memo.
             found.update(texts)
         if isinstance(argument, str):
             texts.append(argument)
@@ -114,7 +114,7 @@ def shared(time: Time, *, whole: bool = False) -> DedupContext:
 
 
 def dedup_state(time: Time) -> Any:
-    """A shard with something in every place: both generations, pending rows of every kind, a
+    """A shard's state without an empty field: both generations, pending rows of every kind, a
     TRUNCATE, dead letters."""
     logic = DedupLogic(shared(time), None)
     records: list[tuple[bytes | None, bytes | None]] = [put(1, 10, "one"), put(2, 11, "two")]
@@ -164,7 +164,7 @@ def source_settings() -> SourceSettings:
 
 
 def source_states() -> list[Any]:
-    """Before anything was read, and after two records."""
+    """The state before anything was read, and the state after two records."""
     log = Log([put(1, 1), put(2, 2)])
     logic = PartitionLogic(TOPIC, 0, log.reader, source_settings(), None)
     states = [logic.snapshot()]
@@ -272,7 +272,7 @@ def test_no_class_of_the_project_is_in_a_recovery_file(state):
     assert not {
         name for name in modules_in(state) if name.split(".")[0] in ("operators", "flows", "tests")
     }
-    # Nothing but plain values at all: only `as_json` would stop at others.
+    # `as_json` also rejects classes of other packages.
     as_json(state)
 
 
@@ -343,7 +343,7 @@ def test_shards():
     assert (ALL_SHARDS[0], ALL_SHARDS[255]) == ("000", "255")
     found = golden("shards.json")
     assert {key: shard_of(key) for key in found} == found
-    # Spread evenly enough that no worker is left without work.
+    # The shards are even enough that every worker gets work.
     counts = [0] * SHARDS
     for number in range(25_600):
         counts[int(shard_of(f"docs:{number}"))] += 1

@@ -1,4 +1,4 @@
-"""The version map: what it must still know, what it may forget, and what it must ask the store."""
+"""The version map: which rows it keeps, which it may forget, and which have to be looked up."""
 
 import pickle
 
@@ -36,7 +36,7 @@ def test_a_row_is_kept_for_a_horizon_and_dropped_after_two():
     known.put(A, version(1), "one")
     known.rotate(100.0)
     assert known.get(A) is not None
-    # A full horizon after its last change.
+    # Kept for a full horizon after its last change.
     known.rotate(199.0)
     assert known.get(A) is not None
     known.rotate(200.0)
@@ -86,7 +86,7 @@ def test_the_newer_generation_wins():
     assert len(known) == 1
 
 
-# Whole: nothing needs to be looked up while the map has every row that was ever written.
+# Whole: no look-ups while the map has every row that was ever written.
 
 
 def test_a_whole_map_never_asks():
@@ -109,7 +109,7 @@ def test_it_stays_whole_until_it_forgets():
     assert known.must_look_up(A)
 
 
-# Unverified: entered without knowing whether the store holds something newer.
+# Unverified: entered without knowing whether the store holds a newer version.
 
 
 def test_an_unknown_row_must_be_looked_up_until_it_was():
@@ -162,7 +162,7 @@ def test_unverified_survives_one_rotation_and_goes_with_its_row():
     assert known.must_look_up(A)
 
 
-# Deletes that were dropped as stale, and the tombstone that follows.
+# Deletes that were dropped as stale, and their tombstones.
 
 
 def test_the_tombstone_of_a_dropped_delete_ends_it_once():
@@ -190,19 +190,19 @@ def test_what_a_truncate_took_is_known_as_gone_and_no_older_than_it():
     known.put(A, version(1, 7), "one")
     known.put(B, version(9, 8), "two")
     known.truncate("docs:", version(5, 3))
-    # The offset is the row's own: what has no position is ordered by it.
+    # The offset stays the row's own, because changes without a position are ordered by it.
     assert known.get(A) == (version(5, 7), None)
     assert known.get(B) == (version(9, 8), "two")
 
 
-# State.
+# Packed state.
 
 
 def filled() -> VersionMap:
     known = versions()
     known.put(A, version(1), "one")
     known.learn(A, None)
-    known.pack(ending=False)  # it is in the store by the next checkpoint
+    known.pack(ending=False)  # by the next checkpoint the store has it
     known.dropped_delete(A)
     known.rotate(100.0)
     known.put(B, version(2), None)
@@ -227,7 +227,7 @@ def test_packed_and_pickled_and_unpacked_it_is_the_same():
 
 
 def at_checkpoint(known: VersionMap) -> VersionMap:
-    """The map that goes on from a checkpoint after a crash."""
+    """The map of the next process, if this one crashes after a checkpoint."""
     packed = pickle.loads(pickle.dumps(known.pack(ending=False)))
     return VersionMap.unpack(packed, horizon_s=HORIZON, now=0.0)
 
@@ -238,9 +238,9 @@ def test_a_checkpoint_keeps_of_a_row_what_the_store_may_not_have_yet():
     crashed = at_checkpoint(known)
     assert crashed.get(A) == (version(1), "one")
     assert crashed.whole
-    # The store may have refused it, and only the process that died was told.
+    # The store may have refused the change, and only the process that died was told.
     assert crashed.must_look_up(A)
-    # As long as it was not looked up, it is kept, over any number of crashes.
+    # The row is kept until it is looked up, over any number of crashes.
     again = at_checkpoint(at_checkpoint(crashed))
     assert again.get(A) == (version(1), "one")
     assert again.must_look_up(A)
@@ -275,7 +275,7 @@ def test_a_checkpoint_keeps_deleted_rows_for_their_horizon():
     assert crashed.get(A) == (version(1), None)
     crashed.rotate(200.0)
     assert crashed.get(A) is None
-    # And one that was made again is no deleted row any more.
+    # A row that was inserted again no longer counts as deleted.
     known.put(A, version(2), "two")
     known.pack(ending=False)
     assert at_checkpoint(known).get(A) is None
@@ -296,7 +296,7 @@ def test_a_row_that_changed_after_a_truncate_is_looked_up_after_a_crash():
     known.put(A, version(1), "one")
     known.rotate(100.0)
     known.put(A, version(9), "nine")
-    # Of both generations, and it takes the older one alone.
+    # Both generations have the row; the TRUNCATE is later than the older one's version only.
     known.truncate("docs:", version(5))
     assert known.get(A) == (version(9), "nine")
     crashed = at_checkpoint(known)
@@ -313,7 +313,7 @@ def test_what_was_on_its_way_at_a_crash_is_known_until_it_is_looked_up():
     crashed = at_checkpoint(known)
     for horizons in range(1, 5):
         crashed.rotate(100.0 * horizons)
-    # It may have been refused, which nobody can tell any more.
+    # The change may have been refused, and only the process that died was told.
     assert crashed.get(A) == crashed.get(B) == (version(1), "one")
     assert crashed.must_look_up(A)
     crashed.learn(A, (version(1), "one"))
@@ -354,7 +354,7 @@ def test_what_was_packed_does_not_change_any_more():
     known.dropped_delete(RowKey("docs:3"))
     known.rotate(10_000.0)
     assert pickle.dumps(packed) == frozen
-    # Nor does the map that is restored from it share anything with it.
+    # A map that is restored from the packed state shares nothing with it.
     again = VersionMap.unpack(packed, horizon_s=HORIZON, now=0.0)
     again.put(A, version(9), "nine")
     again.dropped_delete(RowKey("docs:3"))

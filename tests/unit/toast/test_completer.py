@@ -1,4 +1,4 @@
-"""Values that Debezium left out: who may give them, and how they follow a row to its new key."""
+"""Completing left-out values: from the store, from the old key, and from the database."""
 
 import threading
 from collections.abc import Mapping, Sequence
@@ -52,7 +52,7 @@ def whole(doc: str, key: RowKey = ONE, lsn: int = 3) -> Row:
 
 
 def stored(row: Row, *starts: int) -> tuple[Entity, ...]:
-    """A row as the store has it, cut at some places, each chunk with two characters of the last."""
+    """A stored row, cut at `starts` into chunks that overlap by two characters."""
     edges = [0, *starts]
     return tuple(
         Entity(
@@ -89,7 +89,7 @@ def completer(
     return Completer(rules, Moves() if moves is None else moves, retry, database)
 
 
-# What the store gives; `test_resolver` has who may give at all.
+# Values from the store. `test_resolver` tests the rules for donors.
 
 
 def test_only_the_version_that_the_row_follows_is_taken_from_the_store() -> None:
@@ -124,7 +124,7 @@ def test_a_value_of_null_is_given_as_such() -> None:
     assert found.spans == (("name", 0, 3), ("doc", -1, -1))
 
 
-# Changes of the key.
+# Key changes.
 
 
 def test_what_a_row_held_is_told_once() -> None:
@@ -136,7 +136,7 @@ def test_what_a_row_held_is_told_once() -> None:
     moves.dispatch(ONE, version(5))
     assert moves.stage(ONE, version(5)) is MoveStage.DISPATCHED
     moves.deliver(ONE, version(5), donor)
-    # The other half has another offset, being on another partition.
+    # The new row is on another partition, so it has another offset.
     assert moves.stage(ONE, version(5, offset=77)) is MoveStage.DELIVERED
     assert moves.take(ONE, version(5, offset=77)) == donor
     assert moves.take(ONE, version(5)) is None
@@ -189,7 +189,7 @@ def test_a_value_that_is_larger_than_all_that_is_kept_is_kept_alone() -> None:
 def test_a_row_goes_through_several_keys() -> None:
     moves = Moves()
     third = partial(THREE, lsn=7, old_key=TWO, follows=version(7))
-    # Row 2 came from row 1, and nobody has told yet what that held.
+    # Row 2 came from row 1, whose values are not delivered yet.
     moves.deliver(TWO, version(7), partial(TWO, lsn=6, old_key=ONE, follows=version(6)))
     assert moves.stage(TWO, version(7)) is MoveStage.UNKNOWN
     assert not completer(moves).waits(third)
@@ -223,7 +223,7 @@ def test_a_row_under_its_new_key_that_was_written_before_a_crash() -> None:
         (version(3), 3, True),
         (version(4), 3, False),  # the one before the delete was refused
         (Follows.REFUSED, 3, False),
-        (Follows.UNKNOWN, 6, False),  # a later life of the key
+        (Follows.UNKNOWN, 6, False),  # the key was reused later
     ],
 )
 def test_only_the_version_before_the_delete_is_told(
@@ -232,7 +232,7 @@ def test_only_the_version_before_the_delete_is_told(
     moves, row = Moves(), whole("text", lsn=lsn)
     completer(moves).hand_over(Move(delete(), None, follows), None, stored(row))
     assert moves.take(ONE, version(5)) == (donor_of_row(row) if told else None)
-    # The same while it is on its way to the store.
+    # The same if the row is still in the lane's batch.
     completer(moves).hand_over(Move(delete(), None, follows), row, None)
     assert moves.take(ONE, version(5)) == (row if told else None)
 
@@ -342,7 +342,7 @@ def test_the_database_is_not_asked_for_what_is_stored() -> None:
 
 
 def test_the_database_is_asked_under_the_new_key_whatever_the_old_one_held() -> None:
-    """The old key's value may be the database's, of another row that had that key by then."""
+    """The old key's value may have come from SQL, where another row can own that key by now."""
     moves = Moves()
     moves.deliver(TWO, version(5), whole("of another row", TWO))
     database = Answers({"doc": "text"})
@@ -351,7 +351,7 @@ def test_the_database_is_asked_under_the_new_key_whatever_the_old_one_held() -> 
     assert isinstance(row, Row)
     assert row.text == "new\ntext"
     assert database.asked == [(ONE, ("doc",))]
-    assert moves.take(TWO, version(5)) is None  # nothing is kept for nobody
+    assert moves.take(TWO, version(5)) is None  # the entry is removed though it was not used
 
 
 def test_a_row_that_the_database_no_longer_has_is_deleted() -> None:

@@ -1,6 +1,6 @@
-"""The rules of left-out values, as tables: who may give, and what is left where nobody can.
+"""The rules of left-out values, as tables: which donors are allowed, and what is left if there is none.
 
-A change is written `lsn` and what it says of `doc`: a text, or None where it leaves the column out.
+A change is written as its LSN and its `doc`: a text, or None if the column is left out.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,7 @@ def at(lsn: int) -> KafkaPosition:
     return KafkaPosition(TOPIC, 0, lsn)
 
 
-# Changes as they come.
+# Changes as they are decoded.
 
 
 def change(lsn: int, doc: str | None, old: RowKey | None = None, **columns: object) -> Upsert:
@@ -57,23 +57,23 @@ def change(lsn: int, doc: str | None, old: RowKey | None = None, **columns: obje
 
 
 def bad(lsn: int, doc: str | None) -> Upsert:
-    """One that cannot be rendered."""
+    """A change that cannot be rendered."""
     return change(lsn, doc, size="?")
 
 
 def no_column(lsn: int) -> Upsert:
-    """One whose row has no `doc` at all, as after a change of the table."""
+    """A change without the column `doc`, as after a schema change."""
     row = {"id": 1, "name": "n", "kind": "page", "size": lsn}
     return Upsert(ONE, v(lsn), at(lsn), 0, "u", row)
 
 
 def hidden(lsn: int, doc: str | None) -> Upsert:
-    """One that the filter keeps out of the collection."""
+    """A change that the filter keeps out of the collection."""
     return change(lsn, doc, kind="draft")
 
 
 def came(lsn: int, doc: str | None = None) -> Upsert:
-    """One that had another key before."""
+    """A change that gives a row a new key."""
     return change(lsn, doc, OTHER)
 
 
@@ -100,7 +100,7 @@ def lacks(lsn: int, follows: Followed = UNKNOWN, old: RowKey | None = None) -> P
 
 
 def as_text(each: Pending | Donor | Move | None) -> str:
-    """What a test has to know of it."""
+    """A short form that tests compare."""
     match each:
         case None:
             return "nothing"
@@ -125,7 +125,7 @@ def lsn_of(version: str) -> int:
 
 
 def refusing(*lsns: int) -> WasRefused:
-    """Changes that are not at hand were refused at these positions."""
+    """Changes at these positions were refused, and are not in the window."""
 
     def was_refused(_: RowKey, version: Version, since: str) -> bool:
         return any(since < v(lsn) < version for lsn in lsns)
@@ -133,7 +133,7 @@ def refusing(*lsns: int) -> WasRefused:
     return was_refused
 
 
-# Who may give.
+# Which donors are allowed.
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_who_may_give_a_row_what_it_lacks(follows: Followed, gives: set[int]) ->
         (lacks(4, UNKNOWN), "5 follows unknown"),
         (lacks(4, REFUSED), "5 follows refused"),
         (lacks(4, v(4), OTHER), "5 follows 4 of the old key"),
-        (lacks(3, v(2)), "5 follows 4"),  # another came between, and is not here
+        (lacks(3, v(2)), "5 follows 4"),  # change 4 lies between, and is not in the window
         (row(3, "old"), "5 follows 4"),
     ],
 )
@@ -273,7 +273,7 @@ def test_what_the_changes_of_a_window_leave(name: str) -> None:
     assert [as_text(each) for each in settled.fallbacks] == fallbacks
     assert [lsn_of(each.version) for each, _ in settled.bad] == letters
     if settled.last is not None:
-        # As in a checkpoint, with nothing new.
+        # Settling the result again, as after a checkpoint, changes nothing.
         again = settle([*settled.fallbacks, settled.last], RENDERER, refusing(2))
         assert again == (settled.last, settled.fallbacks, [])
 
@@ -290,7 +290,7 @@ def test_what_the_changes_of_a_window_leave(name: str) -> None:
         ([hidden(4, "d")], "nothing"),
         ([gone(3)], "nothing"),
         ([gone(3), change(4, None)], "nothing"),
-        ([change(1, "a")], "nothing"),  # a refused one came between
+        ([change(1, "a")], "nothing"),  # a refused change lies between
         ([change(1, "a"), change(3, None)], "nothing"),
     ],
 )
@@ -325,7 +325,7 @@ def test_who_gives_in_the_lane(
     asks: PartialRow, held: Donor | None, stored: Donor | None, donor: Donor | None, database: bool
 ) -> None:
     if database and donor is HELD:
-        # What the old key held may be the database's already, of another row.
+        # The old key's value may have come from SQL, where another row can own that key by now.
         donor = donor_in_lane(asks, None, stored, database=True)
     assert donor_in_lane(asks, held, stored, database=database) is donor
 
@@ -337,7 +337,7 @@ def test_who_gives_in_the_lane(
         (Move(gone(5), None, UNKNOWN), None, STORED, "3 stored"),
         (Move(gone(5), None, v(4)), None, STORED, "nothing"),
         (Move(gone(5), None, REFUSED), None, STORED, "nothing"),
-        (Move(gone(2), None, UNKNOWN), None, STORED, "nothing"),  # a later life of the key
+        (Move(gone(2), None, UNKNOWN), None, STORED, "nothing"),  # the key was reused later
         (Move(gone(5), None, v(4)), row(4, "d"), STORED, "4 d"),
         (Move(gone(5), None, REFUSED), row(4, "d"), STORED, "nothing"),
         (Move(gone(5), None, v(4)), lacks(4, v(3)), STORED, "4 stored"),
