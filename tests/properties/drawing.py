@@ -1,4 +1,4 @@
-"""Histories and steps as Hypothesis draws them, so that one that fails becomes as small as it can."""
+"""Strategies that draw histories and steps, so that Hypothesis shrinks a failing one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -18,7 +18,7 @@ REQUESTS = ("upsert", "delete", "delete_older")
 
 
 class Drawn:
-    """`Dice` that Hypothesis throws."""
+    """`Dice` whose values Hypothesis draws."""
 
     def __init__(self, draw: st.DrawFn) -> None:
         self._draw = draw
@@ -38,14 +38,14 @@ class Drawn:
 
 @st.composite
 def topics(draw: st.DrawFn, table: Table, kinds: Kinds) -> Topic:
-    """Up to as many changes as `kinds` says, on one partition or two."""
+    """A topic with up to `kinds.changes` changes, on one partition or two."""
     drawn = replace(kinds, changes=draw(st.integers(1, kinds.changes)))
     dice = Drawn(draw)
     return drawn_topic(dice, table, history_of(dice, drawn), drawn, draw(st.integers(1, 2)))
 
 
 class Letter(NamedTuple):
-    """One step of a script: what, of which partition or lane, and how many."""
+    """One step of a script: its kind, the partition or lane, and a count."""
 
     what: str
     number: int
@@ -53,7 +53,7 @@ class Letter(NamedTuple):
 
 
 def steps(letters: str) -> st.SearchStrategy[list[Letter]]:
-    """Up to 80 steps; one of these letters each."""
+    """Up to 80 steps, each of one of these kinds."""
     each = st.builds(Letter, st.sampled_from(letters), st.integers(0, 1), st.integers(1, 6))
     return st.lists(each, max_size=80)
 

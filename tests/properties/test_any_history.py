@@ -1,4 +1,4 @@
-"""Any history of rows, in any order that keeps each row's own, re-sent, crashed at any point."""
+"""Any history, in any order that keeps each row's own, with repeats and with crashes at any point."""
 
 import os
 
@@ -26,11 +26,11 @@ EXAMPLES = int(os.environ.get("ROWVEC_TEST_EXAMPLES", "150"))
 def test_same_collection_whatever_happens(
     data: st.DataObject, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Caps this small are hit all the time; what holds for them holds for larger ones.
+    # Caps so small that they are reached often.
     monkeypatch.setattr(source, "FIRST_CAP", 4)
     monkeypatch.setattr(epoch_budget, "MIN_CAP", 3)
-    # The horizon is longer than Debezium's re-send window, always. At the shorter one most rows are
-    # looked up in the store.
+    # The horizon must be longer than the range that Debezium sends again. With the shorter one, most rows
+    # are looked up in the store.
     horizon_s = data.draw(st.sampled_from([0.3, 3600.0]))
     kinds = Kinds(rows=5, changes=25, truncates=True, resent=horizon_s > 1)
     script = Script(
@@ -42,12 +42,12 @@ def test_same_collection_whatever_happens(
     for step in data.draw(steps("aapptwwcPPWc!L")):
         take(script, step)
     script.drain()
-    # So nothing has an excuse: what is at rest is what the database holds.
+    # No change may become a dead letter here: at rest the store equals the database.
     assert script.letters.letters == []
 
 
 def test_the_shard_of_a_row_never_changes() -> None:
-    # Recovery files are keyed by shard: these values are a promise to them.
+    # Recovery files are keyed by shard, so these values must never change.
     assert [shard_of(k) for k in ("docs:1", "docs:2", "order_items:7,2")] == ["212", "110", "228"]
 
 

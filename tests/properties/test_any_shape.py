@@ -1,4 +1,4 @@
-"""Any history of every shape, read in any order that keeps each partition's own, crashed at any point."""
+"""Any history with every kind of change, in any order that keeps each partition's own, with crashes."""
 
 import os
 from dataclasses import replace
@@ -35,7 +35,7 @@ KINDS = {
 
 @pytest.fixture(autouse=True)
 def _small_caps(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Caps this small are hit all the time; what holds for them holds for larger ones.
+    # Caps so small that they are reached often.
     monkeypatch.setattr(source, "FIRST_CAP", 4)
     monkeypatch.setattr(epoch_budget, "MIN_CAP", 3)
 
@@ -51,8 +51,8 @@ def test_nothing_is_lost_in_silence_and_nothing_wrong_is_shown(
     name: str, data: st.DataObject
 ) -> None:
     kinds, letters = KINDS[name]
-    # The horizon is longer than Debezium's re-send window, always. At the shorter one most rows are
-    # looked up in the store. What has no position of its own must not be sent again.
+    # The horizon must be longer than the range that Debezium sends again. With the shorter one, most rows
+    # are looked up in the store. Changes without a position must not be sent again.
     horizon_s = data.draw(st.sampled_from([0.3, 3600.0]))
     kinds = replace(kinds, resent=horizon_s > 1 and not kinds.unpositioned)
     script = Script(

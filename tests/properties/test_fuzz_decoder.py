@@ -1,4 +1,4 @@
-"""Whatever bytes a topic holds, they become a valid event and row, or a RecordError.
+"""Any bytes in a topic become a valid event and row, or a RecordError.
 
 Messages that Debezium really sent are damaged a thousand times per example, by bytes and by JSON
 values, and go through the code from the router to the rendered row. `ROWVEC_TEST_INPUTS` says

@@ -1,4 +1,4 @@
-"""Histories that one guard each decides, step by step."""
+"""Histories, step by step, each of which fails without one certain guard."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def start(*logs: list[tuple[bytes, bytes | None]]) -> Script:
 
 
 def seen(script: Script, number: int = 0, polls: int = 1) -> str:
-    """Let a partition be read and what is due be written; what a reader of the row sees then."""
+    """Read a partition and write due windows; returns the row's text that a reader sees then."""
     for _ in range(polls):
         script.poll(number)
     script.tick()
@@ -42,7 +42,7 @@ def test_the_whole_range_is_gathered_before_any_of_it_is_written() -> None:
     script.append(0, 4)
     assert seen(script, polls=2) == "v5"
     script.crash()
-    # One read brings no more than two records of the four that may have been written.
+    # One read returns two of the four records that may have been written.
     assert seen(script) == "v5"
     assert seen(script) == "v5"
 
@@ -52,11 +52,11 @@ def test_rows_pending_from_before_wait_for_their_own_partition() -> None:
     script.poll(1)
     script.append(0, 1)
     script.poll(0)
-    script.commit()  # with v1 pending
+    script.commit()  # v1 is pending
     script.append(0, 1)
     assert seen(script) == "v2"
     script.crash()
-    # Every shard hears of the other partition first.
+    # Every shard gets the first batch of the other partition first.
     assert seen(script, number=1) == "v2"
     assert seen(script) == "v2"
 
@@ -65,7 +65,7 @@ def test_a_text_that_came_back_gets_its_own_vector_back() -> None:
     script = start([put(0, 1, "a"), put(0, 2, "b"), put(0, 3, "a")])
     script.append(0, 1)
     assert seen(script) == "a"
-    script.commit()  # the map says "a"
+    script.commit()  # the version map has "a"
     script.append(0, 1)
     assert seen(script) == "b"
     script.crash()
@@ -79,7 +79,7 @@ def test_what_the_store_holds_is_remembered() -> None:
     script = start(versions(9))
     script.drain()
     script.lose_state()
-    # v1 to v4 are overtaken by v9, and so are v5 and all between.
+    # The store has v9, so v1 to v4 are dropped, and so are v5 to v8.
     for _ in range(6):
         assert seen(script, polls=2) == "v9"
         script.commit()
@@ -92,7 +92,7 @@ def test_what_was_not_yet_looked_up_is_looked_up_after_a_crash() -> None:
     script.poll(0)
     script.poll(0)
     script.tick()
-    script.commit()  # with v4 on its way to the look-up
+    script.commit()  # v4 is not looked up yet
     script.crash()
     assert seen(script, polls=2) == "v9"
 
@@ -101,7 +101,7 @@ def test_a_delete_that_the_store_has_overtaken_is_not_sent() -> None:
     script = start([*versions(3), gone(0, 4), *versions(9)[4:]])
     script.drain()
     script.lose_state()
-    # The delete is the last of the first four.
+    # The first batch ends with the delete.
     for _ in range(6):
         assert seen(script, polls=2) == "v9"
         script.commit()
@@ -114,7 +114,7 @@ def test_a_tombstone_that_the_store_has_overtaken_is_not_sent(
     script = start([tombstone(0), *versions(3)])
     script.drain()
     script.lose_state()
-    # Nobody knows its row, so it has no version but its offset.
+    # The row is unknown, so the tombstone has no version but its offset.
     for _ in range(4):
         assert seen(script) == "v3"
         script.commit()

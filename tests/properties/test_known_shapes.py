@@ -1,8 +1,8 @@
-"""Histories of odd shapes that one guard each decides, step by step.
+"""Histories of rare shapes, step by step, each of which fails without one certain guard.
 
-The steps are letters: a digit lets the database write one record to that partition, and it be read; w
-lets a window's time pass, and all that is due be written; c commits; ! crashes; S stops cleanly and
-starts again; L loses the recovery state; f lets so much time pass that no version is remembered.
+The steps are characters: a digit writes one record to that partition and reads it; w lets the time of a
+window pass and writes what is due; c commits; ! crashes; S stops cleanly and starts again; L loses the
+recovery state; f lets so much time pass that the version map forgets all versions.
 """
 
 from typing import Any
@@ -33,7 +33,7 @@ class Play(Script):
             self.poll(number)
 
     def __call__(self, steps: str) -> dict[int, str]:
-        """Play; returns what of `doc` a reader sees of each row then."""
+        """Take the steps; returns the `doc` of each row that a reader sees then."""
         for step in steps.replace(" ", ""):
             match step:
                 case "0" | "1":
@@ -69,12 +69,12 @@ class Play(Script):
         }
 
     def end(self) -> dict[int, str]:
-        """Read and write what is left; returns what a reader sees at rest."""
+        """Read and write everything; returns the `doc` of each row that a reader sees at rest."""
         self.drain()
         return self.seen()
 
     def places(self) -> list[tuple[int, int]]:
-        """Where the dead letters came from."""
+        """(partition, offset) of the dead letters."""
         found = self.letters.letters
         return sorted((each.position.partition, each.position.offset) for each in found)
 
@@ -84,7 +84,7 @@ def put(row: int, lsn: int, values: Values = OLD, fault: Fault = Fault.NONE) -> 
 
 
 def touched(row: int, lsn: int, values: Values = OLD, fault: Fault = Fault.NONE) -> Change:
-    """The text is left out."""
+    """A change that leaves out `doc`."""
     return Change(row, lsn, values._replace(name=f"name {lsn}"), partial=True, fault=fault)
 
 
@@ -93,7 +93,7 @@ def gone(row: int, lsn: int) -> Change:
 
 
 def moved(old: int, new: int, lsn: int, values: Values = OLD) -> list[Change]:
-    """Its key changes, and the text is left out."""
+    """A key change that leaves out `doc`."""
     return [
         Change(old, lsn, None, new=new),
         Change(new, lsn, values._replace(name=f"name {lsn}"), partial=True, old=old),
@@ -110,14 +110,14 @@ def emptied(lsn: int) -> list[Change]:
 def test_a_row_from_before_a_truncate_is_not_shown_after_it() -> None:
     play = Play(put(1, 1), *emptied(2))
     assert play("0w") == {}
-    assert play("1w") == {}  # read later, and older
+    assert play("1w") == {}  # read later, but older
     assert play.end() == {}
 
 
 def test_a_truncate_that_was_written_is_not_undone_by_another_partition_after_a_crash() -> None:
     play = Play(put(1, 1), *emptied(2))
     assert play("10w!") == {}
-    # The row's partition is read first; the one with the TRUNCATE might tell of it later.
+    # The row's partition is read first, before the one with the TRUNCATE.
     play.poll(1)
     assert play("w") == {}
     assert play.end() == {}
@@ -147,7 +147,7 @@ def test_an_older_change_without_a_position_does_not_come_back(
     play = Play(first, middle, last)
     play("1wc 1wc 1wc")
     assert play("L") == {1: "new"}
-    # From the beginning again, one record for each window.
+    # Read again from the beginning, one record per window.
     for _ in range(8):
         play.poll(1)
         assert play("wc") == {1: "new"}
@@ -167,7 +167,7 @@ def test_a_change_without_a_position_comes_after_what_its_partition_said_before(
 @pytest.mark.parametrize(
     ("fault", "between"),
     [
-        # In one window with it, a row that cannot be rendered gives what it says.
+        # Not "": a change that cannot be rendered gives its values within a window.
         *[(Fault.RENDER, between) for between in ("c", "w", "wc", "wc!", "c!")],
         *[(Fault.DECODE, between) for between in ("", "c", "w", "wc", "wc!", "c!")],
         *[(Fault.STORE, between) for between in ("", "c", "w", "wc", "wc!", "c!")],
@@ -180,7 +180,7 @@ def test_a_refused_value_is_never_replaced_by_the_one_before(fault: Fault, betwe
     if "!" in between:
         play.poll(0)
     assert play.end() == {1: "old"}
-    # Unless the two met in one window, and the store was asked for both at once.
+    # The partial row is a dead letter, too.
     assert play.places()[-1] == (1, 2)
 
 
@@ -232,7 +232,7 @@ def test_what_a_refused_value_has_superseded_is_held_against_the_store_as_well(
     play("1wc 1wc 1wc 1wc 1wc")
     play("L")
     for _ in range(4):
-        # Once more from the beginning: the first four in one window.
+        # Read again from the beginning: the first four records in one window.
         play.poll(1)
         play.poll(0)
         assert play("wc") == {1: "newest"}
@@ -280,7 +280,7 @@ COPIES = ["w".join("00000"), "00000", "0c0c0c0c0", "000c!00", "00S000"]
 
 @pytest.mark.parametrize("steps", COPIES)
 def test_a_change_that_is_sent_again_after_an_unreadable_one_is_in_doubt(steps: str) -> None:
-    # For all that can be told, the unreadable record is from between the change and its copy.
+    # The unreadable record may be a change between the change and its copy.
     later = [touched(0, 2), touched(0, 3, fault=Fault.DECODE)]
     play = Play(put(0, 1), *later, *later)
     play("0wc" + steps)
@@ -300,7 +300,7 @@ def test_an_unreadable_change_that_is_sent_again_leaves_no_older_value(steps: st
 
 @pytest.mark.parametrize("steps", ["000w", "0w0w0w", "0c0c0c", "0w0c!0"])
 def test_changes_at_one_position_are_not_taken_for_one_change(steps: str) -> None:
-    # So it is with two of one row in one transaction of SQL Server.
+    # Two changes of a row in one transaction of SQL Server have the same position.
     lost = Values("name", "lost")
     play = Play(put(0, 1), put(0, 1, lost, Fault.DECODE), touched(0, 1, lost))
     play(steps)
@@ -313,7 +313,7 @@ def test_a_row_that_was_hidden_is_not_shown_as_it_was() -> None:
     play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
     assert play("1w1w1w") == {}
     assert play.places() == [(1, 2)]
-    # In one window the hidden row is at hand.
+    # Within one window, the hidden row gives its values.
     play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
     assert play("1w11w") == {1: "new"}
 
@@ -322,7 +322,7 @@ def test_a_delete_is_not_lost_with_what_came_after_it() -> None:
     draft = NEW._replace(kind="draft")
     play = Play(put(1, 1), put(1, 2, draft), touched(1, 3, NEW))
     play("1wc")
-    # The lane finds both in its queue.
+    # The lane writes both windows at once.
     for _ in range(2):
         play.append(1, 1)
         play.poll(1)
@@ -332,7 +332,7 @@ def test_a_delete_is_not_lost_with_what_came_after_it() -> None:
     assert play.places() == [(1, 2)]
 
 
-# Changes of the key.
+# Key changes.
 
 
 @pytest.mark.parametrize(
@@ -340,7 +340,7 @@ def test_a_delete_is_not_lost_with_what_came_after_it() -> None:
 )
 @pytest.mark.parametrize("backward", [False, True])
 def test_a_left_out_value_goes_with_its_row(steps: str, backward: bool) -> None:
-    # Shards are called in their order, and the one of row 1 comes after that of row 0.
+    # The shard of row 0 runs before that of row 1, so both directions are tested.
     old, new = (1, 0) if backward else (0, 1)
     play = Play(put(old, 1), *moved(old, new, 2))
     for each in ("0wc", steps):
@@ -390,10 +390,12 @@ def test_below_a_row_that_cannot_be_completed_is_the_newest_that_can(
     delete, create = moved(0, 1, 5, NEW)
     history = [put(1, 1), gone(1, 4), create, put(1, 6, lost, Fault.DECODE), touched(1, 7, lost)]
     play = Play(put(0, 2, NEW), *([delete] if told else []), *history)
-    play.oracle.excuses.lost = not told  # as if its process had gone
+    play.oracle.excuses.lost = not told  # as if the process of the delete had died
     play("0 1 wc" + "0w" * told + steps)
     if "!" in steps:
-        assert play.end() == ({} if told else {0: "new"})  # who told is gone
+        assert play.end() == (
+            {} if told else {0: "new"}
+        )  # the delivered values died with the process
         return
     assert play.end() == ({1: "new"} if told else {0: "new"})
     assert {(1, 3), (1, 4)} <= set(play.places())
@@ -401,12 +403,12 @@ def test_below_a_row_that_cannot_be_completed_is_the_newest_that_can(
 
 
 def test_a_fallback_that_the_store_has_overtaken_is_not_written_after_a_crash() -> None:
-    # Row 1 was moved away, and came back: the delete is the fallback of the last change.
+    # Row 1 gets another key and returns: the delete is the fallback of the last change.
     history = [put(1, 1), gone(1, 2), put(0, 3), *moved(0, 1, 4), *moved(1, 0, 5), *moved(0, 1, 6)]
     play = Play(*history)
     play("1 1 1 w 0 w c")
     assert play("01ww 110ww 001ww 011www") == {1: "old"}
-    # All of it once more, in one window, and what the row held under its old key is forgotten.
+    # Everything is read again in one window, and the values of the old key are lost.
     assert play("!") == {1: "old"}
     assert play.end() == {1: "old"}
     assert play.places() == []
@@ -419,7 +421,7 @@ def test_what_a_row_held_is_not_what_was_written_before_a_refused_change() -> No
         play.append(number, 1)
         play.poll(number)
         play.tick()
-    # The lane finds the row and its delete in its queue.
+    # The lane writes the row and its delete at once.
     play.write(lane=0)
     assert play.end() == {}
     assert play.places() == [(0, 1), (1, 0)]
@@ -450,14 +452,14 @@ def test_a_delete_that_is_sent_again_does_not_speak_before_its_lane() -> None:
     play("0wc 00 1")
     for _ in range(2):
         play.tick()
-        play.write(lane=0)  # the new key's
+        play.write(lane=0)  # the lane of the new key
     assert play.places() == []
     assert play.end() == {1: "old"}
     assert play.places() == []
 
 
 def test_changes_of_the_key_without_a_position_are_not_taken_for_one_another() -> None:
-    # Both are of row 0; what it held the first time is not what it held the second time.
+    # Row 0 changes its key twice, each time with other values.
     def unwrapped(row: int, text: str, old: int | None = None) -> tuple[Any, ...]:
         value = orjson.dumps({**doc(row, text), "gone": False, "__deleted": "false"})
         headers = [] if old is None else [("__debezium.oldkey", key(id=old))]
@@ -510,7 +512,7 @@ def test_nor_if_all_of_it_is_in_one_window(fault: Fault) -> None:
 
 
 def test_what_waits_in_a_checkpoint_is_not_read_back_from_the_store_after_a_crash() -> None:
-    # The store has the text from before the last change of it, which only the dead process knew.
+    # The store has an older text; only the process that died knew the last one.
     play = Play(put(0, 1), put(0, 2, NEW), *moved(0, 1, 3, NEW))
     play("0wc 00 1 c !")
     assert play.end() == {}
@@ -525,7 +527,7 @@ def test_what_the_store_has_of_a_later_life_of_the_key_does_not_go_with_the_row(
 
 
 def test_many_rows_that_change_their_keys_at_once() -> None:
-    # More than any table of moves would hold that forgets the oldest; nobody is to wait for them.
+    # Enough to overflow a bounded table of moves; no row may wait for an entry that was dropped.
     rows = range(0, 1_000, 2)
     first = [(key(id=row), envelope("c", row + 1, doc(row, f"text {row}"))) for row in rows]
     logs = [Log([*first], written=len(first)), Log([], written=0)]

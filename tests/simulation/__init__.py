@@ -1,11 +1,11 @@
-"""The simulator: the real stages, a model of Bytewax's recovery around them, and one judge.
+"""The simulator: the real stages, a model of Bytewax's recovery around them, and one oracle.
 
 | | |
 |---|---|
-| `history`, `topic`, `tables` | what a database does, and the records that tell of it |
-| `worker`, `queues`, `flow` | the driver: one process, what lies between its stages, and all processes with what they commit |
-| `store`, `clock` | what the flow talks to, and virtual time |
-| `oracle`, `excuses` | what a reader may see, what must be true at rest, and when a dead letter is right |
+| `history`, `topic`, `tables` | the changes of a database, and the records that Debezium writes for them |
+| `worker`, `queues`, `flow` | the driver: one process, the queues between its stages, and all processes with their committed state |
+| `store`, `clock` | the external systems with their faults, and virtual time |
+| `oracle`, `excuses` | what a reader may see, what must be true at rest, and which dead letters are right |
 | `world`, `plan`, `schedule`, `runs` | seeded runs: `python -m tests.simulation` |
 | `script` | runs whose steps a test names: all of `tests/properties` but the decoder's |
 """

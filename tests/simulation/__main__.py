@@ -1,4 +1,4 @@
-"""`python -m tests.simulation`: many runs, or one seed again."""
+"""`python -m tests.simulation`: many runs, or a repeat of one seed."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Virtual time, and the dice that decide everything."""
+"""Virtual time, and the random generator of a run."""
 
 from datetime import UTC, datetime, timedelta
 from random import Random
@@ -7,10 +7,10 @@ BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 class Clock:
-    """Time that passes only when it is told to.
+    """Virtual time, which passes only by `advance`.
 
     Attributes:
-        rng: The only source of chance in a run.
+        rng: The only source of randomness in a run.
     """
 
     def __init__(self, rng: Random) -> None:
@@ -18,11 +18,11 @@ class Clock:
         self._now = BEGIN
 
     def now(self) -> datetime:
-        """The moment."""
+        """The current time."""
         return self._now
 
     def seconds(self) -> float:
-        """The same in seconds."""
+        """The current time in seconds."""
         return (self._now - BEGIN).total_seconds()
 
     def advance(self, seconds: float) -> None:

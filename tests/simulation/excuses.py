@@ -1,4 +1,4 @@
-"""For which changes a dead letter is right: what they left out may be known nowhere."""
+"""The changes for which a dead letter is right, because nobody may know the values they left out."""
 
 from collections.abc import Sequence, Set
 
@@ -7,14 +7,14 @@ from tests.simulation.topic import Topic
 
 
 class Excuses:
-    """What may have been lost of the values that changes left out.
+    """The events by which left-out values may have been lost.
 
     Attributes:
-        crashed: A process was gone before its epoch was committed.
-        lost: A process lost its memory, or was never asked: what a row held whose key changed may be
-            gone with it.
+        crashed: A process died before its epoch was committed.
+        lost: The values of an old key may not have reached the row with the new key: a process died,
+            the two halves came to two processes, or one half waited too long for the other.
         rewound: An older state was accepted, so the log was read again from its middle.
-        halved: Rows of which the store held some chunks when somebody went on without the state.
+        halved: Rows of which the store had only some chunks when a start without state was accepted.
     """
 
     def __init__(self, topic: Topic) -> None:
@@ -30,7 +30,7 @@ class Excuses:
         self.halved: set[int] = set()
 
     def excused(self, change: Change, buried: Set[Change]) -> bool:
-        """Whether what a change left out may be known nowhere.
+        """Whether nobody may know the values that a change left out.
 
         Args:
             change: The change.
@@ -38,8 +38,8 @@ class Excuses:
         """
         if not change.partial:
             return False
-        # From the middle of the log, a value may be left out whose row is gone by now. From its
-        # beginning, the store knows the row as newer, and may have lost half of it.
+        # Read again from the middle of the log, a change may need a row that is deleted by now. Read
+        # from the beginning, the store has a newer version of the row, and may have lost half of it.
         if self.rewound or change.row in self.halved or change in self._doubted:
             return True
         if change.old is not None and (self.lost or change in self._torn):
@@ -54,10 +54,10 @@ class Excuses:
         )
 
     def stopped(self, read: Sequence[int]) -> None:
-        """A flow stops cleanly, and forgets what rows held whose key changed.
+        """Note a clean stop, which loses the values of rows whose key changed.
 
-        The new row lacks it then if it was not read yet; or if it still waited, because its old key had
-        the value from a key before that, whose delete was not read yet.
+        The new row lacks them if it was not read yet; or if it still waits, because its old key takes
+        them from an earlier key, whose delete was not read yet.
 
         Args:
             read: The next offset of each partition.
@@ -73,7 +73,7 @@ class Excuses:
         }
 
     def _waits(self, change: Change, deleted: Set[tuple[int, int]]) -> bool:
-        """Whether what a change left out comes over another change of the key that is half read."""
+        """Whether a change takes values over an earlier key change of which only one half was read."""
         before = self._before(change)
         while before is not None and before.partial:
             if before.old is not None and (before.old, before.lsn) not in deleted:
@@ -82,7 +82,7 @@ class Excuses:
         return False
 
     def _before(self, change: Change) -> Change | None:
-        """The change that it follows, of its old key if that changed."""
+        """The change before this one; that of the old key if this one changes the key."""
         row = change.row if change.old is None else change.old
         earlier = [each for each in self._by_row[row] if each.lsn < change.lsn]
         return earlier[-1] if earlier else None

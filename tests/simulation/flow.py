@@ -1,12 +1,15 @@
 """The one driver of the stages without Bytewax: the real Logic classes, one step at a time.
 
-It does what Bytewax promises and nothing more. Items between two workers stay in order; of a step, any
-part may be done before another step goes on; one epoch at the most is uncommitted, because a source
-emits only when the one before is committed; the snapshots of all that an epoch touched are committed
-together, once every lane has written what the epoch sent it; and of a process that dies, nothing is
-left but what is committed and what the store has.
+It keeps the guarantees of Bytewax and gives no others:
 
-Who takes which step is left to others: `world.py` draws them from a seed, `script.py` lets a test say.
+- Items between two workers stay in order.
+- A step may handle some of its items before another step runs.
+- At most one epoch is uncommitted, because a source emits only when the epoch before is committed.
+- The snapshots of an epoch are committed together, once every lane has written its windows of it.
+- A process that dies leaves only committed state and what the store has.
+
+The order of the steps is decided elsewhere: `world.py` draws it from a seed, `script.py` takes it from a
+test.
 """
 
 import pickle
@@ -38,22 +41,23 @@ from tests.simulation.worker import Knobs, Worker, acting, telemetry, worker_of
 
 
 class Flow:
-    """The flow of one topic: its committed state, and its processes while they live.
+    """The flow of one topic: its committed state, and its running processes.
 
     Args:
-        table: Of the topic.
+        table: The topic's table.
         logs: The topic's partitions.
-        store, ledger, letters: What it writes to.
+        store, ledger, letters: What the flow writes to.
         around: What happens while a process waits.
-        horizon_s: For how long a version is remembered.
-        relevant: Only these shards are sent anything; None for all.
+        horizon_s: For how long a version is kept.
+        relevant: Only these shards get records; None for all.
 
     Attributes:
         committed: Names of partitions and shards → pickled states.
-        older: What was committed before that, the oldest first.
-        epoch: The one that runs.
-        emitted: Next offset of each partition, as far as any process ever got.
-        untold: Partitions whose process has emitted nothing since state was accepted that is not right.
+        older: Earlier committed states, oldest first.
+        epoch: Number of the current epoch.
+        emitted: The highest next offset of each partition that any process has reached.
+        untold: Partitions whose process has emitted nothing since a wrong state was accepted, so that the
+            ledger does not know of it yet.
     """
 
     def __init__(
@@ -99,12 +103,12 @@ class Flow:
         """Start all processes from what is committed.
 
         Args:
-            knobs: Of this start.
-            accepted: What the user goes on without.
+            knobs: Settings of this start.
+            accepted: Findings that the user accepts.
 
         Raises:
-            FatalError: The state does not belong to what the collection has seen.
-            PowerCut: One of them is gone again already.
+            FatalError: The state does not match what was written to the collection.
+            PowerCut: A process died during the start.
         """
         self.kill()
         self._starts += 1
@@ -142,7 +146,7 @@ class Flow:
             self.untold = set(range(len(self.logs)))
 
     def _check(self, ledgers: Sequence[Ledger]) -> None:
-        """What every process does with the ledger at its start; they do not wait for one another."""
+        """Check the ledger in every process, as at its start; processes do not wait for one another."""
         identity = {name: self.store.identity(name) for name in ledgers[0].entries.collections}
         together = self._clock.rng.random() < 0.5
         for step in (1, 2) if together else (3,):
@@ -186,7 +190,7 @@ class Flow:
                 self._worker_of(name[1:]).restore(name[1:], loaded)
 
     def kill(self) -> None:
-        """Lose all processes."""
+        """Kill all processes."""
         self.workers, self.partitions = [], []
         self.closed, self._snapshots = {}, {}
         self.stopping = self.ended = False
@@ -196,13 +200,13 @@ class Flow:
         return self.workers[self._owner[number]]
 
     def _worker_of(self, shard: str) -> Worker:
-        # Not the modulus that the lanes go by.
+        # Independent of how shards are assigned to lanes.
         return self.workers[(int(shard) * 2654435761 >> 9) % len(self.workers)]
 
     # ------------------------------------------------------------------ the steps
 
     def poll(self, number: int) -> int:
-        """Let one partition emit, to the workers of the shards. Returns how many records."""
+        """Let one partition emit to the workers of the shards; returns the number of records."""
         logic, owner = self.partitions[number], self.owner_of(number)
         with acting(owner):
             batches = logic.next_batch()
@@ -216,12 +220,12 @@ class Flow:
         return sum(len(batch.records) for batch in batches)
 
     def close(self, number: int) -> None:
-        """End the epoch of one partition: it emits no more before the commit."""
+        """End the epoch of one partition: it emits nothing before the commit."""
         with acting(self.owner_of(number)):
             self.closed[number] = pickle.dumps(self.partitions[number].snapshot())
 
     def may_snapshot(self, worker: Worker) -> bool:
-        """Whether a worker has taken in all that the epoch sent it."""
+        """Whether a worker has received all items of the epoch."""
         closed = len(self.closed) == len(self.partitions)
         return closed and worker.epoch == self.epoch and not any(worker.arrived)
 
@@ -230,7 +234,7 @@ class Flow:
         self._snapshots |= worker.snapshot(ending=self.stopping)
 
     def may_commit(self) -> bool:
-        """Whether every snapshot of the epoch has returned: the lanes have written all of it."""
+        """Whether all snapshots of the epoch have returned: the lanes have written all its windows."""
         return bool(self.workers) and all(map(self._through, self.workers))
 
     def _through(self, worker: Worker) -> bool:
@@ -239,7 +243,7 @@ class Flow:
         return worker.has_written(self.epoch)
 
     def commit(self) -> None:
-        """Commit the epoch; the next one may emit. A flow that was asked to stop has ended."""
+        """Commit the epoch, so that the next one may emit. A flow that was asked to stop ends here."""
         self.older.append(self.committed)
         taken = {f"p{number}": state for number, state in self.closed.items()}
         self.committed = {**self.committed, **taken, **self._snapshots}
@@ -249,7 +253,7 @@ class Flow:
             self._let_go()
 
     def _let_go(self) -> None:
-        """The flow has ended cleanly: each process tells so, if it gets that far."""
+        """Let each process report the clean end, unless it dies before that."""
         self.ended = True
         for worker in self.workers:
             worker.ledger.epochs.ended()
@@ -259,18 +263,18 @@ class Flow:
     # ------------------------------------------------------------------ what is left
 
     def read(self) -> list[int]:
-        """Next offset of each partition, as its process has got."""
+        """Next offset of each partition in its process."""
         return [logic._next for logic in self.partitions]
 
     def is_writing(self) -> bool:
-        """Whether a write is half done: of a lane that is in it, that failed, or that was cut off."""
+        """Whether a write is half done: it runs, it failed, or its process died."""
         return any(
             worker.dead or any(lane.busy or lane.error is not None for lane in worker.lanes)
             for worker in self.workers
         )
 
     def gathering(self) -> bool:
-        """Whether a partition is still reading what may have been written before the start."""
+        """Whether a partition still gathers records that may have been written before the start."""
         return any(logic._gathered is not None for logic in self.partitions)
 
     def has_read(self, number: int) -> bool:
@@ -288,11 +292,11 @@ class Flow:
         )
 
     def left_behind(self) -> list[str]:
-        """What is kept though nothing waits for it any more."""
+        """State that is kept although nothing needs it any more."""
         return [name for worker in self.workers for name in worker.left_behind()]
 
     def offsets(self) -> list[tuple[int, int]]:
-        """(next offset, records that one epoch may take from there) as committed, by partition."""
+        """Committed (next offset, record cap of the epoch from there) of each partition."""
         found: list[tuple[int, int]] = []
         for number in range(len(self.logs)):
             state = self.committed.get(f"p{number}")

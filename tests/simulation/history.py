@@ -1,4 +1,4 @@
-"""What a database does to one table: a history, drawn change by change.
+"""Histories: the changes of one table in a database, drawn one by one.
 
 A history is a list of changes in the order of their log positions. A seeded `Random` draws those of the
 simulation, Hypothesis those of `tests/properties`; both know the same shapes of change.
@@ -16,7 +16,7 @@ POISON = "poison"
 
 
 class Dice(Protocol):
-    """Where chance comes from: a `Random`, or what Hypothesis draws."""
+    """A source of randomness: a `Random`, or draws of Hypothesis."""
 
     def random(self) -> float:
         """From 0.0 to below 1.0."""
@@ -31,7 +31,7 @@ class Dice(Protocol):
         ...
 
     def choice(self, seq: Sequence[T], /) -> T:
-        """One of them."""
+        """One element of the sequence."""
         ...
 
 
@@ -64,14 +64,14 @@ class Values(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """What one row is from a log position on. Two changes are never the same one.
+    """The state of one row from a log position on. Changes are compared by identity.
 
     Attributes:
-        values: None where it is not there.
-        partial: Its `doc` is left out of the message, being what it was.
+        values: None if the row does not exist.
+        partial: Its `doc` is unchanged and left out of the message.
         unpositioned: The message has no position.
-        old, new: Its key before, and its key from then on, in a change of the key.
-        emptied: It is gone with the whole table.
+        old, new: The row's old and new key, in a key change.
+        emptied: A TRUNCATE has deleted the row.
     """
 
     row: int
@@ -90,22 +90,22 @@ class Change:
 
     @property
     def seen(self) -> Values | None:
-        """What the collection is to show of it."""
+        """The values that the collection should show."""
         return None if self.values is None or self.values.hidden else self.values
 
 
 @dataclass(frozen=True)
 class Kinds:
-    """Which shapes a history has, and how its records are sent.
+    """The kinds of changes in a history, and how its records are sent.
 
     Attributes:
         faults: Records that cannot be read or rendered, or that the store refuses.
-        moves: Changes of the key.
+        moves: Key changes.
         resent: The connector dies, and sends a range again.
-        compacted: Log compaction has left the tombstones of some deletes alone.
+        compacted: Log compaction has removed some deletes and left their tombstones.
         hiding: Rows that the filter and the soft-delete column hide and show again.
         unpositioned: Changes without a position.
-        mixed: Texts that have some words in common and others not.
+        mixed: Texts that share some of their words.
     """
 
     rows: int
@@ -121,7 +121,7 @@ class Kinds:
 
 
 class _Table:
-    """The table while its history is drawn."""
+    """The state of the table while its history is drawn."""
 
     def __init__(self, dice: Dice, kinds: Kinds) -> None:
         self._dice = dice
@@ -152,11 +152,11 @@ class _Table:
             self._set(Change(row, lsn, self._fresh(lsn)))
 
     def _name(self, lsn: int) -> str:
-        # Of many words or few, so that a row may have fewer chunks than before.
+        # Long and short texts, so that a row may get fewer chunks than before.
         return self._dice.choice(["name", f"name {lsn}", f"a name of many words, the {lsn}"])
 
     def _fresh(self, lsn: int) -> Values:
-        # Few texts, so that updates that bring an old one back are among them; long and short.
+        # Few different texts, so that some updates restore an old one; long and short.
         dice = self._dice
         letter, words = dice.choice("ab"), dice.choice([1, 3, 12, 30])
         letters = [dice.choice("ab") for _ in range(words)] if self._kinds.mixed else letter * words
@@ -164,7 +164,7 @@ class _Table:
         return self._flipped(Values(dice.choice(["name", self._name(lsn)]), text))
 
     def _flipped(self, values: Values) -> Values:
-        """The row, at times hidden where it was shown, or shown where it was hidden."""
+        """The row, sometimes hidden if it was shown, or shown if it was hidden."""
         if self._kinds.hiding:
             flag = self._dice.choice(["", "", "", "kind", "gone"])
             if flag == "kind":
@@ -187,7 +187,7 @@ class _Table:
             values = change.values
             assert values is not None
             if values.hidden and change.fault is not Fault.DECODE:
-                change = replace(change, fault=Fault.NONE)  # nothing else of it is looked at
+                change = replace(change, fault=Fault.NONE)  # hidden: neither rendered nor stored
             elif not change.bad and POISON in values.text:
                 change = replace(change, fault=Fault.STORE)
         if kinds.unpositioned and change.old is None and change.new is None:
@@ -201,7 +201,7 @@ class _Table:
     def _spoilt(self, change: Change, values: Values) -> Change:
         fault = self._dice.choice([Fault.RENDER, Fault.DECODE, Fault.STORE])
         if fault is not Fault.RENDER and not change.partial:
-            # What is refused is a value of its own, which nobody may take an older one for.
+            # A refused change gets a unique text, so that showing an older one is detected.
             word = POISON if fault is Fault.STORE else "lost"
             values = values._replace(doc=f"{word} {change.lsn}")
         if fault is Fault.STORE and POISON not in values.doc:
@@ -210,7 +210,7 @@ class _Table:
 
 
 def history_of(dice: Dice, kinds: Kinds) -> list[Change]:
-    """What the database did, one change after another."""
+    """Draw a history, in the order of its changes."""
     drawn = _Table(dice, kinds)
     for lsn in range(1, kinds.changes + 1):
         drawn.step(lsn)

@@ -1,6 +1,6 @@
-"""What a reader of the store may see, and what must be true at rest, held against what the database did.
+"""The oracle: compares what a reader of the store sees, always and at rest, with the database's history.
 
-It is the one judge of all histories: of the seeded runs and of those in `tests/properties`.
+It checks all histories: those of the seeded runs and those of `tests/properties`.
 """
 
 from collections.abc import Sequence
@@ -25,20 +25,20 @@ class Violation(AssertionError):
 
 
 def hold(condition: bool, invariant: str, what: str) -> None:
-    """Refuse a world in which an invariant does not hold.
+    """Raise unless an invariant holds.
 
     Raises:
-        Violation: It does not.
+        Violation: The invariant does not hold.
     """
     if not condition:
         raise Violation(f"{invariant}: {what}")
 
 
 class Oracle:
-    """The truth about rows, and how far each has come in the store.
+    """The expected rows, and the newest version of each that the store has shown.
 
     Attributes:
-        excuses: For which changes a dead letter is right.
+        excuses: Decides for which changes a dead letter is right.
         again: Rows that were written again since the last start.
     """
 
@@ -58,19 +58,19 @@ class Oracle:
         self._judged = 0
         self._touched: set[int] = set()
         self.excuses = Excuses(topic)
-        # I7: what was written before this start, what since, and how much of it may be twice.
+        # I7: writes before this start, writes since, and how many may be repeated.
         self._before: set[tuple[int, Version]] = set()
         self._since: set[tuple[int, Version]] = set()
         self._bound = 0
         self.again: set[int] = set()
-        # I8: letters of this start.
+        # I8: dead letters of this start.
         self._letters = 0
         self._told: set[tuple[int, int]] = set()
 
     # ------------------------------------------------------------------ in every step
 
     def watch(self) -> None:
-        """No write since the last call showed what is wrong, or older than what was there."""
+        """Check the writes since the last call: none shows a wrong or older version."""
         written = self._store.written
         for each in written[self._judged :]:
             if each.emptied is not None:
@@ -91,7 +91,7 @@ class Oracle:
         assert values is not None
         hold(not change.bad, "I8", f"{where}: shown though its record is bad")
         pieces = pieces_of(values.text, self._chunked)
-        # The first chunk may tell of more while those are being removed.
+        # While surplus chunks are being removed, the first chunk may still name a higher count.
         hold(entity.chunks >= len(pieces), "I5", f"{where}: of {entity.chunks} chunks")
         start, text = pieces[entity.chunk]
         hold(
@@ -132,21 +132,21 @@ class Oracle:
         assert written.emptied is not None
         lsn = int(written.emptied.split(".")[2], 16)
         for row, changes in self._by_row.items():
-            # What has no position is not older than a TRUNCATE.
+            # A change without a position does not count as older than a TRUNCATE.
             if self._shard[row] in written.shards and not any(c.unpositioned for c in changes):
                 self._at[row] = max(self._at[row], self._emptied_at[row, lsn])
 
     def look(self, flow: Flow, letters: Sequence[DeadLetter], *, unsure: bool = False) -> None:
-        """Look at everything that must hold in every step.
+        """Check everything that must hold in every step.
 
         Args:
-            flow: As it is now.
-            letters: All that were ever sent.
-            unsure: The dead-letter topic has answered with an error.
+            flow: The flow in its current state.
+            letters: All dead letters that were ever sent.
+            unsure: Whether the dead-letter topic has answered with an error.
         """
         self.watch()
         if self._touched and not flow.is_writing():
-            # Nothing is half written, so rows have all their chunks, and no others.
+            # Nothing is half written, so each row has all its chunks and no others.
             entities = self._entities()
             for row in self._touched & entities.keys():
                 self._whole(row, entities[row])
@@ -164,11 +164,11 @@ class Oracle:
             )
 
     def letters(self, letters: Sequence[DeadLetter], *, unsure: bool) -> None:
-        """A letter comes once, but where its sender could not know.
+        """Check that no dead letter comes twice, unless the sender could not know of the first.
 
         Args:
-            letters: All that were ever sent.
-            unsure: The topic has answered with an error.
+            letters: All dead letters that were ever sent.
+            unsure: Whether the dead-letter topic has answered with an error.
         """
         for letter in letters[self._letters :]:
             place = (letter.position.partition, letter.position.offset)
@@ -180,16 +180,16 @@ class Oracle:
     # ------------------------------------------------------------------ at an end and at a start
 
     def crashed(self) -> None:
-        """A process is gone, and with it what it knew of rows whose key changed."""
+        """Note a crash, which loses the values of rows whose key changed."""
         self.watch()
         self.excuses.lost = self.excuses.crashed = True
 
     def stopped(self, flow: Flow) -> None:
-        """A flow stops cleanly."""
+        """Note a clean stop of the flow."""
         self.excuses.stopped(flow.read())
 
     def starting(self) -> None:
-        """A process starts: what it writes again, and tells again, is counted from here."""
+        """Note a start: repeated writes and dead letters are counted from here."""
         self.watch()
         self._before |= self._since
         self._since.clear()
@@ -198,13 +198,13 @@ class Oracle:
         self._told.clear()
 
     def accepted(self, *, older: bool = False) -> None:
-        """Somebody goes on with a state that is lost or old.
+        """Note that a lost or old state was accepted.
 
-        Only the rows that are there are fenced against their past then, and what was written before is
-        written again.
+        After that only rows that the store has are protected against older versions, and earlier writes
+        are repeated.
 
         Args:
-            older: It is an old one, so the log is not read again from its beginning.
+            older: The state is an old one, so the log is not read again from its beginning.
         """
         self.crashed()
         self.excuses.rewound |= older
@@ -216,7 +216,7 @@ class Oracle:
         self._at |= dict.fromkeys(set(self._rows) - self._entities().keys(), -1)
 
     def started(self, flow: Flow) -> None:
-        """A flow goes on: I7 bounds what it may write again from here on."""
+        """Note that the flow has started: set the limit of I7 for repeated writes."""
         bound = flow.pending_at_start
         for number, (offset, cap) in enumerate(flow.offsets()):
             ahead = max(0, flow.emitted[number] - offset)
@@ -225,13 +225,13 @@ class Oracle:
         self._bound = bound
 
     def took(self, seconds: float) -> None:
-        """So long at the most did one half of a change of the key have to wait for the other."""
+        """Note how long one half of a key change may have waited for the other."""
         self.excuses.lost |= seconds >= MOVE_WAIT_S
 
     # ------------------------------------------------------------------ at rest
 
     def rest(self, letters: Sequence[DeadLetter]) -> None:
-        """Everything is applied, or in a dead letter that has an excuse; all chunks are there."""
+        """Check the store at rest: every change is applied or rightly in a dead letter, with all chunks."""
         places = {(each.position.partition, each.position.offset) for each in letters}
         buried = {self._topic.places[place] for place in places}
         for place, change in self._topic.places.items():
@@ -259,7 +259,7 @@ class Oracle:
             hold(excused, "I2", f"row {change.row} @ {change.lsn}: in a dead letter without need")
 
     def _entities(self) -> dict[int, dict[int, dict[str, Any]]]:
-        """What the store holds: by row, by chunk."""
+        """The stored entities, by row and chunk."""
         entities: dict[int, dict[int, dict[str, Any]]] = {}
         for id_, entity in self._store._collections["docs"].rows.items():
             key, _, chunk = id_.partition("#")
@@ -267,12 +267,12 @@ class Oracle:
         return entities
 
     def _whole(self, row: int, found: dict[int, dict[str, Any]]) -> Change:
-        """The change that is shown of a row, with exactly the chunks of its text."""
+        """The change that the store shows of a row; checks that the chunks are those of its text."""
         hold(0 in found, "I5", f"row {row}: chunks {sorted(found)} without the first")
         change = self._made(row, found[0]["rv_version"])
         where = f"row {row} @ {change.lsn}"
         wanted, told = self._pieces(change), found[0]["rv_chunks"]
-        # The store refuses a row when what was there before may be half removed already.
+        # When the store refuses a row, the row before it may be half removed already.
         refused = self._refused_since(change)
         same = told == len(wanted) and sorted(found) == list(range(len(wanted)))
         hold(
@@ -291,7 +291,7 @@ class Oracle:
         return change
 
     def _pieces(self, change: Change) -> list[tuple[int, str]]:
-        """What becomes an entity each of a change that is to be shown."""
+        """The (start, text) of each entity of a change."""
         hold(change.seen is not None, "I1", f"row {change.row} @ {change.lsn}: shown though hidden")
         assert change.seen is not None
         return pieces_of(change.seen.text, self._chunked)
@@ -301,22 +301,22 @@ class Oracle:
         return any(c.fault is Fault.STORE for c in later)
 
     def _made(self, row: int, version: str) -> Change:
-        """The change that a version of a row comes from: a row stays on its partition."""
+        """The change with this version: its offset identifies it, because a row stays on its partition."""
         place = (self._topic.partition_of(row), offset_of(Version(version)))
         return self._topic.places[place]
 
     def _allowed(self, changes: Sequence[Change], buried: set[Change]) -> list[Change | None]:
-        """What a row may be at rest; None is not there."""
+        """The changes that the store may show of a row at rest; None if it may be absent."""
         allowed: list[Change | None] = []
         poisoned = False
         for change in reversed(changes):
             poisoned = poisoned or change.fault is Fault.STORE
-            # Of one that was sent again, or read again after a crash, another copy may be applied.
+            # If a change was sent or read again, another copy of it may be applied.
             once = self._topic.copies[change] == 1 and not self.excuses.crashed
             if change.bad or (change in buried and once):
                 continue
             allowed.append(change if change.seen is not None else None)
-            # The store refuses a row when what it superseded on its way is gone.
+            # When the store refuses a row, the versions that it superseded are gone.
             if not poisoned and not (change.partial and self.excuses.excused(change, buried)):
                 return allowed
         return [*allowed, None]

@@ -1,4 +1,4 @@
-"""What a run may meet: the kinds of faults, the character that its seed gives it, and what came of it."""
+"""The plan of a run, drawn from its seed; the kinds of faults; and the outcome."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -64,18 +64,18 @@ OTHERS = (
     "state lost or taken back, and that did no harm",
 )
 FAULTS = (*CRASHES, *SOURCE_FAULTS, *STORE_FAULTS, *OTHERS)
-"""Every kind of fault that a run counts."""
+"""All kinds of faults that a run counts."""
 
 
 @dataclass
 class Outcome:
-    """What came of a run.
+    """The outcome of a run.
 
     Attributes:
-        failure: What does not hold; None if everything does.
-        digest: Of all that happened.
-        faults: How often each kind of fault was there.
-        steps: Of the scheduler.
+        failure: The violation; None if there was none.
+        digest: Digest of everything that happened.
+        faults: Count of each kind of fault.
+        steps: Number of steps that were scheduled.
         rewritten: The most rows that were written again after one crash.
     """
 
@@ -89,7 +89,7 @@ class Outcome:
 
 
 class Plan(NamedTuple):
-    """The character of a run."""
+    """The settings of a run."""
 
     kinds: Kinds
     partitions: int
@@ -111,7 +111,7 @@ class Plan(NamedTuple):
 
 
 def plan_of(rng: Random) -> Plan:
-    """Draw the character of a run: some of the faults, so that each is also met alone."""
+    """Draw the settings of a run, with some kinds of faults only, so that each also occurs alone."""
     horizon_s = rng.choice([0.3, 3600.0, 3600.0])
     first_cap = rng.choice([2, 4, 500])
     kinds = Kinds(
@@ -120,7 +120,7 @@ def plan_of(rng: Random) -> Plan:
         faults=rng.random() < 0.35,
         moves=rng.random() < 0.4,
         truncates=rng.random() < 0.5,
-        # The horizon is longer than Debezium's re-send window, always.
+        # The horizon must be longer than the range that Debezium sends again.
         resent=horizon_s > 1 and rng.random() < 0.6,
         compacted=rng.random() < 0.3,
     )
@@ -157,7 +157,7 @@ def plan_of(rng: Random) -> Plan:
 
 
 def knobs_of(rng: Random, workers: int) -> Knobs:
-    """Draw what may be another at every start."""
+    """Draw the settings that may differ at every start."""
     return Knobs(
         workers,
         batch_size=rng.choice([1, 2, 5]),
@@ -174,7 +174,7 @@ def knobs_of(rng: Random, workers: int) -> Knobs:
 
 @contextmanager
 def small_caps(plan: Plan) -> Iterator[None]:
-    """Caps this small are hit all the time; what holds for them holds for larger ones."""
+    """Use caps so small that every run reaches them often."""
     before = source.FIRST_CAP, epoch_budget.MIN_CAP, source.FIRST_CAP_BYTES
     source.FIRST_CAP, epoch_budget.MIN_CAP = plan.first_cap, plan.min_cap
     source.FIRST_CAP_BYTES = plan.first_cap_bytes

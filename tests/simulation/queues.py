@@ -1,4 +1,4 @@
-"""What lies between the stages of a process: closed windows, the lanes that write them, the model."""
+"""The queues between the stages of a process: closed windows, lanes, and the model."""
 
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from operators.stages.window import Window
 
 
 class Item(NamedTuple):
-    """A closed window between two stages, with the epoch that it belongs to."""
+    """A closed window between two stages, with its epoch."""
 
     epoch: int
     shard: str
@@ -20,12 +20,12 @@ class Item(NamedTuple):
 
 @dataclass(eq=False)
 class Lane:
-    """What one thread has before it.
+    """A lane: the windows that one thread has to write.
 
     Attributes:
-        later: What waits for another lane to tell.
-        busy: It is in a request.
-        error: What ended it; its worker finds out later.
+        later: Rows that wait for a value from another lane.
+        busy: Whether it is in a request.
+        error: The error that ended it; its worker notices later.
     """
 
     queue: deque[Item] = field(default_factory=deque)
@@ -34,7 +34,7 @@ class Lane:
     error: BaseException | None = None
 
     def take(self, count: int) -> list[Item]:
-        """Take the first items that wait for no vectors, nor for an earlier one of their shard."""
+        """Take the first items that have their vectors, in order within each shard."""
         items, left = self._split(count)
         self.queue = left
         return items
@@ -57,7 +57,7 @@ class Lane:
 
 
 class Model(Executor):
-    """The model's thread: what it is given is done when its turn comes."""
+    """The model's thread: it runs the submitted calls when the schedule gives it a turn."""
 
     def __init__(self) -> None:
         self.calls: list[Callable[[], object]] = []

@@ -1,4 +1,4 @@
-"""Many runs on all cores, and what they have shown."""
+"""Many runs on all cores, and their totals."""
 
 import argparse
 import logging
@@ -13,18 +13,18 @@ from tests.simulation.plan import FAULTS, Outcome
 from tests.simulation.world import World
 
 ENOUGH = 500
-"""So many runs must have met every kind of fault."""
+"""This many runs must have met every kind of fault."""
 
 CHUNK = 20
 
 
 @dataclass
 class Totals:
-    """What many runs have shown.
+    """The totals of many runs.
 
     Attributes:
-        failed: The runs in which something did not hold.
-        missing: Kinds of faults that none of them met.
+        failed: Runs with a violation.
+        missing: Kinds of faults that no run met.
     """
 
     runs: int = 0
@@ -34,7 +34,7 @@ class Totals:
     failed: list[Outcome] = field(default_factory=list)
 
     def add(self, outcome: Outcome) -> None:
-        """Take one run in."""
+        """Add the outcome of one run."""
         self.runs += 1
         self.steps += outcome.steps
         self.rewritten = max(self.rewritten, outcome.rewritten)
@@ -44,7 +44,7 @@ class Totals:
 
     @property
     def missing(self) -> list[str]:
-        """Kinds of faults that were never there."""
+        """Kinds of faults that no run met."""
         return [fault for fault in FAULTS if not self.faults[fault]]
 
 
@@ -54,12 +54,12 @@ def run_seed(seed: int) -> Outcome:
 
 
 def be_quiet() -> None:
-    """Let nothing be said of what is accepted, or tried again."""
+    """Silence the warnings about accepted findings and retries."""
     logging.getLogger("operators").setLevel(logging.ERROR)
 
 
 def run_many(seeds: Sequence[int], processes: int) -> Totals:
-    """All of these, on so many cores."""
+    """Run these seeds on several processes."""
     totals = Totals()
     if processes == 1:
         for seed in seeds:
@@ -73,7 +73,7 @@ def run_many(seeds: Sequence[int], processes: int) -> Totals:
 
 
 def replay_of(outcome: Outcome) -> str:
-    """How to see a failed run again."""
+    """How to repeat a failed run."""
     return (
         f"seed {outcome.seed}: {outcome.failure}\n"
         f"  again: python -m tests.simulation --seed {outcome.seed} --trace"
@@ -81,7 +81,7 @@ def replay_of(outcome: Outcome) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 1 if anything does not hold, or a kind of fault was never met."""
+    """Returns 1 if there was a violation, or no run met some kind of fault."""
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
     parser.add_argument("--seeds", type=int, default=1000, help="how many runs")
     parser.add_argument("--first", type=int, default=0, help="the first seed")

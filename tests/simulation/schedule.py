@@ -1,4 +1,4 @@
-"""What a flow can do next, and one epoch of it in order."""
+"""The steps that a flow can take next, and one epoch of it in order."""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -10,7 +10,7 @@ from tests.simulation.worker import Worker
 
 
 class Step(NamedTuple):
-    """What can be done: how likely, by which name, and how."""
+    """A possible step: its weight, its name, and the call."""
 
     weight: int
     name: str
@@ -21,7 +21,7 @@ NamedStep: TypeAlias = tuple[str, Callable[[], object]]
 
 
 def enabled(flow: Flow, rng: Random) -> list[Step]:
-    """All that can be done now."""
+    """All steps that are possible now."""
     steps: list[Step] = []
     if flow.ended:
         return steps
@@ -51,7 +51,7 @@ def enabled(flow: Flow, rng: Random) -> list[Step]:
 
 
 def _thread_steps(flow: Flow, worker: Worker, rng: Random) -> Iterator[Step]:
-    """What the worker's own thread can do, one of it at a time."""
+    """The steps of the worker's own thread, which takes one at a time."""
     n = worker.number
     for sender, queue in enumerate(worker.arrived):
         if queue:
@@ -72,15 +72,15 @@ def _thread_steps(flow: Flow, worker: Worker, rng: Random) -> Iterator[Step]:
 
 
 def _some(rng: Random, step: Callable[[int], object], *counts: int) -> Callable[[], object]:
-    """The step for one of so many items; which of the numbers, is left to the moment."""
+    """The step for a number of items that is drawn when the step is taken."""
     return lambda: step(rng.choice(counts))
 
 
 def one_epoch(flow: Flow, pass_time: Callable[[], None]) -> Iterator[NamedStep]:
-    """One epoch, in order: all that is there is read, written and committed.
+    """The steps of one epoch, in order: all available records are read, written and committed.
 
     Args:
-        flow: Its state decides what comes next: do each step before asking for another one.
+        flow: The flow. Take each step before asking for the next, which depends on its state.
         pass_time: Lets windows become due.
     """
     for number in range(len(flow.partitions)):
@@ -103,7 +103,7 @@ def one_epoch(flow: Flow, pass_time: Callable[[], None]) -> Iterator[NamedStep]:
 
 
 def _through(flow: Flow) -> Iterator[NamedStep]:
-    """Bring everything that is under way to the store."""
+    """The steps that bring all items between the stages to the store."""
     for worker in flow.workers:
         for sender, queue in enumerate(worker.arrived):
             if queue:

@@ -1,4 +1,4 @@
-"""A flow whose every step is named: by a test that tells one history, or by what Hypothesis draws."""
+"""A flow whose steps are chosen by a test, or drawn by Hypothesis."""
 
 from collections.abc import Sequence
 from random import Random
@@ -14,19 +14,19 @@ from tests.simulation.topic import Topic
 from tests.simulation.worker import ALL, Knobs, Worker
 
 PATIENCE = 400
-"""Windows after which a flow that has read everything must have nothing left to do."""
+"""After this many windows, a flow that has read everything must be idle."""
 
 
 class Script:
-    """A flow with one worker, and a store that does what it is told.
+    """A flow with one worker, and a store without random faults.
 
     Args:
-        source: What is read: a topic, and then the oracle looks on at every step; or just some logs.
-        table: Of logs.
-        batch_size: Records of one poll at the most.
-        cap: Records of one epoch at the most.
-        horizon_s: For how long a version is remembered.
-        lanes: A shard's windows are written in order; those of other lanes may overtake them.
+        source: A topic, which the oracle checks after every step; or plain logs.
+        table: The table of plain logs.
+        batch_size: Most records of one poll.
+        cap: Most records of one epoch.
+        horizon_s: For how long a version is kept.
+        lanes: Number of lanes.
     """
 
     def __init__(
@@ -79,17 +79,17 @@ class Script:
 
     @property
     def worker(self) -> Worker:
-        """The one process."""
+        """The only worker."""
         return self.flow.workers[0]
 
-    # What the store asks for.
+    # Called by the store.
 
     def pause(self, seconds: float) -> None:
         """Let virtual time pass."""
         self.clock.advance(seconds)
 
     def happened(self, fault: str) -> None:
-        """Note nothing: the test knows."""
+        """Do nothing: faults are not counted here."""
 
     def seconds(self) -> float:
         """Virtual time."""
@@ -98,12 +98,12 @@ class Script:
     # The steps.
 
     def append(self, number: int, count: int) -> None:
-        """Let the database write: `count` more records of a partition are there."""
+        """Append the next `count` records to a partition."""
         log = self.logs[number]
         log.written = min(len(log.records), log.end() + count)
 
     def poll(self, number: int) -> None:
-        """Let one partition emit, up to `dedup`."""
+        """Let one partition emit, and `dedup` receive the records."""
         self.flow.poll(number)
         self.worker.deliver(0)
 
@@ -116,9 +116,9 @@ class Script:
         """Bring closed windows to the store.
 
         Args:
-            count: So many of a lane, in one write.
-            lane: Of this one alone; None for all windows of all lanes in their order, each in a write of
-                its own. So a lane that waits for another one gets no turn before all of that is written.
+            count: This many windows of a lane, in one write.
+            lane: Only this lane; None for all windows of all lanes in their order, each in a write of its
+                own. Then a lane that waits for another one gets no turn until all are written.
         """
         worker = self.worker
         if lane is None:
@@ -142,13 +142,13 @@ class Script:
         self.look()
 
     def _embed(self, count: int) -> None:
-        """Let the first of the closed windows be looked up and embedded."""
+        """Look up and embed the first closed windows."""
         self.worker.resolve(count)
         self.worker.embed()
         self.worker.calculate()
 
     def _write(self, lane: Lane, count: int) -> None:
-        """Let a lane write; what ends it, ends the test."""
+        """Let a lane write; an error that ends the lane fails the test."""
         self.worker.write(lane, count)
         self.worker.notice()
 
@@ -158,7 +158,7 @@ class Script:
         for number in range(len(self.logs)):
             flow.close(number)
         flow.snapshot(worker)
-        # `dedup` snapshots when its input is through, before the steps after it have run.
+        # `dedup` takes its snapshot after its last input, before the next steps have run.
         self.write()
         for lane in worker.lanes * len(worker.lanes):
             if lane.later:
@@ -167,10 +167,10 @@ class Script:
         flow.commit()
         self.look()
 
-    # Ends and starts.
+    # Stops and starts.
 
     def stop(self) -> None:
-        """A clean stop and another start."""
+        """Stop cleanly and start again."""
         if self.oracle is not None:
             self.oracle.stopped(self.flow)
         self.flow.stopping = True
@@ -178,17 +178,17 @@ class Script:
         self._start()
 
     def crash(self) -> None:
-        """Lose the process, start the next one from what is committed."""
+        """Kill the process, and start the next one from the committed state."""
         if self.oracle is not None:
             self.oracle.crashed()
         self._start()
 
     def cut_off(self, operation: str, *, applied: bool) -> None:
-        """Let the first lane write; crash in its first request of a kind.
+        """Let the first lane write, and crash in its first request of a kind.
 
         Args:
-            operation: The kind, as the store's method is called.
-            applied: The store has done it all the same.
+            operation: The name of the store's method.
+            applied: Whether the store carries out the request.
         """
         self.store.cut_at = (operation, applied)
         try:
@@ -198,9 +198,9 @@ class Script:
         self.store.cut_at = None
 
     def lose_state(self) -> None:
-        """Crash, lose the recovery state, and with it all that the ledger knew.
+        """Crash, and lose the recovery state and the ledger's entries.
 
-        So nothing tells that rows have to be looked up, but the rules by which any row is.
+        Without entries no start check distrusts the rows, so only the usual rules have them looked up.
         """
         self.flow.committed = {}
         self.flow.emitted = [0 for _ in self.logs]
@@ -216,10 +216,10 @@ class Script:
         if self.oracle is not None:
             self.oracle.started(self.flow)
 
-    # The end.
+    # Running to the end.
 
     def read_all(self) -> None:
-        """Let every partition be read to its end, and commit."""
+        """Read every partition to its end, and commit."""
         for log in self.logs:
             log.written = None
         for _ in range(4 * PATIENCE):
@@ -228,11 +228,11 @@ class Script:
             for number in range(len(self.logs)):
                 self.poll(number)
             self.tick()
-            self.commit()  # it also makes room: the epoch may be full
+            self.commit()  # also starts the next epoch, if this one is full
         raise AssertionError("a record is never read")
 
     def drain(self) -> None:
-        """Go on until nothing is left to do; then what must be true at rest is."""
+        """Run until the flow is idle, and let the oracle check the store at rest."""
         self.read_all()
         if self.oracle is not None:
             self.oracle.took(self.clock.seconds())
@@ -247,7 +247,7 @@ class Script:
             self.oracle.rest(self.letters.letters)
 
     def look(self) -> None:
-        """Let the oracle look at what must hold in every step."""
+        """Let the oracle check what must hold in every step."""
         if self.oracle is not None:
             self.oracle.look(self.flow, self.letters.letters)
 

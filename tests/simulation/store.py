@@ -1,6 +1,6 @@
-"""What the flow talks to, failing as such things do: a store, a model, a dead-letter topic.
+"""The external systems with random faults: store, ledger, model and dead-letter topic.
 
-Nobody waits here for real: a wait is a `pause` of the world, in which others go on.
+Nothing waits in real time: a wait is a `pause` of the world, in which other threads take steps.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,28 +29,28 @@ FIRST_WAIT_S = 0.1
 
 
 class PowerCut(BaseException):
-    """A process is gone, at this very instant. Nothing may catch it for good.
+    """A process dies at this point. Code under test must not swallow this exception.
 
     Attributes:
-        victim: Its number, as soon as that is known.
+        victim: Number of the process, once it is known.
     """
 
     victim: int | None = None
 
 
 class Surroundings(Protocol):
-    """What happens while somebody waits."""
+    """What happens while a thread waits."""
 
     def pause(self, seconds: float) -> None:
-        """Let virtual time pass, and others go on.
+        """Let virtual time pass, and other threads take steps.
 
         Raises:
-            PowerCut: One of them took the process with it.
+            PowerCut: The process died meanwhile.
         """
         ...
 
     def happened(self, fault: str) -> None:
-        """Note that a fault has happened."""
+        """Count a fault."""
         ...
 
     def seconds(self) -> float:
@@ -62,8 +62,8 @@ class Written(NamedTuple):
     """One entity as it was written or removed, or the TRUNCATE of some shards.
 
     Attributes:
-        id: Of the entity; "" for a TRUNCATE.
-        entity: None where it was removed.
+        id: Id of the entity; "" for a TRUNCATE.
+        entity: None if it was removed.
     """
 
     id: str
@@ -74,7 +74,7 @@ class Written(NamedTuple):
 
 @dataclass(frozen=True)
 class Moods:
-    """How often the store does what, of all requests."""
+    """The rate of each kind of fault, of all requests to the store."""
 
     slow: float = 0.0
     down: float = 0.0
@@ -90,14 +90,14 @@ CALM = Moods()
 
 
 class FaultyStore(MemoryStore):
-    """A `MemoryStore` with moods.
+    """A `MemoryStore` with random faults.
 
-    A request that is half done has done a prefix of it: a collection has one shard, which takes the
-    entities of a request in their order. Those of one row go there in one message.
+    An interrupted request has applied a prefix of its entities, because a collection has one shard,
+    which takes them in order. All entities of one row are in one message.
 
     Attributes:
         written: Everything that was written or removed, in order.
-        cut_at: (operation, whether it is done): at the next such request the process is cut off.
+        cut_at: (operation, whether it is applied): the process dies in the next such request.
     """
 
     def __init__(self, rng: Random, around: Surroundings, moods: Moods) -> None:
@@ -110,7 +110,7 @@ class FaultyStore(MemoryStore):
         self._down_until = 0.0
 
     def calm_down(self) -> None:
-        """From now on it does what it is told."""
+        """Turn all faults off."""
         self.moods = CALM
         self._down_until = 0.0
 
@@ -168,7 +168,7 @@ class FaultyStore(MemoryStore):
         self._write("delete_older", len(ordered), apply)
 
     def _write(self, operation: str, size: int, apply: Callable[[int], None]) -> None:
-        """Apply a request, all of it or the first few of its parts, and answer or not."""
+        """Apply all or the first parts of a request, and answer or fail."""
         if self.cut_at is not None and self.cut_at[0] == operation:
             self._cut(size, size if self.cut_at[1] else 0, apply)
         self._before(size, apply)
@@ -193,7 +193,7 @@ class FaultyStore(MemoryStore):
         apply(size)
 
     def _before(self, size: int, apply: Callable[[int], None]) -> None:
-        """What may happen before a request is done, or while it is under way."""
+        """Let faults happen before or during a request."""
         dice, moods, around = self._rng.random(), self.moods, self._around
         if around.seconds() < self._down_until:
             raise RetriableError(subject="store", cause="is still down")
@@ -202,7 +202,7 @@ class FaultyStore(MemoryStore):
             try:
                 around.pause(self._rng.choice([0.1, 1.0, 5.0]))
             except PowerCut:
-                # What was sent may have been done all the same.
+                # The store may have applied the request, or half of it.
                 apply(self._rng.choice([0, size // 2, size]))
                 raise
             return
@@ -233,7 +233,7 @@ class FaultyLedger(MemoryLedger):
     """A `MemoryLedger` that fails as the store does.
 
     Attributes:
-        rate: How often.
+        rate: How often it fails.
     """
 
     def __init__(self, rng: Random, around: Surroundings, rate: float) -> None:
@@ -268,12 +268,12 @@ class FaultyLedger(MemoryLedger):
 
 
 def _nothing(_count: int) -> None:
-    """A read leaves nothing behind."""
+    """A read applies nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualRetry(RetryPolicy):
-    """The same bound as the real policy, in virtual time."""
+    """The real policy's time limit, in virtual time."""
 
     around: Surroundings | None = None
 
@@ -295,7 +295,7 @@ class VirtualRetry(RetryPolicy):
 
 
 class PunctualEmbedder(HashEmbedder):
-    """A model at whose work a crash may strike."""
+    """A model that may crash while it embeds."""
 
     def embed(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         crash_points.reach("in_embed")
@@ -304,14 +304,14 @@ class PunctualEmbedder(HashEmbedder):
 
 @lru_cache(maxsize=4096)
 def vector_of(text: str) -> npt.NDArray[np.float32]:
-    """What the model makes of a text; the same in every run."""
+    """The model's vector of a text; the same in every run."""
     vector = HashEmbedder()._vector(text)
     vector.setflags(write=False)
     return vector
 
 
 class Letters:
-    """A dead-letter topic that answers too late at times."""
+    """A dead-letter topic that sometimes stores letters and fails to answer in time."""
 
     def __init__(self, rng: Random, around: Surroundings, rate: float) -> None:
         self.letters: list[DeadLetter] = []
@@ -331,5 +331,5 @@ class Letters:
 
 
 def quieter(moods: Moods, kinds: set[str]) -> Moods:
-    """Only some of the moods."""
+    """The rates with only these kinds of faults."""
     return replace(CALM, **{kind: getattr(moods, kind) for kind in sorted(kinds)})

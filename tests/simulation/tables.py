@@ -1,4 +1,4 @@
-"""The tables that a history may be of: one contract each, and what becomes of a text under it."""
+"""The tables that histories use, each with its contract, and the chunks of their texts."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +18,7 @@ _CHUNKS = {"max_tokens": CHUNK, "overlap_tokens": OVERLAP}
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """A table with its contract and how its messages are read; neither is ever changed."""
+    """A table with its contract and its decoder. Immutable."""
 
     section: TableSection
     contract: Contract
@@ -35,7 +35,7 @@ class Table:
 
 
 def table_of(section: TableSection) -> Table:
-    """The table with the contract that it alone is in."""
+    """A table with a contract of its own."""
     made = contract().model_copy(update={"tables": (section,)})
     return Table(section, made, rules_of(made))
 
@@ -45,16 +45,16 @@ CHUNKED = table_of(table(chunks=_CHUNKS))
 FILTERED = table_of(
     table(chunks=_CHUNKS, filter=[{"column": "kind", "equals": "page"}], soft_delete="gone")
 )
-"""It shows its pages, and hides its drafts and what is marked as gone."""
+"""A table that shows pages, and hides drafts and soft-deleted rows."""
 
 
 def id_of(row: int, chunk: int = 0) -> str:
-    """Entity id of a row."""
+    """Entity id of a chunk of a row."""
     return entity_id(RowKey(f"docs:{row}"), chunk)
 
 
 @lru_cache(maxsize=4096)
 def pieces_of(text: str, chunked: bool) -> list[tuple[int, str]]:
-    """(start, text) of what becomes an entity each."""
+    """(start, text) of each chunk."""
     ranges = HashEmbedder().chunks(text, CHUNK, OVERLAP) if chunked else [(0, len(text))]
     return [(start, text[start:end]) for start, end in ranges]

@@ -1,4 +1,4 @@
-"""The oracle bites: with a guard taken out, a few runs go red."""
+"""The oracle detects missing guards: without a guard, some of a few runs fail."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.simulation.worker import Worker
 from tests.simulation.world import World
 
 PATIENCE = 400
-"""Seeds in which a missing guard is to be found out."""
+"""Seeds of which at least one must fail without the guard."""
 
 Guard = Callable[[pytest.MonkeyPatch], None]
 
@@ -34,7 +34,7 @@ def _no_gathering(patch: pytest.MonkeyPatch) -> None:
     def at_once(self: Any) -> list[source.SourceBatch]:
         if self._gathered is None:
             return batch(self)
-        # The first batch is what one read brings, if it brings any.
+        # Sends the records of one read as the first batch, instead of gathering.
         if not self._reader.lag():
             return batch(self)
         self._gathered = None

@@ -1,4 +1,4 @@
-"""Five hundred runs of the simulation, and what they must have met on their way."""
+"""Five hundred runs of the simulation, and the faults that they must have met."""
 
 import os
 import subprocess
@@ -27,15 +27,15 @@ def test_everything_holds_in_every_run(totals: Totals) -> None:
 
 @pytest.mark.parametrize("seed", [3743, 4280, 5039, 5602, 9588])
 def test_what_was_found_once_does_not_come_back(seed: int) -> None:
-    # Partial rows behind refused ones in one write of a lane; a TRUNCATE that took other shards' rows.
+    # Partial rows after refused ones in one write of a lane; a TRUNCATE that deleted other shards' rows.
     assert World(seed).run().failure is None
 
 
 @pytest.mark.parametrize("seed", [81, 329, 759, 6086, 6539, 11061])
 def test_a_dead_letter_that_is_right_is_excused(seed: int) -> None:
-    # Left-out values in the middle of the log, under an older state that was accepted; of a row that was
-    # half removed when the state was lost; and over two changes of the key, at a clean stop. A change in
-    # a letter that was applied after a crash. A row half removed when the store refused the next.
+    # Left-out values: in the middle of the log, with an older state that was accepted; of a row that was
+    # half removed when the state was lost; and over two key changes, at a clean stop. A change in a dead
+    # letter that was applied after a crash. A row that was half removed when the store refused the next.
     assert World(seed).run().failure is None
 
 
@@ -46,7 +46,7 @@ def test_every_kind_of_fault_is_met(totals: Totals, fault: str) -> None:
 
 @pytest.mark.parametrize("seed", [1, 7, 23])
 def test_a_run_is_decided_by_its_seed_alone(seed: int) -> None:
-    # Where the order of a set decided anything, another seed of its hashes would show it.
+    # If the order of a set decided anything, another hash seed would change the digest.
     expected = World(seed).run().digest
     for hash_seed in ("1", "2"):
         run = subprocess.run(

@@ -1,8 +1,8 @@
 """The partitions of a Kafka topic that hold a history, written as Debezium writes it.
 
-By key to partitions, with left-out values, changes of the key over two partitions, ranges that were
-sent again after the connector died, tombstones that come late or are all that compaction has left, and
-records that nobody can read.
+Records go to partitions by key. They include left-out values, key changes over two partitions, ranges
+that were sent again after the connector died, late tombstones, lone tombstones that log compaction has
+left, and unreadable records.
 """
 
 from collections import Counter
@@ -23,11 +23,11 @@ class Topic:
 
     Attributes:
         history: The changes, in order.
-        table: What the history is of.
-        rows: There are rows 0 to `rows` - 1.
-        places: The change that lies at (partition, offset); of tombstones, the delete before them.
+        table: The table of the history.
+        rows: Number of rows; they are numbered from 0.
+        places: (partition, offset) → the change; for a tombstone, its delete.
         copies: How often each change was sent.
-        faults: How often each fault of the source is in there, by name.
+        faults: Count of each kind of fault of the source.
     """
 
     def __init__(self, table: Table, history: Sequence[Change], rows: int, partitions: int) -> None:
@@ -44,11 +44,11 @@ class Topic:
         return "\n".join(f"{place}: {change}" for place, change in self.places.items())
 
     def partition_of(self, row: int) -> int:
-        """Where a row's records lie."""
+        """The partition of a row's records."""
         return row % self.partitions
 
     def shards(self) -> frozenset[str]:
-        """Where its rows go; the other shards have nothing to do but hear of a TRUNCATE."""
+        """The shards of its rows; all others get TRUNCATEs only."""
         return frozenset(shard_of(f"docs:{row}") for row in range(self.rows))
 
     def send(
@@ -58,8 +58,8 @@ class Topic:
 
         Args:
             change: The change.
-            is_tombstone: Only the tombstone.
-            partition: Where, if not on that of its row.
+            is_tombstone: Write the tombstone instead.
+            partition: The partition, if not the row's own.
         """
         number = self.partition_of(change.row) if partition is None else partition
         self.places[number, len(self.logs[number].records)] = change
@@ -69,9 +69,10 @@ class Topic:
         self.logs[number].records.append(record)
 
     def doubted(self) -> set[Change]:
-        """Changes with an unreadable record before them that is older, or may be: it has no position.
+        """Repeated changes that come after an unreadable record of their row.
 
-        So where it is sent again, it may be newer than all that its row was known to be by then.
+        The position of the unreadable record is unknown, so it may have changed values that the repeated
+        change leaves out.
         """
         doubted: set[Change] = set()
         garbled: dict[int, int] = {}
@@ -86,7 +87,7 @@ class Topic:
 
 
 def topic_of(table: Table, sent: Sequence[Change], rows: int, partitions: int) -> Topic:
-    """The records of these changes one by one; a TRUNCATE is one record, in the first partition."""
+    """The records of these changes, one each; a TRUNCATE is one record, in the first partition."""
     topic = Topic(table, sent, rows, partitions)
     for change in sent:
         if change.emptied and change.row:
@@ -100,7 +101,7 @@ def topic_of(table: Table, sent: Sequence[Change], rows: int, partitions: int) -
 def drawn_topic(
     dice: Dice, table: Table, history: Sequence[Change], kinds: Kinds, partitions: int
 ) -> Topic:
-    """The records of a history, with all that may happen to them on their way."""
+    """The records of a history, with drawn faults of the source."""
     topic = Topic(table, history, kinds.rows, partitions)
     for log in topic.logs:
         log.per_read = dice.choice([1, 2, 5])
@@ -114,13 +115,13 @@ def drawn_topic(
 
 
 _Entry = tuple[Change, bool]
-"""A record: of a change, and whether it is only the tombstone."""
+"""(change, whether the record is its tombstone)."""
 
 
 def _sent(
     dice: Dice, history: Sequence[Change], kinds: Kinds, faults: Counter[str]
 ) -> list[_Entry]:
-    """What the connector sends, some ranges more than once."""
+    """The entries that the connector sends, with some ranges repeated."""
     transactions: list[list[Change]] = []
     for change in history:
         if transactions and transactions[-1][0].lsn == change.lsn:
@@ -145,7 +146,7 @@ def _sent(
 def _entries(
     dice: Dice, transaction: Sequence[Change], faults: Counter[str], *, tombstones: bool
 ) -> list[_Entry]:
-    """The records of a transaction; a TRUNCATE is one."""
+    """The records of a transaction; a TRUNCATE is one record."""
     entries: list[_Entry] = []
     for change in transaction:
         if change.emptied and change.row:
@@ -161,10 +162,10 @@ def _entries(
 
 
 def _compacted(dice: Dice, entries: list[_Entry], faults: Counter[str]) -> list[_Entry]:
-    """The same without some deletes, of which only the tombstones are left.
+    """Remove some deletes, as log compaction does, and leave their tombstones.
 
-    Not where the row's records were sent again on both sides of it: a tombstone has no version,
-    and which side it belongs to cannot be told.
+    A delete stays if copies of the row's records lie on both sides of it: a lone tombstone has no
+    version, so it would not be clear which side it belongs to.
     """
     kept: list[_Entry] = []
     for index, (change, is_tombstone) in enumerate(entries):
@@ -191,7 +192,7 @@ def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:
 
     Args:
         change: The change.
-        flagged: The table has a soft-delete column.
+        flagged: Whether the table has a soft-delete column.
     """
     values, row = change.values, change.row
     if change.emptied:

@@ -30,7 +30,7 @@ from tests.simulation.tables import Table
 
 
 class Knobs(NamedTuple):
-    """What may be another at every start."""
+    """Settings that may differ at every start."""
 
     workers: int
     batch_size: int
@@ -45,18 +45,18 @@ class Knobs(NamedTuple):
 
 
 ALL = 999_999
-"""As many as there are."""
+"""A count for all items that there are."""
 
 
 @lru_cache(maxsize=1)
 def telemetry() -> Telemetry:
-    """Instruments of nothing."""
+    """Telemetry that records nothing."""
     return Telemetry()
 
 
 @contextmanager
 def acting(worker: "Worker", lane: Lane | None = None) -> Iterator[None]:
-    """Let nobody else use a thread while it is in a request: the worker's own, or a lane's."""
+    """Mark a thread as busy during a request: the lane's if given, else the worker's."""
     actor: Worker | Lane = worker if lane is None else lane
     actor.busy = True
     try:
@@ -71,14 +71,14 @@ def acting(worker: "Worker", lane: Lane | None = None) -> Iterator[None]:
 
 @dataclass(eq=False)
 class Worker:
-    """One process, and all that is gone with it.
+    """One process, and all state that is lost with it.
 
     Attributes:
-        arrived: What the worker of each number has sent here, in order.
+        arrived: By number of the sending worker: its items that wait here, in order.
         closed: Windows that wait for `resolve`; `resolved` for `embed`, `embedded` for a lane.
-        epoch: The one whose records it takes in: the flow's, or once it has taken its snapshot, the next.
-        busy: Its thread is in a request.
-        dead: It was killed, and the others have not noticed yet.
+        epoch: Epoch of the records it receives: the flow's, or after its snapshot the next.
+        busy: Whether its thread is in a request.
+        dead: Whether it was killed and the others have not noticed yet.
     """
 
     number: int
@@ -101,18 +101,18 @@ class Worker:
     dead: bool = False
 
     def lane_of(self, shard: str) -> Lane:
-        """The lane of a shard, always the same one."""
+        """The lane of a shard; always the same one."""
         return self.lanes[int(shard) % len(self.lanes)]
 
     def restore(self, shard: str, state: DedupState) -> None:
-        """Make a shard what a checkpoint says."""
+        """Restore a shard from a checkpoint."""
         with acting(self):
             self.shards[shard] = DedupLogic(self.shared, state)
 
     # ------------------------------------------------------------------ the steps
 
     def deliver(self, sender: int, count: int = ALL) -> None:
-        """Let `dedup` take in what another worker has sent."""
+        """Let `dedup` receive items of a worker."""
         queue = self.arrived[sender]
         taken = [queue.popleft() for _ in range(min(count, len(queue)))]
         by_shard: dict[str, list[ShardRecords]] = {}
@@ -126,7 +126,7 @@ class Worker:
                 self._touch(shard, logic.on_batch(by_shard[shard])[0])
 
     def due(self) -> list[str]:
-        """The shards whose windows are to close."""
+        """The shards whose windows are due."""
         now = self.clock.now()
         return [
             shard
@@ -135,7 +135,7 @@ class Worker:
         ]
 
     def notify(self, *, everywhere: bool = False) -> None:
-        """Let windows close that are due, in all shards or, at times, in the first alone."""
+        """Close due windows, in all shards or sometimes only in the first."""
         everywhere = everywhere or self.clock.rng.random() < 0.7
         due = self.due()
         with acting(self):
@@ -147,15 +147,15 @@ class Worker:
         self.closed += [Item(self.epoch, shard, window) for window in windows]
 
     def resolve(self, count: int = ALL) -> None:
-        """Let `resolve` look up what it does not know."""
+        """Run `resolve` on closed windows."""
         items, self.closed = self.closed[:count], self.closed[count:]
         with acting(self):
-            # The lanes go on meanwhile.
+            # Lanes may take steps meanwhile.
             self.resolver([(item.shard, item.window) for item in items])
         self.resolved += items
 
     def embed(self, count: int = ALL) -> None:
-        """Let texts become vectors."""
+        """Run `embed` on resolved windows."""
         items, self.resolved = self.resolved[:count], self.resolved[count:]
         with acting(self):
             for item in items:
@@ -163,7 +163,7 @@ class Worker:
                 self.embedded += [Item(item.epoch, shard, window) for shard, window in parts]
 
     def calculate(self) -> None:
-        """Let the model do what it was given, and all that waits by then."""
+        """Let the model embed all queued texts."""
         calls, self.model.calls = self.model.calls, []
         try:
             for call in calls:
@@ -176,7 +176,7 @@ class Worker:
         """Queue windows for their lanes.
 
         Raises:
-            Exception: Whatever has ended a lane.
+            Exception: The error that ended a lane.
         """
         items, self.embedded = self.embedded[:count], self.embedded[count:]
         for item in items:
@@ -186,17 +186,17 @@ class Worker:
             lane.queue.append(item)
 
     def notice(self) -> None:
-        """Find out that a lane has ended.
+        """Notice that a lane has ended.
 
         Raises:
-            Exception: Whatever has ended it.
+            Exception: The error that ended it.
         """
         for lane in self.lanes:
             if lane.error is not None:
                 raise lane.error
 
     def write(self, lane: Lane, count: int = ALL) -> bool:
-        """Let a lane write what it has before it. Returns whether it did."""
+        """Let a lane write its next windows; returns whether it succeeded."""
         windows = [*lane.later, *(item.window for item in lane.take(count))]
         with acting(self, lane):
             try:
@@ -208,7 +208,7 @@ class Worker:
         return True
 
     def snapshot(self, *, ending: bool) -> dict[str, bytes]:
-        """End the epoch: the states of all shards that it has touched, pickled, by their names."""
+        """End the epoch; returns the pickled states of its touched shards, by name."""
         with acting(self):
             if ending:
                 for shard, logic in sorted(self.shards.items()):
@@ -224,12 +224,12 @@ class Worker:
     # ------------------------------------------------------------------ what is left
 
     def under_way(self) -> bool:
-        """Whether anything lies between `dedup` and the store."""
+        """Whether any window is between `dedup` and the store."""
         lanes = any(lane.queue or lane.later or lane.busy for lane in self.lanes)
         return bool(self.closed or self.resolved or self.embedded) or lanes
 
     def has_written(self, epoch: int) -> bool:
-        """Whether all that it was sent in an epoch is in the store."""
+        """Whether all windows of an epoch are in the store."""
         items = (*self.closed, *self.resolved, *self.embedded)
         if any(item.epoch <= epoch for item in items):
             return False
@@ -242,11 +242,11 @@ class Worker:
         )
 
     def left_behind(self) -> list[str]:
-        """What it keeps though nothing waits for it any more."""
+        """State that it keeps although nothing needs it any more."""
         names = ["clock"] * (self.shared.clock.waiting_rows != 0)
         names += ["moves"] * len(self.shared.moves._coming)
         for shard, logic in self.shards.items():
-            # Pending rows, what they have superseded, TRUNCATEs and dead letters are in the checkpoint.
+            # Pending rows, their fallbacks, TRUNCATEs and dead letters are in the checkpoint.
             kept = dedup_checkpoint.read(logic.snapshot())
             pending = (kept["pending"], kept["truncates"], kept["dead_letters"])
             if any((*pending, logic._waiting, logic._settler.moves)):
@@ -269,7 +269,7 @@ def worker_of(
     horizon_s: float,
     whole: bool,
 ) -> Worker:
-    """The process of a number, with its stages around the store, before it has read any state."""
+    """A new process with its stages, before it has read any state."""
     embedder = PunctualEmbedder()
     shared = DedupContext(
         rules=table.rules,

@@ -1,7 +1,7 @@
-"""One run: a history, a flow, everything that can go wrong, and an oracle that looks on.
+"""One seeded run: a history, a flow, random faults, and the oracle.
 
-A run is decided by its seed alone. Each has a character of its own: which faults there are in it, and
-how many, how small the caps are, how many workers there are.
+The seed determines the whole run, and also its settings: kinds and rates of faults, caps, and the number
+of workers.
 """
 
 import hashlib
@@ -24,15 +24,15 @@ from tests.simulation.tables import CHUNKED, PLAIN
 from tests.simulation.topic import drawn_topic
 
 PATIENCE = 400
-"""Rounds after which a flow that has read everything must have nothing left to do."""
+"""After this many rounds, a flow that has read everything must be idle."""
 
 
 class World:
     """One run of the simulation.
 
     Args:
-        seed: Decides everything.
-        keep_trace: Keep a line for everything that happens.
+        seed: Determines the whole run.
+        keep_trace: Whether to keep a line for each event.
     """
 
     def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
@@ -60,7 +60,7 @@ class World:
             relevant=self.topic.shards(),
         )
         self.oracle = Oracle(self.topic, self.store)
-        # The two halves of a change of the key may come to two processes.
+        # The two halves of a key change may come to two processes.
         self.oracle.excuses.lost = plan.workers > 1 or plan.rescales
         for fault, count in self.topic.faults.items():
             self._outcome.faults[f"source: {fault}"] += count
@@ -75,10 +75,10 @@ class World:
         self._polled = -1
         self._told = 0
 
-    # ------------------------------------------------------------------ what the store asks for
+    # ------------------------------------------------------------------ called by the store
 
     def pause(self, seconds: float) -> None:
-        """Let virtual time pass, and others go on."""
+        """Let virtual time pass, and other threads take steps."""
         self.clock.advance(seconds)
         if self._depth >= 2:
             return
@@ -103,7 +103,7 @@ class World:
     # ------------------------------------------------------------------ the run
 
     def run(self) -> Outcome:
-        """Run to the end, or to the first thing that does not hold."""
+        """Run to the end, or to the first violation."""
         outcome, plan = self._outcome, self.plan
         with small_caps(plan):
             crash_points.listen(self._reached)
@@ -166,10 +166,10 @@ class World:
         self._do(chosen.name, chosen.do)
 
     def _do(self, name: str, step: Callable[[], object]) -> None:
-        """Do a step of a process; what is fatal to it takes it down.
+        """Take a step of a process; a fatal error kills the process.
 
         Raises:
-            PowerCut: It did.
+            PowerCut: The process died.
         """
         self._note(name)
         self._circumstances(name)
@@ -242,7 +242,7 @@ class World:
         self._start_again("a crash")
 
     def _start_again(self, after: str) -> None:
-        """Start all processes, as often as it takes."""
+        """Start all processes, again until a start succeeds."""
         plan, rng, flow = self.plan, self._rng, self.flow
         right, accepted = flow.committed, frozenset[Accept]()
         if after == "a stop":
@@ -275,7 +275,8 @@ class World:
                 self._note(f"not started: {error}")
             except FatalError as error:
                 self._note(f"refused: {error}")
-                # What was accepted counts once every process has told so, with its first records.
+                # A process writes the accepted state to the ledger with its first records. Until all
+                # have done so, the state may be refused again.
                 hold(meddled or bool(flow.untold), "I10", f"the right state is refused: {error}")
                 if meddled and rng.random() < 0.4:
                     self.happened("state refused, and the right one put back")
@@ -291,7 +292,7 @@ class World:
         self.oracle.started(flow)
 
     def _meddle(self) -> bool:
-        """Lose the recovery state, or take it back, as somebody may who restores a disk."""
+        """Lose the recovery state, or replace it by an older one, as after restoring a disk."""
         plan, rng, flow = self.plan, self._rng, self.flow
         if self._calm or not flow.committed:
             return False
@@ -313,7 +314,7 @@ class World:
     # ------------------------------------------------------------------ the end
 
     def _drain(self) -> None:
-        """Let everything be read and written, with no more faults; then compare."""
+        """Read and write everything without faults; then check the store at rest."""
         self._note("drain")
         self._calm = True
         self.store.calm_down()
@@ -344,7 +345,7 @@ class World:
 
 
 def _asked_for(error: FatalError) -> Accept:
-    """The option that a refusal names."""
+    """The accept option that a refusal names."""
     asked = [accept for accept in Accept if f"--accept-{accept}," in error.hint]
     hold(len(asked) == 1, "I10", f"a refusal that names no way on: {error}")
     return asked[0]
