@@ -125,7 +125,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def snapshot(self) -> DedupState:
         """The state as plain values, independent of later changes.
 
-        Pending rows are rendered first, so that a recovery file holds only what the store may hold.
+        Pending rows are rendered first: a recovery file has only columns that the store may hold.
         """
         crash_points.reach("in_snapshot")
         self._settle()
