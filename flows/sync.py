@@ -25,7 +25,7 @@ from operators.stages.dedup import dedup
 from operators.stages.embed import EmbedStep, embed
 from operators.stages.lane_writer import DeadLetterSink, Receipt, Writer
 from operators.stages.lanes import Lanes
-from operators.stages.look_up import Resolver, resolve
+from operators.stages.look_up import LookUp, look_up
 from operators.stages.route import Router, route
 from operators.stages.settle import DedupContext
 from operators.stages.upsert import upsert
@@ -218,7 +218,7 @@ def build_flow(parts: Parts) -> Flow:
     batches = op.input(SOURCE, flow, parts.source)
     shards = route(ROUTE, batches, Router({t: rule.decoder for t, rule in rules.items()}))
     winners = dedup(DEDUP, shards, shared)
-    resolved = resolve(RESOLVE, winners, Resolver(tables, parts.store, parts.retry, telemetry))
+    resolved = look_up(RESOLVE, winners, LookUp(tables, parts.store, parts.retry, telemetry))
     embedded = embed(EMBED, resolved, step)
     written = upsert(UPSERT, embedded, lanes)
     op.output(RECEIPTS, op.key_rm("receipt", written), parts.receipts)

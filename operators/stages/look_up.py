@@ -24,7 +24,7 @@ KeyedWindows: TypeAlias = list[tuple[str, Window]]
 _Place: TypeAlias = tuple[Window, RowKey]
 
 
-class Resolver:
+class LookUp:
     """Drops winners that are older than the stored row, and marks rows whose text is stored already.
 
     It looks up only the rows whose newest version the shard's version map may not know. Earlier writes
@@ -149,6 +149,6 @@ def _not_overtaken(fallbacks: list[Winner], stored: Version) -> list[Winner]:
 
 
 @operator
-def resolve(step_id: str, up: KeyedStream[Window], resolver: Resolver) -> KeyedStream[Window]:
+def look_up(step_id: str, up: KeyedStream[Window], logic: LookUp) -> KeyedStream[Window]:
     """Windows by shard, without the winners that are older than the stored row."""
-    return op.flat_map_batch("batch", up, resolver)
+    return op.flat_map_batch("batch", up, logic)

@@ -7,7 +7,7 @@ from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate
 from operators.changes.rows import Followed, Follows, PartialRow, Pending, Row
 from operators.changes.version import Version
 from operators.state.formats import record_of
-from operators.state.generation import PackedGeneration
+from operators.state.map_generation import PackedGeneration
 from operators.state.version_map import PackedVersions
 
 STATE_FORMAT = 4

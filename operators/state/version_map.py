@@ -6,8 +6,8 @@ from typing import TypedDict
 from operators.changes.row_key import RowKey
 from operators.changes.version import Version, at_offset, is_before, offset_of
 from operators.state.frozen_versions import Known
-from operators.state.generation import Generation, PackedGeneration
-from operators.state.refusals import Refusals
+from operators.state.map_generation import Generation, PackedGeneration
+from operators.state.refusal_queue import Refusals
 from operators.state.refused_changes import PackedRefused, RefusedChanges
 from operators.state.row_marks import PackedStaleDeletes, RowMarks, StaleDeletes
 

@@ -18,7 +18,7 @@ from operators.stages.dedup import DedupLogic
 from operators.stages.embed import EmbedStep
 from operators.stages.lane_writer import Writer
 from operators.stages.lanes import Lanes
-from operators.stages.look_up import Resolver
+from operators.stages.look_up import LookUp
 from operators.stages.route import Router
 from operators.stages.settle import DedupContext
 from operators.stages.window import SourceBatch, Window
@@ -77,7 +77,7 @@ class CapturedFlow:
             moves=moves,
         )
         self._shards: dict[str, DedupLogic] = {}
-        self._resolver = Resolver(tables, self._store, retry, telemetry)
+        self._resolver = LookUp(tables, self._store, retry, telemetry)
         texts = Texts(self._embedder, telemetry, {t.name: t.chunks for t in tables.values()}, 64)
         self._embed = EmbedStep(self._embedder, texts, telemetry)
         writer = Writer(

@@ -65,7 +65,7 @@ def _known_deletes_not_sent(patch: pytest.MonkeyPatch) -> None:
 
 
 def _nothing_looked_up(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(look_up.Resolver, "_unknown", lambda self, windows: {})
+    patch.setattr(look_up.LookUp, "_unknown", lambda self, windows: {})
 
 
 def _nothing_held(patch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from operators.ownership.ledger import Ledger
 from operators.stages.dedup import DedupLogic
 from operators.stages.embed import EmbedStep
 from operators.stages.lane_writer import Writer
-from operators.stages.look_up import Resolver
+from operators.stages.look_up import LookUp
 from operators.stages.settle import DedupContext
 from operators.stages.window import ShardRecords, Window
 from operators.stages.window_clock import WindowClock
@@ -86,7 +86,7 @@ class Worker:
     clock: Clock
     ledger: Ledger
     shared: DedupContext
-    resolver: Resolver
+    resolver: LookUp
     embed_step: EmbedStep
     model: Model
     writer: Writer
@@ -300,7 +300,7 @@ def worker_of(
         clock,
         ledger,
         shared,
-        Resolver({TOPIC: table.section}, store, retry, telemetry()),
+        LookUp({TOPIC: table.section}, store, retry, telemetry()),
         EmbedStep(embedder, texts, telemetry(), model),
         model,
         writer,

@@ -10,7 +10,7 @@ from operators.changes.rows import PartialRow, Row, Winner
 from operators.changes.text_hash import text_hash
 from operators.changes.version import NO_POSITION, Version, at_offset, make_version
 from operators.retry import RetryPolicy
-from operators.stages.look_up import Resolver
+from operators.stages.look_up import LookUp
 from operators.stages.window import Window
 from operators.state.version_map import VersionMap
 from operators.store.protocol import Entity, entity_id
@@ -87,7 +87,7 @@ def looked_up(store: MemoryStore, row: PartialRow, fallback: Winner) -> Window:
     window = Window({ONE: row}, {}, [], set(), versions, (), unverified={ONE})
     window.fallbacks[ONE] = [fallback]
     telemetry = Telemetry()
-    resolver = Resolver({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry)
+    resolver = LookUp({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry)
     ((_, window),) = resolver([("000", window)])
     return window
 

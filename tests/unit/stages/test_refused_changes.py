@@ -10,7 +10,7 @@ from operators.changes.shards import shard_of
 from operators.changes.version import Version
 from operators.contract.table import UNAVAILABLE
 from operators.retry import RetryPolicy
-from operators.stages.look_up import Resolver
+from operators.stages.look_up import LookUp
 from operators.stages.window import Window
 from operators.store.protocol import Entity
 from operators.telemetry import Telemetry
@@ -149,7 +149,7 @@ class Play:
         self.shard = Shard(whole=True)
         self.store = SlowStore()
         self._bench = Bench(self.store)
-        self._look_up = Resolver(
+        self._look_up = LookUp(
             {TOPIC: table()}, self.store, RetryPolicy(0.0, Telemetry()), Telemetry()
         )
         self._records = iter(

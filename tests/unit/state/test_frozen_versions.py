@@ -14,9 +14,9 @@ from operators.changes.row_key import RowKey
 from operators.changes.version import NO_POSITION, Version, at_offset, has_position, make_version
 from operators.changes.version import offset_of as offset
 from operators.state import frozen_versions
-from operators.state import generation as generation_module
+from operators.state import map_generation as generation_module
 from operators.state.frozen_versions import FrozenVersions, Known
-from operators.state.generation import FREEZE_FROM
+from operators.state.map_generation import FREEZE_FROM
 from operators.state.refused_changes import MAX_REFUSED
 from operators.state.version_map import VersionMap
 
