@@ -30,6 +30,3 @@ class Refusals:
         while self._queue:
             taken.append(self._queue.popleft())
         return taken
-
-    def __bool__(self) -> bool:
-        return bool(self._queue)

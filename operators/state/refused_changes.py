@@ -27,9 +27,6 @@ class RefusedChanges:
     def __contains__(self, key: RowKey) -> bool:
         return key in self._versions
 
-    def __bool__(self) -> bool:
-        return bool(self._versions)
-
     def add(self, key: RowKey, version: Version) -> None:
         """Note that this change of the row was refused."""
         refused = sorted({*self._versions.get(key, ()), version})

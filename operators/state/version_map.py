@@ -141,7 +141,7 @@ class VersionMap:
         if known is not None and version < known[0]:
             marks.unverified.add(key)
             return
-        if self._refused and text_hash != "" and key in self._refused:  # guard: taint-ends
+        if text_hash != "" and key in self._refused:  # guard: taint-ends
             self._refused.end(key, version)
         if not self.whole and known is None:  # guard: unverified
             marks.unverified.add(key)
