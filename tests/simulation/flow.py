@@ -26,6 +26,7 @@ from operators.stages import source
 from operators.stages.route import Router
 from operators.stages.source import PartitionLogic, SourceSettings
 from operators.state import dedup_checkpoint, source_checkpoint
+from operators.toast.completer import Database
 from tests.changes import TOPIC, Log
 from tests.simulation.clock import Clock
 from tests.simulation.store import (
@@ -50,6 +51,7 @@ class Flow:
         around: What happens while a process waits.
         horizon_s: For how long a version is kept.
         relevant: Only these shards get records; None for all.
+        database: Is asked for columns that Debezium left out.
 
     Attributes:
         committed: Names of partitions and shards → pickled states.
@@ -72,6 +74,7 @@ class Flow:
         *,
         horizon_s: float,
         relevant: frozenset[str] | None = None,
+        database: Database | None = None,
     ) -> None:
         self.table = table
         self.logs = logs
@@ -94,6 +97,7 @@ class Flow:
         self._clock = clock
         self._horizon_s = horizon_s
         self._relevant = relevant
+        self._database = database
         self._snapshots: dict[str, bytes] = {}
         self._owner: list[int] = []
 
@@ -136,6 +140,7 @@ class Flow:
                     partitions=len(self.logs),
                     horizon_s=self._horizon_s,
                     whole=whole,
+                    database=self._database,
                 )
             )
         self._owner = [number % knobs.workers for number in range(len(self.logs))]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from random import Random
 
+from operators.toast.completer import Database
 from tests.changes import Log
 from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow
@@ -27,6 +28,7 @@ class Script:
         cap: Most records of one epoch.
         horizon_s: For how long a version is kept.
         lanes: Number of lanes.
+        database: Is asked for columns that Debezium left out.
     """
 
     def __init__(
@@ -38,6 +40,7 @@ class Script:
         cap: int = 1_000,
         horizon_s: float = 3600.0,
         lanes: int = 1,
+        database: Database | None = None,
     ) -> None:
         rng = Random(0)
         self.clock = Clock(rng)
@@ -62,6 +65,7 @@ class Script:
             self.clock,
             horizon_s=horizon_s,
             relevant=relevant,
+            database=database,
         )
         self._knobs = Knobs(
             workers=1,

@@ -21,7 +21,7 @@ from operators.state import dedup_checkpoint
 from operators.state.dedup_checkpoint import DedupState
 from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
-from operators.toast.completer import Completer
+from operators.toast.completer import Completer, Database
 from tests.changes import TOPIC
 from tests.simulation.clock import Clock
 from tests.simulation.queues import Item, Lane, Model
@@ -268,6 +268,7 @@ def worker_of(
     partitions: int,
     horizon_s: float,
     whole: bool,
+    database: Database | None = None,
 ) -> Worker:
     """A new process with its stages, before it has read any state."""
     embedder = PunctualEmbedder()
@@ -286,7 +287,7 @@ def worker_of(
     writer = Writer(
         table.rules,
         Requests(store, retry, telemetry(), batch_rows=knobs.batch_rows),
-        Completer(table.rules, shared.moves, retry),
+        Completer(table.rules, shared.moves, retry, database),
         texts,
         embedder.model,
         letters,
