@@ -44,7 +44,7 @@ test: $(VENV)/dev lint ## Lint, types, layers, and all tests
 test-fast: $(VENV)/dev lint-changed ## In two minutes: lint of what changed, unit, properties, 100 simulated runs
 	@$(BIN)/python -m tests.simulation --seeds 100
 	@ROWVEC_TEST_EXAMPLES=50 ROWVEC_TEST_INPUTS=10000 \
-	  $(BIN)/python -m pytest -q $(PARALLEL) tests/unit tests/properties
+	  $(BIN)/python -m pytest -q $(PARALLEL) tests/unit tests/properties tests/fuzz
 
 lint-changed: $(VENV)/dev
 	@if [ -n "$(CHANGED)" ]; then \
