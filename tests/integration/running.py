@@ -26,6 +26,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
+from flows.commands.options import EXIT_FAILED
 from flows.embedded import launcher
 from flows.embedded.broker import Broker, DurableBroker
 from operators.contract.sections import MilvusSection
@@ -305,6 +306,29 @@ def quiet(process: Process) -> None:
     """Check that the output holds no traceback and no panic."""
     for sign in ("Traceback", "panicked"):
         assert sign not in process.stderr, process.stderr
+
+
+def refused(
+    directory: Path, code: int, *parts: str, commands: Sequence[str] = ("check", "run")
+) -> str:
+    """Run `check` and `run`: both must exit with `code`, and say the same: a message with all `parts`.
+
+    Returns:
+        What `run` wrote.
+    """
+    for command in commands:
+        with rowvec(directory, command, "-c", directory / "rowvec.toml") as process:
+            assert process.wait() == code, process.stdout + process.stderr
+        quiet(process)
+        if command == "check" and code == EXIT_FAILED:
+            failed = [line for line in process.stdout.splitlines() if line.startswith("✗")]
+            assert any(
+                all(part.casefold() in line.casefold() for part in parts) for line in failed
+            ), process.stdout
+        else:
+            told(process, *parts)
+        assert process.metrics()["rowvec.records.consumed"] == 0
+    return process.stderr
 
 
 def told(process: Process, *parts: str) -> None:

@@ -22,6 +22,7 @@ from tests.integration.running import (
     position_of,
     produce,
     quiet,
+    refused,
     rowvec,
     run_to_end,
     told,
@@ -47,16 +48,6 @@ def nowhere() -> str:
 def rows(*ids: int) -> Iterator[tuple[int, bytes | None, bytes | None]]:
     for id_ in ids:
         yield 0, *put(id_, id_, f"text {id_}", op="c")
-
-
-def refused(directory: Path, code: int, *parts: str, command: str = "run") -> str:
-    """Run the command, which must exit with `code` and a message that has all `parts` in it."""
-    with rowvec(directory, command, "-c", directory / "rowvec.toml") as process:
-        assert process.wait() == code, process.stderr
-    quiet(process)
-    told(process, *parts)
-    assert process.metrics()["rowvec.records.consumed"] == 0
-    return process.stderr
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +137,13 @@ class TestBeforeTheFirstMessage:
     ) -> None:
         kafka = {"bootstrap_servers": nowhere}
         docs_contract(tmp_path, broker, milvus, tiny_model, kafka=kafka)
-        refused(tmp_path, 1, f"Kafka at {nowhere}: no broker answers", "check [kafka]")
+        refused(
+            tmp_path,
+            1,
+            f"Kafka at {nowhere}: no broker answers",
+            "check [kafka]",
+            commands=["run"],  # each waits for a broker for ten seconds
+        )
 
     def test_milvus_is_down(
         self, nowhere: str, topic: str, broker: Broker, tiny_model: Path, tmp_path: Path
@@ -292,7 +289,14 @@ class TestWhileRunning:
             # The running process is still healthy.
             assert health(tmp_path, "ready", env=env) == (0, "")
             assert health(tmp_path, "live", "--max-age", "10", env=env) == (0, "")
-            refused(tmp_path, 1, f"recovery directory {tmp_path}", "on it already", "stop that one")
+            refused(
+                tmp_path,
+                1,
+                f"recovery directory {tmp_path}",
+                "on it already",
+                "stop that one",
+                commands=["run"],
+            )
             assert first.code is None
             first.send(signal.SIGINT)
             assert first.wait() == 0
