@@ -28,7 +28,7 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     opened = preflight.Opened()
-    found: list[dict[str, str | bool]] = []
+    found: list[dict[str, str | bool | list[str]]] = []
     for outcome in preflight.outcomes(loaded, opened):
         good = outcome.error is None
         found.append(
@@ -36,6 +36,7 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
                 "check": outcome.name,
                 "ok": good,
                 "message": outcome.detail if good else str(outcome.error),
+                "warnings": list(outcome.warnings),
             }
         )
         if not as_json:
@@ -43,6 +44,8 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
             console.print(
                 f"{mark} {outcome.name:<12} {escape(str(found[-1]['message']))}", soft_wrap=True
             )
+            for warning in outcome.warnings:
+                console.print(f"[yellow]![/] {outcome.name:<12} {escape(warning)}", soft_wrap=True)
     if opened.store is not None:
         opened.store.close()
     if as_json:

@@ -1,5 +1,6 @@
 """The preflight checks: what must be right before the first message is read."""
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -33,6 +34,8 @@ from operators.telemetry import Telemetry
 if TYPE_CHECKING:
     from operators.codec.registry.decoder import RegistryDecoder
 
+logger = logging.getLogger(__name__)
+
 PEEKED_RECORDS = 20
 
 
@@ -63,6 +66,7 @@ class Opened:
         collections_empty: Whether all collections are empty.
         claim: The process that is about to write; None for `rowvec check`.
         lease: The lease, once its check has taken it.
+        warnings: What the running check warns of; `outcomes` moves them into its outcome.
     """
 
     rules: dict[str, Rules] = field(default_factory=dict)
@@ -77,6 +81,7 @@ class Opened:
     ledger: Ledger | None = None
     lease: Lease | None = None
     timer: KillTimer | None = None
+    warnings: list[str] = field(default_factory=list)
 
     def close(self) -> None:
         """Release the lease, delete the timer, and close the connections, even if one of them fails."""
@@ -90,11 +95,17 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of one check; `error` is None if it passed."""
+    """The result of one check.
+
+    Attributes:
+        error: Why it failed; None if it passed.
+        warnings: What the flow can run with, but its user should know; each with what to do.
+    """
 
     name: str
     detail: str
     error: RowvecError | None = None
+    warnings: tuple[str, ...] = ()
 
 
 def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
@@ -115,16 +126,19 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
         ("ledger", _ledger),
     ]
     for name, check in checks:
+        opened.warnings.clear()
         try:
-            yield Outcome(name, check(contract, opened))
+            detail = check(contract, opened)
         except RowvecError as error:
-            yield Outcome(name, "", error)
+            yield Outcome(name, "", error, tuple(opened.warnings))
         except _NotPossible:
             continue
+        else:
+            yield Outcome(name, detail, warnings=tuple(opened.warnings))
 
 
 def pass_all(contract: Contract, claim: Claim) -> Opened:
-    """Run all checks for a flow that is about to start, and take the lease.
+    """Run all checks for a flow that is about to start, and take the lease. Warnings go to the log.
 
     Raises:
         RowvecError: The first check that failed. (`rowvec check` reports all of them.)
@@ -132,6 +146,8 @@ def pass_all(contract: Contract, claim: Claim) -> Opened:
     opened = Opened(claim=claim)
     try:
         for outcome in outcomes(contract, opened):
+            for warning in outcome.warnings:
+                logger.warning("%s", warning)
             if outcome.error is not None:
                 raise outcome.error
     except BaseException:
