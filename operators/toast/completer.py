@@ -12,7 +12,7 @@ from operators.rendering.renderer import Rendered, Rules
 from operators.retry import RetryPolicy
 from operators.store.protocol import Entity
 from operators.toast.donor import Donor, donor_of_entities, donor_of_row
-from operators.toast.key_changes import Moves, MoveStage
+from operators.toast.key_changes import Held, Moves, MoveStage
 from operators.toast.resolver import donor_in_lane, held_in_lane
 
 
@@ -113,17 +113,22 @@ class Completer:
 
     def _take_from_old_key(self, partial: PartialRow) -> Donor | None:
         """What the row held before its key changed, followed back over earlier changes of its key."""
-        if partial.key_change is None:
-            return None
-        held = self._moves.take(*partial.key_change)
-        if isinstance(held, PartialRow):
-            donor = self._take_from_old_key(held)
+        # No recursion: a row may change its key more often than Python may recurse.
+        chain: list[PartialRow] = []
+        held: Held = partial
+        while isinstance(held, PartialRow):
+            chain.append(held)
+            if held.key_change is None:
+                return None
+            held = self._moves.take(*held.key_change)
+        donor = donor_of_row(held) if isinstance(held, Row) else held
+        for each in reversed(chain[1:]):
             if donor is None:
                 return None
-            renderer = self._rules[held.position.topic].renderer
-            row = renderer.complete(held, donor.texts, donor.columns)
-            return donor_of_row(row) if isinstance(row, Row) else None
-        return donor_of_row(held) if isinstance(held, Row) else held
+            renderer = self._rules[each.position.topic].renderer
+            row = renderer.complete(each, donor.texts, donor.columns)
+            donor = donor_of_row(row) if isinstance(row, Row) else None
+        return donor
 
     def _from_database(self, database: Database, partial: PartialRow) -> Rendered:
         rule = self._rules[partial.position.topic]

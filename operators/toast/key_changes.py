@@ -95,12 +95,20 @@ class Moves:
             BaseException: What ended a lane, which therefore delivers nothing any more.
         """
         move = (old_key, _position(version))
+        seen = {move}
         with self._lock:
             if self._error is not None:
                 raise self._error
-            held = self._kept.get(move)
-            if isinstance(held, PartialRow) and held.key_change is not None:
-                return self.stage(*held.key_change)
+            while True:
+                held = self._kept.get(move)
+                if not isinstance(held, PartialRow) or held.key_change is None:
+                    break
+                earlier_key, earlier_version = held.key_change
+                move = (earlier_key, _position(earlier_version))
+                if move in seen:
+                    # Broken headers: each key is said to come from the other. Nothing more will come.
+                    return MoveStage.DELIVERED  # guard: key-changes-in-a-circle
+                seen.add(move)
             return (
                 MoveStage.DELIVERED
                 if move in self._kept

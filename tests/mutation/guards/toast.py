@@ -95,4 +95,10 @@ GUARDS: tuple[Guard, ...] = (
         dropped,
         CARRYING,
     ),
+    Guard(
+        "key-changes-in-a-circle",
+        "keys that are said to come from each other end the search, not the flow",
+        gives("self.stage(*held.key_change)"),
+        CARRYING,
+    ),
 )

@@ -1,5 +1,6 @@
 """Completing left-out values: from the store, from the old key, and from the database."""
 
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -201,6 +202,31 @@ def test_a_row_goes_through_several_keys() -> None:
     row = completer(moves).complete(third, None)
     assert isinstance(row, Row)
     assert (row.row_key, row.text) == (THREE, "new\ntext")
+
+
+def test_a_row_may_change_its_key_more_often_than_python_may_recurse() -> None:
+    moves = Moves()
+    times = sys.getrecursionlimit() + 100
+    keys = [RowKey(f"docs:{number}") for number in range(times + 2)]
+    moves.deliver(keys[0], version(1), whole("text", keys[0]))
+    for number in range(1, times + 1):
+        row = partial(keys[number], lsn=number, old_key=keys[number - 1], follows=version(number))
+        moves.deliver(keys[number], version(number + 1), row)
+    last = partial(keys[times + 1], lsn=times + 1, old_key=keys[times], follows=version(times + 1))
+    assert not completer(moves).waits(last)
+    row = completer(moves).complete(last, None)
+    assert isinstance(row, Row)
+    assert row.text == "new\ntext"
+
+
+def test_keys_that_are_said_to_come_from_each_other_stop_nothing() -> None:
+    moves = Moves()
+    moves.deliver(ONE, version(5), partial(ONE, old_key=TWO, follows=version(5)))
+    moves.deliver(TWO, version(5), partial(TWO, old_key=ONE, follows=version(5)))
+    row = partial(THREE, lsn=6, old_key=ONE, follows=version(5))
+    assert not completer(moves).waits(row)
+    with pytest.raises(RecordError, match="under its old key is not known"):
+        completer(moves).complete(row, None)
 
 
 def test_a_row_under_its_new_key_takes_nothing_of_another_that_had_it_before() -> None:
