@@ -3,7 +3,7 @@
 from typing import TypeAlias
 
 from operators.changes.row_key import RowKey
-from operators.changes.version import Version
+from operators.changes.version import Version, has_position, offset_of
 
 MAX_REFUSED = 8
 """Most refused changes that are kept for one row; of more, the ones in the middle are dropped."""
@@ -45,9 +45,17 @@ class RefusedChanges:
             self.end(key, version)
 
     def any_between(self, key: RowKey, since: str, version: Version) -> bool:
-        """Whether a change of the row between the two versions was refused."""
+        """Whether a change of the row between the two versions was refused.
+
+        A version without a position sorts before all that have one: there only the offset tells what
+        was refused before it.
+        """
+        refused = self._versions.get(key, ())
+        if refused and not has_position(version):
+            offset = offset_of(version)
+            return any(offset_of(each) < offset for each in refused)  # guard: taint-unpositioned
         # guard: taint-at-position
-        return any(since < refused < version for refused in self._versions.get(key, ()))
+        return any(since < each < version for each in refused)
 
     def pack(self) -> PackedRefused:
         """The refused changes as plain values."""

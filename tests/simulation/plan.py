@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 from typing import NamedTuple
 
@@ -123,6 +123,11 @@ def plan_of(rng: Random) -> Plan:
         # The horizon must be longer than the range that Debezium sends again.
         resent=horizon_s > 1 and rng.random() < 0.6,
         compacted=rng.random() < 0.3,
+    )
+    kinds = replace(
+        kinds,
+        unpositioned=not (kinds.resent or kinds.moves or kinds.truncates) and rng.random() < 0.5,
+        hiding=rng.random() < 0.3,
     )
     wild = Moods(
         slow=0.06,

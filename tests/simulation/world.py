@@ -20,7 +20,7 @@ from tests.simulation.oracle import Oracle, Violation, hold
 from tests.simulation.plan import Outcome, knobs_of, plan_of, small_caps
 from tests.simulation.schedule import Step, enabled, one_epoch
 from tests.simulation.store import FaultyLedger, FaultyStore, Letters, PowerCut
-from tests.simulation.tables import CHUNKED, PLAIN
+from tests.simulation.tables import CHUNKED, FILTERED, PLAIN
 from tests.simulation.topic import drawn_topic
 
 PATIENCE = 400
@@ -43,7 +43,7 @@ class World:
         self.clock = Clock(rng)
         self.plan = plan = plan_of(rng)
         history = history_of(rng, plan.kinds)
-        table = CHUNKED if plan.chunks else PLAIN
+        table = FILTERED if plan.kinds.hiding else CHUNKED if plan.chunks else PLAIN
         self.topic = drawn_topic(rng, table, history, plan.kinds, plan.partitions)
         self.store = FaultyStore(rng, self, plan.moods)
         self.letters = Letters(rng, self, plan.moods.letters)

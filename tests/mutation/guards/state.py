@@ -126,10 +126,16 @@ GUARDS: tuple[Guard, ...] = (
         VERSIONS,
     ),
     Guard(
+        "taint-unpositioned",
+        "a change without a position takes nothing from before a change that was refused at a position",
+        gives("any((since < each < version for each in refused))"),
+        ("tests/unit/state/test_version_map.py",),
+    ),
+    Guard(
         "taint-at-position",
         "a row takes nothing across a missing version, also if they share one position",
         instead(
-            "own = version[:-16]\nrefused = (each for each in self._versions.get(key, ()) if each[:-16] != own)\nreturn any((since < each < version for each in refused))"
+            "own = version[:-16]\nreturn any((since < each < version for each in refused if each[:-16] != own))"
         ),
         ("tests/properties/test_known_shapes.py",),
     ),

@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from operators.changes.row_key import RowKey
-from operators.changes.version import NO_POSITION, Version, at_offset, has_position, make_version
+from operators.changes.version import (
+    NO_POSITION,
+    Version,
+    at_offset,
+    has_position,
+    make_version,
+    offset_of,
+)
 from operators.changes.version import offset_of as offset
 from operators.state import frozen_versions
 from operators.state import map_generation as generation_module
@@ -136,7 +143,10 @@ class PlainMap:
         self.refused[key] = [each for each in self.refused.get(key, ()) if each > version]
 
     def is_tainted(self, key: RowKey, version: Version) -> bool:
-        return any(each < version for each in self.refused.get(key, ()))
+        refused = self.refused.get(key, ())
+        if not has_position(version):
+            return any(offset_of(each) < offset_of(version) for each in refused)
+        return any(each < version for each in refused)
 
     def put(self, key: RowKey, version: Version, text_hash: str | None) -> None:
         known = self.get(key)

@@ -5,7 +5,7 @@ import pickle
 import pytest
 
 from operators.changes.row_key import RowKey
-from operators.changes.version import Version, make_version
+from operators.changes.version import NO_POSITION, Version, make_version
 from operators.state.version_map import VersionMap
 
 A, B = RowKey("docs:1"), RowKey("docs:2")
@@ -361,3 +361,12 @@ def test_what_was_packed_does_not_change_any_more():
     again.ends_dropped_delete(A)
     again.learn(B, (version(9), None))
     assert pickle.dumps(packed) == frozen
+
+
+def test_a_change_without_a_position_comes_after_what_was_refused_at_an_earlier_offset() -> None:
+    known = versions()
+    known.taint(RowKey("t:1"), version(9, offset=20))
+    # Nothing is known of the row any more, so the change cannot be given a position.
+    unpositioned = make_version(0, NO_POSITION, 24)
+    assert known.is_tainted(RowKey("t:1"), unpositioned)
+    assert not known.is_tainted(RowKey("t:1"), make_version(0, NO_POSITION, 18))
