@@ -40,8 +40,9 @@ def _decimal(message: Any) -> Any:
 
 def _date(message: Any) -> int:
     # NumPy's calendar has all years; Python's ends at 9999.
-    month = np.datetime64(message.year - 1970, "Y").astype("M8[M]") + message.month - 1
-    return int((month.astype("M8[D]") + message.day - 1).astype(int))
+    year = np.datetime64(message.year - 1970, "Y").astype("M8[M]")
+    month = (year + np.timedelta64(message.month - 1, "M")).astype("M8[D]")
+    return int((month + np.timedelta64(message.day - 1, "D")).astype(int))
 
 
 def _time(message: Any) -> int:

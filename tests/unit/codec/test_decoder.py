@@ -577,7 +577,7 @@ def test_a_deleted_document():
     [
         ("no json", "no JSON"),
         ("[1]", "a string"),
-        ('{"a":' * 900 + "1" + "}" * 900, "nested too deep"),
+        ('{"a":' * 1_500 + "1" + "}" * 1_500, "nested too deep"),
     ],
     ids=["no json", "array", "deep"],
 )
