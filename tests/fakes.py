@@ -7,7 +7,7 @@ import operator
 import re
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 from uuid import uuid4
@@ -32,7 +32,7 @@ from operators.milvus.schema import (
     mirrored,
     missing_field,
 )
-from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
+from operators.store.protocol import CollectionSpec, Entity, Fence, Hit, Stored
 
 
 class HashEmbedder:
@@ -316,8 +316,8 @@ class MemoryLedger:
         with _failing(self._lock, self._failures, "read"):
             return dict(self.entries)
 
-    def write(self, entries: Mapping[str, str]) -> None:
-        with _failing(self._lock, self._failures, "write"):
+    def write(self, entries: Mapping[str, str], fence: Fence = nullcontext) -> None:
+        with fence(), _failing(self._lock, self._failures, "write"):
             self.entries |= {row["id"]: row["body"] for row, _ in ledger_rows(entries)}
 
 

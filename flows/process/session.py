@@ -19,7 +19,6 @@ from operators.contract.sections import Contract
 from operators.kafka.dead_letters import DeadLetterProducer
 from operators.kafka.reader import KafkaReader
 from operators.ownership.accept_options import Accept
-from operators.ownership.fenced_store import FencedStore
 from operators.ownership.gate import Gate
 from operators.ownership.ledger import Ledger
 from operators.retry import RetryPolicy
@@ -103,6 +102,7 @@ class Session:
             assert opened.embedder is not None
             assert opened.ledger is not None
             assert opened.lease is not None
+            opened.store.fence = opened.lease.gate.writing
             source = _source(
                 contract,
                 opened,
@@ -116,7 +116,7 @@ class Session:
                     contract=contract,
                     source=source,
                     embedder=opened.embedder,
-                    store=FencedStore(opened.store, opened.lease.gate),
+                    store=opened.store,
                     dead_letters=DeadLetterProducer(
                         contract.kafka, {t.topic: t.generation for t in contract.tables}
                     ),

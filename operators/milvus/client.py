@@ -9,6 +9,7 @@ from operators.changes.vector import Vector
 from operators.errors import RowvecError
 from operators.milvus.collection_requests import STRONG, CollectionRequests
 from operators.milvus.filters import id_filter
+from operators.store.protocol import Fence
 
 MAX_WINDOW = 16_384
 """The most entities that a server puts into one answer."""
@@ -30,7 +31,11 @@ class Client(CollectionRequests):
     """
 
     def upsert(
-        self, collection: str, rows: list[dict[str, Any]], refused: type[RowvecError]
+        self,
+        collection: str,
+        rows: list[dict[str, Any]],
+        refused: type[RowvecError],
+        fence: Fence,
     ) -> None:
         """Write rows in one request.
 
@@ -38,9 +43,10 @@ class Client(CollectionRequests):
             collection: The collection to write to.
             rows: Rows with every field.
             refused: The error to raise if Milvus understood the request and refused it.
+            fence: The request is sent inside this context.
         """
         # No retry here on a rate limit: the caller backs off, and holds no lock meanwhile.
-        with self._turn_to_write(collection):
+        with self._turn_to_write(collection), fence():  # guard: fence-upsert
             self._call(
                 self.about(collection, f", {len(rows)} entities"),
                 self._client.upsert,
@@ -50,10 +56,10 @@ class Client(CollectionRequests):
                 retry_on_rate_limit=False,
             )
 
-    def delete(self, collection: str, ids: Sequence[str]) -> None:
-        """Remove those of `ids` that exist."""
+    def delete(self, collection: str, ids: Sequence[str], fence: Fence) -> None:
+        """Remove those of `ids` that exist; each request is sent inside a context of `fence`."""
         for some in _chunks(ids, IDS_PER_REQUEST):
-            with self._turn_to_write(collection):
+            with self._turn_to_write(collection), fence():  # guard: fence-delete
                 self._call(
                     self.about(collection, f", delete of {len(some)} ids"),
                     self._client.delete,

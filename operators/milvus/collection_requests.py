@@ -9,6 +9,7 @@ from pymilvus import DataType, MilvusClient
 from operators.errors import RowvecError
 from operators.milvus.connection import Connection
 from operators.milvus.schema import Field, Shape
+from operators.store.protocol import Fence
 
 STRONG = "Strong"
 """The consistency level of every collection and every read."""
@@ -135,19 +136,20 @@ class CollectionRequests(Connection):
         identity = str(properties.get(_IDENTITY_PROPERTY, "")) or recorded.get("identity", "")
         return Shape(fields, metric, model, identity=identity)
 
-    def add_field(self, collection: str, field: Field) -> None:
-        """Add a nullable field; existing entities hold NULL in it.
+    def add_field(self, collection: str, field: Field, fence: Fence) -> None:
+        """Add a nullable field, inside a context of `fence`; existing entities hold NULL in it.
 
         Written from pymilvus' documentation of Milvus 2.6; never run against such a server.
         """
-        self._call(
-            self.about(collection, f", new field '{field.name}'"),
-            self._client.add_collection_field,
-            collection,
-            field_name=field.name,
-            data_type=_TYPES[field.type],
-            **_options(field, nullable=True),
-        )
+        with fence():  # guard: fence-field
+            self._call(
+                self.about(collection, f", new field '{field.name}'"),
+                self._client.add_collection_field,
+                collection,
+                field_name=field.name,
+                data_type=_TYPES[field.type],
+                **_options(field, nullable=True),
+            )
 
 
 def _options(field: Field, *, nullable: bool) -> dict[str, Any]:

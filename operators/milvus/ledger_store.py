@@ -2,12 +2,14 @@
 
 import threading
 from collections.abc import Mapping
+from contextlib import nullcontext
 
 from operators.contract.table import LEDGER
 from operators.errors import FatalError
 from operators.milvus.client import MAX_WINDOW, Client
 from operators.milvus.rows import ledger_rows, requests
 from operators.milvus.schema import LEDGER_SHAPE, check_ledger_shape
+from operators.store.protocol import Fence
 
 
 class MilvusLedger:
@@ -33,12 +35,12 @@ class MilvusLedger:
             rows = [row for page in self._client.pages(LEDGER, ["body"]) for row in page]
         return {str(row["id"]): str(row["body"]) for row in rows}
 
-    def write(self, entries: Mapping[str, str]) -> None:
+    def write(self, entries: Mapping[str, str], fence: Fence = nullcontext) -> None:
         """See `LedgerStore.write`."""
         rows = ledger_rows(entries)
         self._ensure()
         for some in requests(rows):
-            self._client.upsert(LEDGER, some, FatalError)
+            self._client.upsert(LEDGER, some, FatalError, fence)
 
     def _ensure(self) -> None:
         """At the first call, create or complete the collection and check it."""

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Collection, Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,7 @@ from operators.milvus.schema import (
     mirrored,
     missing_field,
 )
-from operators.store.protocol import CollectionSpec, Entity, Hit, Stored
+from operators.store.protocol import CollectionSpec, Entity, Fence, Hit, Stored
 
 MAX_HITS = MAX_WINDOW
 
@@ -44,6 +45,12 @@ class MilvusStore:
     call fails at once if no server answers, and within twice the deadline if the server is slow. The
     caller backs off and tries again.
 
+    Attributes:
+        fence: Each single request that changes rows or fields is sent inside this context. It is
+            `Gate.writing` once this process holds the lease; the main thread sets it before any
+            other thread writes. A call may need many requests, and takes long: to ask once per call
+            would let most of them begin after the lease has run out.
+
     Args:
         section: Address and credentials.
 
@@ -54,6 +61,7 @@ class MilvusStore:
     """
 
     def __init__(self, section: MilvusSection) -> None:
+        self.fence: Fence = nullcontext
         self._shapes: dict[str, Shape] = {}
         self._adding = threading.Lock()
         self._client = Client(section)
@@ -100,7 +108,7 @@ class MilvusStore:
             field = missing_field(collection, shape, name, spec)
             if field is not None:
                 try:
-                    self._client.add_field(collection, field)
+                    self._client.add_field(collection, field, self.fence)
                 except RowvecError:
                     if name not in self._client.describe(collection).fields:
                         raise
@@ -141,7 +149,7 @@ class MilvusStore:
         shape = self._checked_shape(collection)
         for rows in requests(to_rows(entities, shape, json_arrays=self.nullable)):
             try:
-                self._client.upsert(collection, rows, RecordError)
+                self._client.upsert(collection, rows, RecordError, self.fence)
             except RecordError:
                 # The rows passed every check against this shape. So most likely the collection was
                 # created again with other fields, which is fatal and no fault of a record.
@@ -150,7 +158,7 @@ class MilvusStore:
 
     def delete(self, collection: str, ids: Sequence[str]) -> None:
         """See `VectorStore.delete`."""
-        self._client.delete(collection, ids)
+        self._client.delete(collection, ids, self.fence)
 
     def delete_older(
         self,
@@ -175,7 +183,7 @@ class MilvusStore:
                     cause="are there again after they were deleted",
                     hint="Check that nothing else writes to the collection",
                 )
-            self._client.delete(collection, ids)
+            self._client.delete(collection, ids, self.fence)
             before = set(ids)
 
     def count(self, collection: str) -> int:

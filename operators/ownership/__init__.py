@@ -5,15 +5,14 @@
   epoch). `accept_options` lists what a
   user can accept, `ledger_entries` says what an entry holds.
 - `lease`: takes, renews and releases the lease, by the `lease_times`. `gate` lets writes pass while
-  the lease lasts, `kill_timer` ends the process when it runs out, and `fenced_store` sends every write
-  through the gate.
+  the lease lasts: each request that writes rows passes it. `kill_timer` ends the process when the lease
+  runs out.
 
 May import: store, changes, contract, retry, errors.
 """
 
 __all__ = [
     "accept_options",
-    "fenced_store",
     "gate",
     "kill_timer",
     "lease",

@@ -2,13 +2,13 @@
 
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
 from operators.contract.table import TableSection
 from operators.ownership.ledger_entries import Entry
-from operators.store.protocol import LedgerStore
+from operators.store.protocol import Fence, LedgerStore
 
 
 class OwnEntries:
@@ -36,8 +36,8 @@ class OwnEntries:
         self._recorded: dict[str, int] = {}
         self.adopted: Mapping[str, Sequence[Entry]] = {}
         """The entries of all processes by collection, as they were adopted."""
-        self.fence: Callable[[], AbstractContextManager[None]] = nullcontext
-        """Context around `record`: `Gate.writing`, once there is a lease."""
+        self.fence: Fence = nullcontext
+        """Context around each request of `record`: `Gate.writing`, once there is a lease."""
 
     @property
     def collections(self) -> Collection[str]:
@@ -83,8 +83,12 @@ class OwnEntries:
         with self._changing:  # guard: entry-changes-take-turns
             self._mine[collection] = change(self._mine[collection])
 
-    def write(self, change: Callable[[str, Entry], Entry]) -> None:
+    def write(self, change: Callable[[str, Entry], Entry], fence: Fence = nullcontext) -> None:
         """Change the entries of this process and store them, without retrying.
+
+        Args:
+            change: Makes the new entry of a collection.
+            fence: Each request is sent inside this context. Renewals of the lease need none.
 
         Raises:
             RetriableError: They could not be stored now. The change is stored with the next write.
@@ -96,7 +100,8 @@ class OwnEntries:
                 for name, entry in self._mine.items()
             }
             self._store.write(
-                {f"{name}/{self._process}": entry.pack() for name, entry in self._mine.items()}
+                {f"{name}/{self._process}": entry.pack() for name, entry in self._mine.items()},
+                fence,
             )
             self._stored_sequence = self._sequence
 
@@ -117,8 +122,8 @@ class OwnEntries:
         Raises:
             RetriableError, FatalError: See `write`, and the fence.
         """
-        with self.fence():
-            self.write(lambda collection, entry: self._with(collection, offsets, entry))
+        # guard: fence-record
+        self.write(lambda collection, entry: self._with(collection, offsets, entry), self.fence)
         self._recorded.update(offsets)
 
     def note(self, offsets: Mapping[str, int]) -> None:

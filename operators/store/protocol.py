@@ -1,8 +1,9 @@
 """Protocols of a vector store and of a ledger store, their values, and the ids of entities."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from operators.changes.events import KafkaPosition
 from operators.changes.row_key import RowKey
@@ -13,6 +14,9 @@ from operators.contract.table import MAX_VARCHAR_BYTES, ColumnSpec
 
 MAX_LEDGER_BYTES = MAX_VARCHAR_BYTES
 """The most bytes that one text in the ledger may have, as UTF-8."""
+
+Fence: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""A context for each single request that changes the store; it raises if nothing may be written now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +212,7 @@ class LedgerStore(Protocol):
         """All entries, by name."""
         ...
 
-    def write(self, entries: Mapping[str, str]) -> None:
+    def write(self, entries: Mapping[str, str], fence: Fence = nullcontext) -> None:
         """Insert or replace entries; afterwards each name holds exactly the text that was given.
 
         Entries that fit one request are written together or not at all. After an error, any of the
@@ -217,6 +221,7 @@ class LedgerStore(Protocol):
         Args:
             entries: Texts of at most `MAX_LEDGER_BYTES` of UTF-8, by percent-encoded names: ASCII
                 letters, digits and `._-~%/`.
+            fence: Each request is sent inside this context.
 
         Raises:
             FatalError: A name or a text breaks these rules; then none of them is written.

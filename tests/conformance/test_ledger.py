@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 import pytest
 from pymilvus import DataType, MilvusClient
@@ -51,7 +51,7 @@ def ledger(backend: Backend, shared: LedgerStore) -> LedgerStore:
     if isinstance(shared, MemoryLedger):
         shared.entries.clear()
     elif entries := shared.read():
-        backend.store._client.delete(LEDGER, list(entries))
+        backend.store._client.delete(LEDGER, list(entries), nullcontext)
     return shared
 
 
@@ -332,7 +332,7 @@ def test_lite_has_one_writer_and_who_waits_for_it_has_a_deadline(mortal: MilvusS
     ledger.write({"docs/0": "1"})
     client: Client = store._client
     occupied = client._client = Occupied(client._client)
-    lane = threading.Thread(target=client.upsert, args=(LEDGER, [], FatalError))
+    lane = threading.Thread(target=client.upsert, args=(LEDGER, [], FatalError, nullcontext))
     lane.start()
     try:
         assert occupied.begun.wait(20)

@@ -981,7 +981,7 @@ def test_a_server_that_hangs_ends_the_call_at_its_deadline(tmp_path):
 def test_delete_older_ends_when_what_it_deletes_stays(mortal, monkeypatch: pytest.MonkeyPatch):
     store, _ = mortal
     store.upsert("mortal", [entity("1")])
-    monkeypatch.setattr(store._client, "delete", lambda collection, ids: None)
+    monkeypatch.setattr(store._client, "delete", lambda *_: None)
     with pytest.raises(RetriableError, match="there again after they were deleted"):
         store.delete_older("mortal", "items", Version("f"))
 

@@ -30,7 +30,7 @@ RETRY = ("tests/unit/test_retry.py",)
 RECOVERY = ("tests/unit/recovery/test_directory.py",)
 LEDGER = ("tests/unit/ownership/test_ledger.py",)
 LEASE = ("tests/unit/ownership/test_lease.py",)
-FENCED = ("tests/unit/ownership/test_fenced_store.py",)
+FENCED = ("tests/unit/milvus/test_fence.py",)
 TIMER = (
     "tests/unit/ownership/test_kill_timer.py",
     "-k",

@@ -1,8 +1,8 @@
 """The guards of operators/milvus/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import instead, never, replaced, without
-from tests.mutation.selections import ERRORS, STORE
+from tests.mutation.mutations import instead, never, replaced, unwrapped, without
+from tests.mutation.selections import ERRORS, FENCED, STORE
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -64,5 +64,23 @@ GUARDS: tuple[Guard, ...] = (
         "rows that a TRUNCATE cannot remove are reported",
         instead("return"),
         ("tests/conformance/test_store.py", "-k", "delete_older_ends"),
+    ),
+    Guard(
+        "fence-upsert",
+        "each request of an upsert needs the lease",
+        unwrapped,
+        FENCED,
+    ),
+    Guard(
+        "fence-delete",
+        "each request of a delete or of a TRUNCATE needs the lease",
+        unwrapped,
+        FENCED,
+    ),
+    Guard(
+        "fence-field",
+        "a new field needs the lease",
+        unwrapped,
+        FENCED,
     ),
 )

@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, never, replaced, unwrapped, without
-from tests.mutation.selections import FENCED, LEASE, LEDGER, TIMER
+from tests.mutation.selections import LEASE, LEDGER, TIMER
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -204,21 +204,9 @@ GUARDS: tuple[Guard, ...] = (
         TIMER,
     ),
     Guard(
-        "fence-upsert",
-        "an upsert needs the lease",
-        unwrapped,
-        FENCED,
-    ),
-    Guard(
-        "fence-delete",
-        "a delete needs the lease",
-        unwrapped,
-        FENCED,
-    ),
-    Guard(
-        "fence-truncate",
-        "a TRUNCATE needs the lease",
-        unwrapped,
-        FENCED,
+        "fence-record",
+        "the record of an epoch needs the lease",
+        without("self.fence"),
+        LEASE,
     ),
 )

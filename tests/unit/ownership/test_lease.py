@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from operators.ownership.lease import Lease
 from operators.ownership.lease_times import LeaseTimes
 from operators.ownership.ledger_entries import Entry, Holder
 from operators.ownership.own_entries import OwnEntries
-from tests.changes import table
+from tests.changes import TOPIC, table
 from tests.fakes import MemoryLedger
 
 TIMES = LeaseTimes(lease=90.0, request=60.0)
@@ -202,7 +202,7 @@ def test_a_slow_claim_does_not_count():
     one = world.process("one")
     write = world.store.write
 
-    def slow(entries: Any) -> None:
+    def slow(entries: Any, *_: Any) -> None:
         world.pass_by(TIMES.settle + 0.1)
         write(entries)
 
@@ -239,7 +239,7 @@ def test_renewals_after_a_long_silence_that_take_too_long_count_one_lease_later(
     world.pass_by(TIMES.lease)
     write = world.store.write
 
-    def slow(entries: Any) -> None:
+    def slow(entries: Any, *_: Any) -> None:
         world.pass_by(TIMES.settle + 0.1)
         write(entries)
 
@@ -261,7 +261,7 @@ def test_after_a_short_silence_a_slow_renewal_counts_at_once():
     silent_for(TIMES.gate + 1, one)
     write = world.store.write
 
-    def slow(entries: Any) -> None:
+    def slow(entries: Any, *_: Any) -> None:
         world.pass_by(TIMES.settle + 0.1)
         write(entries)
 
@@ -278,7 +278,7 @@ def test_who_is_written_over_by_a_late_renewal_has_ended_when_that_counts(answer
     two = world.process("two")
     write = world.store.write
 
-    def late(entries: Any) -> None:
+    def late(entries: Any, *_: Any) -> None:
         world.store.write = write  # type: ignore[method-assign]
         two.start()
         write(entries)
@@ -307,7 +307,7 @@ def test_who_is_written_over_by_a_late_claim_has_ended_when_that_counts():
     two = world.process("two")
     write = world.store.write
 
-    def late(entries: Any) -> None:
+    def late(entries: Any, *_: Any) -> None:
         world.store.write = write  # type: ignore[method-assign]
         one.lease.renew()
         one.write()
@@ -405,6 +405,18 @@ def _renew(running: list[tuple[Process, float]], world: World) -> None:
             process.lease.gate.expire()
 
 
+def test_the_record_of_an_epoch_needs_the_lease():
+    """It is a write as any other: a process that was replaced must not move what was recorded."""
+    world = World()
+    one = world.process("one").start()
+    one.lease._entries.record({f"{TOPIC}/0": 5})
+    world.pass_by(TIMES.gate)
+    with pytest.raises(RetriableError, match="nothing may be written"):
+        one.lease._entries.record({f"{TOPIC}/0": 9})
+    one.lease.renew()  # a renewal passes no gate, or the gate could never open again
+    one.lease._entries.record({f"{TOPIC}/0": 9})
+
+
 class Unreliable(MemoryLedger):
     """A ledger store that is sometimes slow and sometimes down."""
 
@@ -412,13 +424,13 @@ class Unreliable(MemoryLedger):
         super().__init__()
         self._world, self._draw = world, draw
 
-    def write(self, entries: Any) -> None:
+    def write(self, entries: Any, fence: Any = nullcontext) -> None:
         kind = self._draw.random()
         if kind < 0.1:
             raise RetriableError(subject="milvus", cause="down")
         if kind < 0.2:
             self._world.pass_by(self._draw.choice([0.5, 2.0]))
-        super().write(entries)
+        super().write(entries, fence)
         if kind > 0.95:
             raise RetriableError(subject="milvus", cause="timed out")
 
