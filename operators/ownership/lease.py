@@ -34,6 +34,8 @@ from operators.ownership.own_entries import OwnEntries
 
 logger = logging.getLogger(__name__)
 
+_SUBJECT = "the lease on the collections"
+
 _CLAIMS = 5
 """How often a claim that took too long is repeated."""
 
@@ -218,7 +220,25 @@ class Lease:
             self._sole_writer_from = now + self._times.lease
 
     def keep(self) -> None:
-        """Renew periodically until `end`: the body of the lease thread."""
+        """Renew periodically until `end`: the body of the lease thread.
+
+        Nobody waits for this thread. So whatever it fails by closes the gate, which stops the flow with
+        that reason; otherwise the kernel would kill the process later, without a word.
+        """
+        try:
+            self._keep()
+        except BaseException as error:
+            logger.debug("The lease thread was ended by", exc_info=error)
+            text = " ".join(str(error).split())
+            self.gate.lose(  # guard: lease-thread
+                FatalError(
+                    subject=_SUBJECT,
+                    cause=f"it is not renewed any more: {type(error).__name__}: {text}",
+                    hint="nothing is lost: start again. `--verbose` tells where it came from",
+                )
+            )
+
+    def _keep(self) -> None:
         step = self._times.renewal / 4
         renewed = self._now()
         while not self._ended.wait(step):
@@ -256,7 +276,7 @@ class Lease:
 
     def _not_ours(self, who: str) -> FatalError:
         return FatalError(
-            subject="the lease on the collections",
+            subject=_SUBJECT,
             cause=f"this process no longer has it: {who}",
             hint="one flow writes to a collection; nothing is lost",
         )

@@ -98,10 +98,7 @@ class EmbedStep:
 
     def close(self) -> None:
         """Start no more groups. Call it when the flow has ended, before its lanes are closed."""
-        with self._lock:
-            left, self._queue = self._queue, deque()
-            self._waiting_rows.clear()
-        for each in left:
+        for each in self._take_all():
             each.done.cancel()
         if self._pool is not None:
             self._pool.shutdown()
@@ -136,11 +133,17 @@ class EmbedStep:
 
     def _work(self) -> None:
         """Embed until the queue is empty; several threads may do so, each with its own group."""
-        while group := self._next_group():
+        group: list[_Waiting] = []
+        while True:
+            group.clear()
             try:
+                self._take_group(group)
+                if not group:
+                    return
                 self._embed(group)
-            except Exception as error:
-                for each in group:
+            except BaseException as error:
+                # Nobody waits for this thread, but a lane waits for each window: it raises the error.
+                for each in group or self._take_all():  # guard: embed-thread
                     each.done.set_exception(error)
                 if self._pool is None:
                     raise
@@ -148,10 +151,17 @@ class EmbedStep:
                 for each in group:
                     each.done.set_result(None)
             self._on_done()
+            if not group:
+                return
 
-    def _next_group(self) -> list[_Waiting]:
+    def _take_all(self) -> list[_Waiting]:
+        with self._lock:
+            left, self._queue = list(self._queue), deque()
+            self._waiting_rows.clear()
+        return left
+
+    def _take_group(self, group: list[_Waiting]) -> None:
         """Take the first windows of the queue, until their texts fill a group."""
-        group: list[_Waiting] = []
         left = GROUP_BATCHES * self._embedder.max_batch_tokens
         with self._lock:
             while self._queue and left > 0:  # guard: model-groups
@@ -161,7 +171,6 @@ class EmbedStep:
                         del self._waiting_rows[key]
                 group.append(waiting)
                 left -= waiting.tokens
-        return group
 
     def _embed(self, group: Sequence[_Waiting]) -> None:
         embedder, telemetry = self._embedder, self._telemetry

@@ -124,6 +124,15 @@ class Lane:
             raise self._error
 
     def _run(self) -> None:
+        """The body of the thread. Whatever it fails by comes up in the worker, by `_check`."""
+        try:
+            self._write_until_closed()
+        except BaseException as error:  # noqa: BLE001 - handed over to the worker
+            with self._changed:
+                self._error = error
+                self._changed.notify_all()
+
+    def _write_until_closed(self) -> None:
         later: tuple[Window, ...] = ()
         unfinished: Counter[str] = Counter()
         while True:
@@ -136,13 +145,7 @@ class Lane:
                 windows, size = self._take_embedded()
             if not windows and not later:
                 continue
-            try:
-                receipt = self._write([*later, *windows])  # guard: lane-later-first
-            except BaseException as error:  # noqa: BLE001 - handed over to the worker, by _check
-                with self._changed:
-                    self._error = error
-                    self._changed.notify_all()
-                return
+            receipt = self._write([*later, *windows])  # guard: lane-later-first
             later = receipt.later
             unfinished.update(window.shard for window in windows)
             with self._changed:

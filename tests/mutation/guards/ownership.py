@@ -204,6 +204,12 @@ GUARDS: tuple[Guard, ...] = (
         TIMER,
     ),
     Guard(
+        "lease-thread",
+        "whatever ends the lease thread stops the flow",
+        dropped,
+        LEASE,
+    ),
+    Guard(
         "fence-record",
         "the record of an epoch needs the lease",
         without("self.fence"),

@@ -299,6 +299,12 @@ GUARDS: tuple[Guard, ...] = (
         EMBED,
     ),
     Guard(
+        "embed-thread",
+        "whatever ends a thread of the model is raised by the windows that wait for it",
+        gives("group"),
+        EMBED,
+    ),
+    Guard(
         "lane-one-request",
         "a lane has one request at a time",
         instead("self._thread.start()\nthreading.Thread(target=self._run, daemon=True).start()"),

@@ -405,6 +405,37 @@ def _renew(running: list[tuple[Process, float]], world: World) -> None:
             process.lease.gate.expire()
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("Cannot invoke RPC on closed channel!"),
+        MemoryError(),
+        KeyError("holder"),
+        SystemExit(1),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_lease_thread_that_fails_by_anything_stops_the_flow_and_says_why(error):
+    """Nobody waits for it. Without this the kernel would kill the process later, without a word."""
+    world = World()
+    one = world.process("one").start()
+
+    def fail() -> None:
+        raise error
+
+    one.lease._times = LeaseTimes(lease=0.012, request=0.0)
+    one.lease._entries.read = fail  # type: ignore[method-assign]
+    world.pass_by(1)
+    one.lease._now = lambda: world.pass_by(1) or world.now  # type: ignore[func-returns-value]
+    one.lease.keep()
+    assert one.deadline is None, "the timer is put off, so that the flow can end by itself"
+    with pytest.raises(FatalError, match=f"not renewed any more: {type(error).__name__}"):
+        one.lease.gate.check()
+    with pytest.raises(FatalError, match="Nothing is lost: start again"):
+        one.write()
+    one.lease.end()
+
+
 def test_the_record_of_an_epoch_needs_the_lease():
     """It is a write as any other: a process that was replaced must not move what was recorded."""
     world = World()

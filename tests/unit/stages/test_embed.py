@@ -207,6 +207,20 @@ def test_what_fails_the_model_is_told_by_its_windows_and_by_no_others(step, mode
         broken.check_embedded()
 
 
+@pytest.mark.parametrize("error", [MemoryError("no room"), SystemExit(1), ValueError("a bug")])
+def test_a_thread_that_fails_outside_of_the_model_is_told_as_well(step, model, error):
+    """Nobody waits for the thread itself: its windows would wait for their vectors for ever."""
+
+    def fail(waiting: Sequence[object]) -> None:
+        raise error
+
+    step._take_group = fail
+    waiting = window("a")
+    step([("000", waiting)])
+    with pytest.raises(type(error)):
+        embedded(waiting)
+
+
 def test_closing_begins_nothing_more(step, model):
     under_way, waiting = window("a"), window("b")
     step([("000", under_way)])

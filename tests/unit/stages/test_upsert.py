@@ -526,6 +526,20 @@ def test_an_error_comes_up_at_every_call():
     assert len(gate.calls) == 1
 
 
+@pytest.mark.parametrize("error", [MemoryError("no room"), SystemExit(1), ValueError("a bug")])
+def test_a_lane_that_fails_outside_of_a_write_is_told_as_well(error, monkeypatch):
+    """Otherwise a checkpoint would wait for it for ever, while the lease is renewed."""
+
+    def fail(lane: Lane) -> None:
+        raise error
+
+    monkeypatch.setattr(Lane, "_take_embedded", fail)
+    with lane_of(Gate()) as lane:
+        ticket = lane.submit(window(row(1, 1)))
+        with pytest.raises(type(error)):
+            lane.wait("000", ticket)
+
+
 def test_an_error_ends_the_waiting(monkeypatch):
     monkeypatch.setattr(lanes_module, "MAX_QUEUED_ROWS", 1)
     gate = Gate()
