@@ -32,6 +32,17 @@ OVERTAKEN = "rowvec.overtaken"
 """Header of the mark that closes a letter because something superseded its record."""
 
 
+SHORTENED = "rowvec.shortened"
+"""Header of a letter that was too large for its topic: what was left out or cut."""
+
+_TOO_LARGE = frozenset(
+    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG_SIZE}
+)
+
+_SHORT_TEXT = 200
+"""Characters of a text in the headers of a letter that was shortened."""
+
+
 class Outgoing(NamedTuple):
     """A record to send to a certain partition."""
 
@@ -51,7 +62,9 @@ class DeadLetterProducer:
     """Sends dead letters to a Kafka topic and waits until they are stored.
 
     A letter's key is its position, so a letter that is sent again after a crash has the same key. The
-    reason is in the headers `rowvec.*`; the body is the record's value.
+    reason is in the headers `rowvec.*`; the body is the record's value. A letter that no broker takes
+    would stop the flow at each start. So one that is too large loses its value, then its record's key,
+    then the ends of its texts; the position always stays, and finds the record in its topic.
 
     Args:
         section: Where Kafka is, and the topic.
@@ -65,13 +78,7 @@ class DeadLetterProducer:
         self._producer = Producer(_producer_config(section))
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
-        """See `DeadLetterSink.send`."""
-        failures: list[str] = []
-
-        def delivered(error: KafkaError | None, _message: Message) -> None:
-            if error is not None:
-                failures.append(error.str())
-
+        """See `DeadLetterSink.send`. A letter that is too large is shortened until it is not."""
         for letter in letters:
             logger.error(
                 "Dead letter %s (%s): %s: %s. %s",
@@ -81,16 +88,63 @@ class DeadLetterProducer:
                 letter.cause,
                 letter.hint,
             )
+        # Brokers measure a whole batch. So of letters that were refused together each may fit alone.
+        for letter in self._too_large(letters):
+            for shorter, cut in _shortened(letter):
+                if not self._too_large([shorter], cut):
+                    break
+            else:
+                raise FatalError(
+                    subject=f"dead-letter topic {self._topic}",
+                    cause=f"it takes no letter about {letter.position}, not even a shortened one",
+                    hint="raise max.message.bytes of the topic to 10,000 at least",
+                )
+
+    def _too_large(self, letters: Sequence[DeadLetter], cut: str = "") -> list[DeadLetter]:
+        """Send letters; returns those that the client or the broker finds too large.
+
+        Args:
+            letters: The letters.
+            cut: What was left out of them; the letters say so.
+
+        Raises:
+            RetriableError: Some were not stored for another reason.
+        """
+        too_large: list[DeadLetter] = []
+        failures: list[str] = []
+
+        def failed(letter: DeadLetter, error: KafkaError) -> None:
+            if error.code() in _TOO_LARGE:  # guard: letter-too-large
+                too_large.append(letter)
+            else:
+                failures.append(error.str())
+
+        for letter in letters:
+
+            def delivered(
+                error: KafkaError | None, _message: Message, letter: DeadLetter = letter
+            ) -> None:
+                if error is not None:
+                    failed(letter, error)
+
+            # A lone surrogate, which JSON can bring, is no UTF-8; it must not stop the letter.
+            headers: list[tuple[str, str | bytes | None]] = [
+                (name, text.encode("utf-8", "backslashreplace"))
+                for name, text in self._headers(letter, cut).items()
+            ]
             try:
                 self._producer.produce(
                     self._topic,
                     key=letter_key(letter.position),
                     value=letter.value,
-                    headers=list(self._headers(letter).items()),
+                    headers=headers,
                     on_delivery=delivered,
                 )
-            except (KafkaException, BufferError) as error:
+            except KafkaException as error:
+                failed(letter, error.args[0])
+            except BufferError as error:
                 failures.append(str(error))
+            if failures:
                 break
         left = self._producer.flush(REQUEST_TIMEOUT_S * 4)
         if left or failures:
@@ -99,8 +153,9 @@ class DeadLetterProducer:
                 cause=failures[0] if failures else f"{left} letters were not acknowledged",
                 hint="create the topic and allow writing to it",
             )
+        return too_large
 
-    def _headers(self, letter: DeadLetter) -> dict[str, str]:
+    def _headers(self, letter: DeadLetter, cut: str = "") -> dict[str, str]:
         headers = {
             "rowvec.topic": letter.position.topic,
             "rowvec.partition": str(letter.position.partition),
@@ -112,6 +167,8 @@ class DeadLetterProducer:
             "rowvec.value": "whole" if letter.value is not None else "omitted",
             "rowvec.generation": str(self._generations.get(letter.position.topic, 0)),
         }
+        if cut:
+            headers[SHORTENED] = cut
         if letter.row_key:
             headers["rowvec.row_key"] = letter.row_key
         if letter.key is not None:
@@ -193,6 +250,30 @@ def letter_records(section: KafkaSection) -> Iterator[KafkaRecord]:
         ) from None
     for _, partition in partitions:
         yield from records_to_end(section, topic, partition, BEGINNING)
+
+
+def _shortened(letter: DeadLetter) -> Iterator[tuple[DeadLetter, str]]:
+    """The letter as it is, then shorter and shorter, each with what was left out so far."""
+    cut: list[str] = []
+    yield letter, ""
+    if letter.value is not None:
+        letter = letter._replace(value=None)
+        cut.append("value")
+        yield letter, ", ".join(cut)
+    if letter.key is not None:
+        letter = letter._replace(key=None)
+        cut.append("key")
+        yield letter, ", ".join(cut)
+    cut.append("texts")
+    yield (
+        letter._replace(
+            subject=letter.subject[:_SHORT_TEXT],
+            cause=letter.cause[:_SHORT_TEXT],
+            hint=letter.hint[:_SHORT_TEXT],
+            row_key=letter.row_key[:_SHORT_TEXT],
+        ),
+        ", ".join(cut),
+    )
 
 
 def _producer_config(section: KafkaSection) -> dict[str, Any]:

@@ -278,6 +278,21 @@ class TestWhileRunning:
         again = consume(broker.bootstrap_servers, f"{topic}.dead", 5)
         assert [json.loads(letter.key())[2] for letter in again][-1] == 9
 
+    def test_a_dead_letter_that_no_broker_takes_is_shortened(
+        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    ) -> None:
+        """Otherwise the flow would end at this record, at each start."""
+        docs_contract(tmp_path, broker, milvus, tiny_model)
+        # No UTF-8: in a header it becomes three times as long.
+        poison = b"\xff" * 256 * 1024
+        value = envelope("u", 20, doc(2, "y" * 250 * 1024))
+        produce(broker.bootstrap_servers, topic, [(0, poison, value), *rows(4)])
+        run_to_end(tmp_path)
+        (letter,) = consume(broker.bootstrap_servers, f"{topic}.dead", 1)
+        why = {name: text.decode() for name, text in letter.headers()}
+        assert (why["rowvec.offset"], why["rowvec.shortened"]) == ("3", "value")
+        assert "docs:4#0" in collection(milvus, topic)
+
     def test_a_second_run_on_one_recovery_directory_is_refused(
         self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
     ) -> None:

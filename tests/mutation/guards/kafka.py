@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import never, replaced
-from tests.mutation.selections import KAFKA
+from tests.mutation.selections import KAFKA, LETTERS
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -28,5 +28,11 @@ GUARDS: tuple[Guard, ...] = (
         "records of an uncommitted Kafka transaction are not read",
         replaced('"read_committed"', by='"read_uncommitted"'),
         KAFKA,
+    ),
+    Guard(
+        "letter-too-large",
+        "a dead letter that is too large is shortened, and does not stop the flow",
+        never,
+        LETTERS,
     ),
 )
