@@ -17,6 +17,7 @@ from operators.codec.log_positions import described
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RecordError, RowvecError
 from operators.kafka import topics as kafka_topics
+from operators.kafka.config import check_clients
 from operators.kafka.log_reader import Record
 from operators.milvus.store import MilvusStore
 from operators.model.protocol import Embedder
@@ -175,6 +176,7 @@ def _recovery(contract: Contract, _opened: Opened) -> str:
 
 
 def _kafka(contract: Contract, opened: Opened) -> str:
+    check_clients(contract.kafka)
     opened.partitions = kafka_topics.topic_partitions(
         contract.kafka, [table.topic for table in contract.tables]
     )

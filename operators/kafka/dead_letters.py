@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import orjson
 from confluent_kafka import (
@@ -15,7 +15,7 @@ from confluent_kafka import (
 from operators.changes.events import DeadLetter, KafkaPosition
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError, RetriableError
-from operators.kafka.config import REQUEST_TIMEOUT_S, client_config, ignore
+from operators.kafka.config import REQUEST_TIMEOUT_S, check_clients, producer_config
 from operators.kafka.log_reader import BEGINNING
 from operators.kafka.records import Headers, KafkaRecord, records_to_end
 from operators.kafka.topics import topic_partitions
@@ -75,7 +75,7 @@ class DeadLetterProducer:
     def __init__(self, section: KafkaSection, generations: Mapping[str, int] | None = None) -> None:
         self._topic = section.dead_letter_topic
         self._generations = generations or {}
-        self._producer = Producer(_producer_config(section))
+        self._producer = Producer(producer_config(section))
 
     def send(self, letters: Sequence[DeadLetter]) -> None:
         """See `DeadLetterSink.send`. A letter that is too large is shortened until it is not."""
@@ -180,7 +180,7 @@ class Resender:
     """Sends records to the partitions that they name, and waits until they are stored."""
 
     def __init__(self, section: KafkaSection) -> None:
-        self._producer = Producer(_producer_config(section))
+        self._producer = Producer(producer_config(section))
 
     def send(self, records: Sequence[Outgoing]) -> list[int]:
         """Send all records; those of one partition stay in order.
@@ -235,8 +235,9 @@ def letter_records(section: KafkaSection) -> Iterator[KafkaRecord]:
     """Everything in the dead-letter topic, partition by partition.
 
     Raises:
-        FatalError: The topic is not there, or cannot be read.
+        FatalError: The topic is not there, or cannot be read; or [kafka] is wrong.
     """
+    check_clients(section)
     topic = section.dead_letter_topic
     try:
         partitions = topic_partitions(section, [topic])
@@ -274,13 +275,3 @@ def _shortened(letter: DeadLetter) -> Iterator[tuple[DeadLetter, str]]:
         ),
         ", ".join(cut),
     )
-
-
-def _producer_config(section: KafkaSection) -> dict[str, Any]:
-    return {
-        "enable.idempotence": True,
-        "linger.ms": 5,
-        "delivery.timeout.ms": int(REQUEST_TIMEOUT_S * 3_000),
-        **client_config(section),
-        "error_cb": ignore,
-    }

@@ -103,6 +103,21 @@ class TestBeforeTheFirstMessage:
                 ["Kafka topic app.public.nope", "which has ", "correct `topic`"],
             ),
             (
+                {"kafka": {"librdkafka": {"fetch.wait.max": 10}}},
+                1,
+                ['"fetch.wait.max" in [kafka.librdkafka]', "no such configuration property"],
+            ),
+            (
+                {"kafka": {"librdkafka": {"acks": 1}}},
+                1,
+                ['"acks" in [kafka.librdkafka]', "may not be set", "dead letter could be lost"],
+            ),
+            (
+                {"kafka": {"security_protocol": "SSL", "ca_file": "/nowhere/ca.pem"}},
+                1,
+                ["ca_file in [kafka]", "'/nowhere/ca.pem' is not there", "PEM certificates"],
+            ),
+            (
                 {"embedding": {"model": "/nowhere/model"}},
                 1,
                 ["embedding model '/nowhere/model'", "is not a folder", "config.json"],
@@ -113,7 +128,10 @@ class TestBeforeTheFirstMessage:
                 ["embedding model 'nobody/nothing'", "could not be fetched", "hf download"],
             ),
         ],
-        ids=["key", "template", "column", "key-column", "topic", "model", "hub"],
+        ids=[
+            *("key", "template", "column", "key-column", "topic"),
+            *("option", "own-option", "ca-file", "model", "hub"),
+        ],
     )
     def test_a_contract_that_does_not_fit(
         self,

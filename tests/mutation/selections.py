@@ -38,6 +38,7 @@ TIMER = (
 )
 GOLDEN = ("tests/unit/state/test_golden.py",)
 KAFKA = ("tests/unit/kafka/test_reader.py",)
+CLIENTS = ("tests/unit/kafka/test_config.py",)
 LETTERS = ("tests/unit/kafka/test_dead_letters.py",)
 ERRORS = ("tests/unit/milvus/test_errors.py",)
 STORE = (

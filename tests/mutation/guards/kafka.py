@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import never, replaced
-from tests.mutation.selections import KAFKA, LETTERS
+from tests.mutation.selections import CLIENTS, KAFKA, LETTERS
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -28,6 +28,12 @@ GUARDS: tuple[Guard, ...] = (
         "records of an uncommitted Kafka transaction are not read",
         replaced('"read_committed"', by='"read_uncommitted"'),
         KAFKA,
+    ),
+    Guard(
+        "own-options",
+        "an option of the client that would break a guarantee is refused",
+        never,
+        CLIENTS,
     ),
     Guard(
         "letter-too-large",

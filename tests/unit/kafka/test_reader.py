@@ -84,12 +84,6 @@ def test_what_a_consumer_must_be_told(option: str, value: object) -> None:
     assert consumer_config(SECTION)[option] == value
 
 
-@pytest.mark.parametrize("option", ["auto.offset.reset", "enable.auto.commit"])
-def test_the_contract_cannot_have_a_lost_offset_skipped_over(option: str) -> None:
-    section = SECTION.model_copy(update={"librdkafka": {option: "latest"}})
-    assert consumer_config(section)[option] in ("error", False)
-
-
 @pytest.mark.parametrize(
     ("offset", "assigned"), [(BEGINNING, OFFSET_BEGINNING), (0, 0), (7, 7)], ids=["first", "0", "7"]
 )

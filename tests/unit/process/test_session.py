@@ -1,5 +1,6 @@
 """A session closes what it opened, however far its opening came."""
 
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -24,7 +25,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return SimpleNamespace(close=close, shutdown=close, **more)
 
     observability = part("telemetry", telemetry=None, traced=False)
-    gate = SimpleNamespace(check=lambda: None)
+    gate = SimpleNamespace(check=lambda: None, writing=nullcontext)
     opened = part(
         "checks",
         store=SimpleNamespace(),
