@@ -1,6 +1,7 @@
 """`rowvec demo`: a live PostgreSQL table becomes, and stays, a searchable Milvus collection."""
 
 import json
+import os
 import signal
 import sys
 import threading
@@ -10,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, LiteralString
+from typing import TYPE_CHECKING, LiteralString, NoReturn
 
 from rich.console import Console
 from rich.markup import escape
@@ -71,7 +72,7 @@ def run_demo(*, rows: int, keep: bool, as_json: bool) -> None:
 
     Raises:
         FatalError: A part did not start, or SQL and Milvus differ.
-        SystemExit: Ctrl-C or SIGTERM.
+        SystemExit: SIGTERM, before anything was started.
     """
     console = Console(stderr=as_json, highlight=False)
     if not console.is_terminal:
@@ -80,9 +81,10 @@ def run_demo(*, rows: int, keep: bool, as_json: bool) -> None:
     try:
         with ExitStack() as cleanup:
             summary = _Demo(console, cleanup, rows, keep=keep).run()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit) as ending:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         console.print("\nStopped; nothing is left running.")
-        sys.exit(128 + signal.SIGINT)
+        _leave(128 + signal.SIGINT if isinstance(ending, KeyboardInterrupt) else ending.code)
     summary.seconds = round(time.monotonic() - started, 1)
     if as_json:
         print(json.dumps(asdict(summary)))
@@ -97,6 +99,17 @@ def run_demo(*, rows: int, keep: bool, as_json: bool) -> None:
     console.print(
         f"[bold green]SQL and Milvus are equal:[/] {summary.rows_compared:,} rows compared"
     )
+
+
+def _leave(code: int | str | None) -> NoReturn:
+    """End the process now, although a thread may still be loading the model.
+
+    Python waits for such a thread at its end, up to half a minute. All children have ended, and all
+    files are removed, so there is nothing to wait for.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 1)
 
 
 class _Demo:

@@ -51,6 +51,8 @@ def main(config_file: Path) -> None:
         str(Path(config["java"], "lib", "server", "libjvm.so")),
         "-Xrs",
         "-XX:-UsePerfData",  # its file in /tmp would outlive a kill -9
+        # With -Xrs, the JVM opens a socket in /tmp for debuggers at once, which outlives it.
+        "-XX:+DisableAttachMechanism",
         "--enable-native-access=ALL-UNNAMED",
         f"-Djava.io.tmpdir={directory}",
         f"-Dlog4j2.configurationFile={log4j}",
