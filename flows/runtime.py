@@ -1,6 +1,5 @@
 """Runs the flow with real clients, signals and recovery; also for `python -m bytewax.run`."""
 
-import atexit
 import logging
 import os
 import signal
@@ -85,6 +84,10 @@ def run(
             raise
         finally:
             session.close()
+    except RowvecError:
+        raise
+    except Exception as error:  # opening or closing failed by what is no error of Rowvec's
+        raise _reason(error) from error
     finally:
         recovery.release()
 
@@ -115,15 +118,16 @@ def flow_from_env() -> Dataflow:
             accepted=process.accepted,
             on_epoch=lambda: None if recovery is None else recovery.check_intact(),
         )
-    except RowvecError as error:
-        sys.exit(f"rowvec: {error}")
+    except Exception as error:  # noqa: BLE001 - told as a message, and the process ends
+        sys.exit(f"rowvec: {_reason(error)}")
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: session.stop.set())
     ending = ExitStack()
     ending.enter_context(seldom_collected())
     ending.callback(session.close)
-    # Bytewax has no callback for the end of the flow, so the session is closed at exit.
-    atexit.register(ending.close)
+    # Bytewax has no callback for the end of the flow, so the session is closed when Python ends.
+    # `atexit` would be too late: thread pools are shut down by then, and Milvus Lite answers from one.
+    threading._register_atexit(ending.close)  # type: ignore[attr-defined]
     return session.flow.dataflow
 
 
