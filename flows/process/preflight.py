@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
+from flows.process import open_files
 from flows.recovery.directory import check_directory
+from flows.settings import bytewax_cluster
 from flows.sync import collection_specs, ensure_collections, rules_of
 from operators.changes.events import KafkaPosition, Upsert
 from operators.codec.log_positions import described
@@ -180,12 +182,23 @@ def _kafka(contract: Contract, opened: Opened) -> str:
     opened.partitions = kafka_topics.topic_partitions(
         contract.kafka, [table.topic for table in contract.tables]
     )
+    open_files.allow(
+        -(-len(opened.partitions) // _processes(opened)),
+        kafka_topics.broker_count(contract.kafka),
+        contract.recovery.partitions,
+    )
     kafka_topics.ensure_dead_letter_topic(contract.kafka)
     topics = len(contract.tables)
     return (
         f"{contract.kafka.bootstrap_servers}: {topics} topic{'s' * (topics > 1)}, "
         f"{len(opened.partitions)} partition{'s' * (len(opened.partitions) > 1)}"
     )
+
+
+def _processes(opened: Opened) -> int:
+    """How many processes the flow has; `rowvec check` knows it by Bytewax's variables alone."""
+    claim = opened.claim
+    return max(1, len(bytewax_cluster()[1])) if claim is None else claim.processes
 
 
 def _registry(contract: Contract, opened: Opened) -> str:

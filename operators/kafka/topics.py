@@ -47,6 +47,15 @@ def topic_partitions(section: KafkaSection, topics: Iterable[str]) -> list[tuple
     return partitions
 
 
+def broker_count(section: KafkaSection) -> int:
+    """How many brokers the cluster has.
+
+    Raises:
+        FatalError: No broker answers.
+    """
+    return len(_list_topics(_admin(section), section).brokers)
+
+
 def first_records(
     section: KafkaSection, partitions: Sequence[tuple[str, int]], count: int
 ) -> dict[str, list[Record]]:

@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import never, replaced
-from tests.mutation.selections import RECOVERY
+from tests.mutation.selections import OPEN_FILES, RECOVERY
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -61,5 +61,11 @@ GUARDS: tuple[Guard, ...] = (
         "a damaged recovery partition is refused",
         never,
         RECOVERY,
+    ),
+    Guard(
+        "open-files",
+        "a flow that needs more open files than it may have is refused",
+        never,
+        OPEN_FILES,
     ),
 )
