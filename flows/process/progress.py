@@ -126,6 +126,15 @@ class Progress:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._show()
+        except Exception as error:  # noqa: BLE001 - the flow is right without its display
+            logger.warning(
+                "The progress display has ended (%s: %s); the flow goes on",
+                *(type(error).__name__, error),
+            )
+
+    def _show(self) -> None:
         if self._console.is_terminal:
             with Live(console=self._console, auto_refresh=False, transient=True) as live:
                 while not self._ended.wait(SHOW_EVERY_S):

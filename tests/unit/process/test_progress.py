@@ -133,3 +133,18 @@ def test_on_a_terminal_the_line_is_shown_live(monkeypatch):
         telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[running.reader]))
         record(telemetry)
         assert shown.wait(20)
+
+
+def test_a_display_that_fails_says_so_and_ends_nothing_else(monkeypatch, caplog):
+    monkeypatch.setattr(progress, "LOG_EVERY_S", 0.001)
+
+    def fail(_: object) -> Figures:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(progress, "figures", fail)
+    with Progress(Console(file=io.StringIO(), force_terminal=False)) as running:
+        running._thread.join(20)
+        assert not running._thread.is_alive()
+    assert caplog.messages == [
+        "The progress display has ended (MemoryError: no room); the flow goes on"
+    ]
