@@ -49,13 +49,14 @@ def test_an_interrupted_demo_ends_with_its_last_message(
     ) as process:
         try:
             assert process.stdout is not None
+            assert process.stderr is not None
             assert process.stdout.readline() == "running\n"
             process.send_signal(number)
             assert process.stdout.readline() == "cleaning up\n"
             if twice:
                 process.send_signal(number)
             assert process.wait() == 128 + number
-            rest, errors = process.communicate()
+            rest, errors = process.stdout.read(), process.stderr.read()
         finally:
             process.kill()
     assert rest.split() == ["Stopped;", "nothing", "is", "left", "running."]
