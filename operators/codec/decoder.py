@@ -2,7 +2,7 @@
 
 A message is an envelope (before, after, op, source), or a row with its metadata in `__…` fields, as
 ExtractNewRecordState writes it. Either is bare JSON, or wrapped as `{"schema": …, "payload": …}`, or
-framed by a schema registry. The form is detected for each message, unless the contract names it. A
+framed by a schema registry. `shapes` tells which, by the whole message, unless the contract does. A
 record that is wrong in any way raises a `RecordError` with the fix in its hint, and nothing else.
 """
 
@@ -21,28 +21,25 @@ from operators.changes.events import (
 )
 from operators.changes.row_key import RowKey
 from operators.changes.version import NO_POSITION, Version, make_version
-from operators.codec.envelope import (
-    UNWRAPPED_MARKS,
-    as_ignored,
-    is_about_no_row,
-    is_envelope,
-    moment_of,
-    no_row,
-    source_of,
-)
+from operators.codec.envelope import moment_of, no_row, source_of
 from operators.codec.fast_versions import streamed_version
 from operators.codec.log_positions import position_of
 from operators.codec.messages import FRAME, FramedDecoder, MessageReader
 from operators.codec.mongodb import document_of
 from operators.codec.placeholder import Unavailable
-from operators.codec.row_keys import KeyMaker, names_of
+from operators.codec.row_keys import KeyMaker
+from operators.codec.shapes import Shapes
 from operators.contract.table import TableSection
 from operators.errors import RecordError
 
 KEYS_KEPT = 2**15
 """Size of the cache from Kafka keys to row keys: rows change repeatedly, and reading a key is slow."""
 
-_DELETE_MARKS = (b'"op":"d"', b'"__deleted":"true"', b'"__op":"d"')
+_DELETE_MARKS = (
+    b'"d"',
+    *(b'"__deleted":' + blank + true for blank in (b"", b" ") for true in (b'"true"', b"true")),
+)
+"""Nearly every delete contains one of these; what contains one need not be a delete."""
 
 
 class Decoder:
@@ -62,11 +59,14 @@ class Decoder:
     ) -> None:
         self.table = table
         self._key = KeyMaker(table, key_masks)
-        self._messages = MessageReader(table, framed, self._key.subject)
+        self._shapes = Shapes(table)
+        self._messages = MessageReader(table, framed, self._key.subject, self._shapes)
         # Copied, because every record needs them, and reading them from a pydantic model is slow.
         self._generation = table.generation
         self._generation_digits = f"{table.generation:04x}"
         self._by_row = table.key_from == "row"
+        # Only rows that are compared with their records' keys may have keys that are bare values.
+        self._bare_key = table.key[0] if self._by_row and len(table.key) == 1 else None
         self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
         self.header_needles: tuple[bytes, ...] | None = (
             None
@@ -82,7 +82,7 @@ class Decoder:
             RecordError: The key is absent, unreadable or too long, or a key column is missing or null.
         """
         if self._by_row:
-            return () if raw_value is None else self._rows_in(raw_value)
+            return self._rows_in(raw_key, raw_value)
         if raw_key is not None:
             try:
                 return (self._row_key(raw_key),)
@@ -95,19 +95,52 @@ class Decoder:
             raise self._no_key()
         return ()
 
-    def _rows_in(self, raw: bytes) -> tuple[RowKey, ...]:
+    def _rows_in(self, raw_key: bytes | None, raw: bytes | None) -> tuple[RowKey, ...]:
         """Row keys from the row's own columns: two if an update changed the key."""
-        message, schema = self._messages.read(raw)
-        if is_about_no_row(message):
+        message, schema = (None, None) if raw is None else self._messages.read(raw)
+        if message is None:
+            # guard: tombstone-of-keyed-row
+            return () if raw_key is None else (self._row_of_tombstone(raw_key),)
+        if self._shapes.is_about_no_row(message):
             return ()
         images = (
-            (message.get("before"), message.get("after")) if is_envelope(message) else (message,)
+            (message.get("before"), message.get("after"))
+            if self._shapes.is_envelope(message)
+            else (message,)
         )
         types = self._messages.types(schema)
         keys = [self._key(row, types) for row in images if isinstance(row, dict)]
         if not keys:
             raise no_row(message)
+        if raw_key is not None:
+            self._compare(raw_key, keys)
         return tuple(dict.fromkeys(keys))
+
+    def _row_of_tombstone(self, raw_key: bytes) -> RowKey:
+        """The row that a tombstone deletes where rows are identified by their own columns."""
+        try:
+            return self._row_key(raw_key)
+        except RecordError as error:
+            raise RecordError(
+                subject=self._key.subject,
+                cause=f"a tombstone names its row by it alone, and {error.cause}",
+                hint='make the key\'s columns those of `key`, and take out key_from = "row"; or, if '
+                "deletes come as messages of their own, set tombstones.on.delete=false",
+            ) from None
+
+    def _compare(self, raw_key: bytes, keys: list[RowKey]) -> None:
+        """Refuse a row whose record has the key of another row: its tombstone would delete that."""
+        try:
+            named = self._row_key(raw_key)
+        except RecordError:
+            return  # it says nothing of the row
+        if named not in keys:  # guard: key-names-the-row
+            raise RecordError(
+                subject=self._key.subject,
+                cause="it names another row than the columns of the row itself do",
+                hint="let `key` in the contract name the columns that the records' keys are made of, "
+                "in both written alike",
+            )
 
     def truncates(self, raw_value: bytes | None) -> bool:
         """Whether a record that names no row is a TRUNCATE that can be applied."""
@@ -116,7 +149,8 @@ class Decoder:
         try:
             message, _ = self._messages.read(raw_value)
             return (
-                is_envelope(message)
+                message is not None
+                and self._shapes.is_envelope(message)
                 and message["op"] == "t"
                 and position_of(message["source"], streamed=True) is not None
             )
@@ -141,12 +175,12 @@ class Decoder:
         Raises:
             RecordError: Not a change event, an op that cannot be applied, or an unusable position.
         """
-        if raw is None:
+        message, schema = (None, None) if raw is None else self._messages.read(raw)
+        if raw is None or message is None:  # guard: connects-null
             return Tombstone(row_key, position) if row_key else Ignored("tombstone")
-        message, schema = self._messages.read(raw)
-        op, source = message.get("op"), message.get("source")
-        if not isinstance(op, str) or not isinstance(source, dict):
+        if not self._shapes.is_envelope(message):
             return self._without_envelope(row_key, message, schema, raw, position, other_key)
+        op, source = message["op"], message["source"]
         if op in ("c", "u", "r"):
             after = message.get("after")
             if isinstance(after, str):
@@ -242,41 +276,37 @@ class Decoder:
         other_key: bytes | None,
     ) -> ChangeEvent:
         """A row that ExtractNewRecordState made, or a message that is about no row."""
-        ignored = as_ignored(message)
+        ignored = self._shapes.ignored(message)
         if ignored is not None:
             return ignored
-        if self.table.shape == "envelope" or not (
-            self.table.shape == "unwrapped" or not UNWRAPPED_MARKS.isdisjoint(message)
-        ):
-            raise RecordError(
-                subject="value",
-                cause=f"it is no Debezium envelope: it has {names_of(message)}",
-                hint="let ExtractNewRecordState add the fields op, lsn (or file, pos) and "
-                'source.sequence, or say shape = "unwrapped" in the contract',
-            )
-        row = {name: value for name, value in message.items() if not name.startswith("__")}
+        self._shapes.require_row(message)
+        row = self._shapes.row_of(message)
         source = source_of(message)
         op = source.get("op")
         if source.get("deleted") in ("true", True) or op == "d":
             return self._delete(row_key, source, position, moved=other_key is not None)
-        if op == "r" and source.get("sequence") is None and "lsn" in source:
+        if op == "r" and source.get("lsn") is not None and source.get("sequence") is None:
             # The LSN alone does not order a snapshot read against transactions that were open then.
-            source = {name: value for name, value in source.items() if name != "lsn"}
+            source = {
+                name: value for name, value in source.items() if name not in ("lsn", "sequence")
+            }
         elif op == "r" and "snapshot" not in source:
             source["snapshot"] = "true"
         kind = op if isinstance(op, str) and op in ("c", "u", "r") else "u"
         return self._upsert(row_key, kind, row, source, schema, raw, position, other_key)
 
     def _read_key(self, raw: bytes) -> RowKey:
-        fields, schema = self._messages.read(raw, True)
+        fields, schema = self._messages.read_key(raw, self._bare_key)
+        if fields is None:
+            raise self._no_key()
         return self._key(fields, None if schema is None else self._messages.types(schema))
 
     def _about_no_row(self, raw: bytes) -> bool:
         try:
             message, _ = self._messages.read(raw)
+            return message is not None and self._shapes.is_about_no_row(message)
         except RecordError:
             return False
-        return is_about_no_row(message)
 
     def _no_key(self) -> RecordError:
         return RecordError(

@@ -1,19 +1,30 @@
-"""Which kind of message Debezium sent: an envelope, an unwrapped row, or one about no row at all."""
+"""The parts of Debezium's messages: envelopes, unwrapped rows, and messages about no row at all."""
 
+from collections.abc import Container
 from typing import Any
 
 from operators.changes.events import Ignored
 from operators.codec.row_keys import kind_of
 from operators.errors import RecordError
 
-UNWRAPPED_MARKS = frozenset({"__deleted", "__op"})
+ENVELOPE_FIELDS = frozenset(
+    {"before", "after", "source", "op", "transaction", "ts_ms", "ts_us", "ts_ns"}
+    | {"patch", "filter", "updateDescription", "message"}
+)
+"""Fields of envelopes; those of the second line are MongoDB's, and a logical message's."""
+
+_TIMES = {"ts_ms", "ts_us", "ts_ns"}
+
+_MARKER = {"id", "status", "event_count", "data_collections"}
 
 
-def fields_of(schema: Any) -> list[Any] | None:
+def fields_of(schema: Any, *, envelope: bool) -> list[Any] | None:
     """The field schemas of the row, in an envelope those of `after`; None if there are none."""
     fields = schema.get("fields") if isinstance(schema, dict) else None
     if not isinstance(fields, list):
         return None
+    if not envelope:
+        return fields
     for field in fields:
         if isinstance(field, dict) and field.get("field") == "after":
             inner = field.get("fields")
@@ -36,29 +47,24 @@ def no_row(message: dict[str, Any]) -> RecordError:
     )
 
 
-def is_envelope(message: dict[str, Any]) -> bool:
-    """Whether a message is one of Debezium's envelopes."""
-    return isinstance(message.get("op"), str) and isinstance(message.get("source"), dict)
-
-
-def is_about_no_row(message: dict[str, Any]) -> bool:
-    """Whether a message is about no row, or about all of them (TRUNCATE)."""
-    if is_envelope(message):
-        return message["op"] in ("t", "m")
-    return as_ignored(message) is not None
+def has_marks(message: Container[str]) -> bool:
+    """Whether a message has a field that ExtractNewRecordState adds."""
+    return "__op" in message or "__deleted" in message
 
 
 def as_ignored(message: dict[str, Any]) -> Ignored | None:
-    """The kind of a message that is not an envelope and about no row; None for any other message."""
-    if message.keys() <= {"ts_ms", "ts_us", "ts_ns"} and message:
-        return Ignored("heartbeat")
-    if not UNWRAPPED_MARKS.isdisjoint(message):
-        return None
-    # All four must be there: a table may itself have the columns id and status.
-    if message.keys() >= {"id", "status", "event_count", "data_collections"}:
-        return Ignored("transaction")
-    if "ddl" in message and "tableChanges" in message:
-        return Ignored("ddl")
+    """The kind of a message that is not an envelope and about no row; None for any other message.
+
+    A message counts only if it has all fields of the kind, no others, and values as Debezium writes
+    them: a table may itself have columns of these names.
+    """
+    names = message.keys()
+    if names <= _TIMES and "ts_ms" in names:
+        return Ignored("heartbeat") if type(message["ts_ms"]) is int else None
+    if _MARKER <= names <= _MARKER | _TIMES:
+        return Ignored("transaction") if message["status"] in ("BEGIN", "END") else None
+    if "ddl" in names and isinstance(message.get("tableChanges"), list):
+        return Ignored("ddl") if "source" in names or "databaseName" in names else None
     return None
 
 

@@ -24,7 +24,7 @@ they are not part of the position.
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -61,7 +61,8 @@ def position_of(source: Source, *, streamed: bool = False) -> str | None:
             `source` says.
 
     Raises:
-        RecordError: The block has the fields of a position, but their values are unusable.
+        RecordError: The block has the fields of a position, but their values are unusable, or they are
+            those of several databases.
     """
     connector = source.get("connector")
     order = _ORDERS.get(connector) if isinstance(connector, str) else _order_by_field(source)
@@ -90,7 +91,39 @@ def described(source: Source) -> str:
 
 
 def _order_by_field(source: Source) -> Callable[[Source], str | None] | None:
-    return next((order for field, order in _BY_FIELD.items() if field in source), None)
+    """The order of an unwrapped row, which does not name its connector, by the fields that it has.
+
+    A field that is null counts for nothing: ExtractNewRecordState adds `sequence` for each connector,
+    and only PostgreSQL's has a value.
+
+    Raises:
+        RecordError: All fields that are there are null, or there are those of several databases.
+    """
+    found, named = None, False
+    for order, fields, needed in _BY_FIELD:
+        there = [source[field] for field in fields if field in source]
+        if there:
+            named = True
+            usable = not needed or needed in source
+            if usable and any(value is not None for value in there):
+                if found is not None:  # guard: one-order
+                    raise _no_order("are those of several databases", source)
+                found = order
+    if found is None and named:  # guard: order-is-null
+        raise _no_order("are null, or not all that it takes", source)
+    return found
+
+
+def _no_order(what: str, source: Source) -> RecordError:
+    there = [field for _, fields, _ in _BY_FIELD for field in fields if field in source]
+    return RecordError(
+        subject="value",
+        cause=f"the fields that say where it lies in the database's log {what}: "
+        + ", ".join(f"'{field}'" for field in there),
+        hint="let ExtractNewRecordState add op and those of this database alone: lsn and "
+        "source.sequence (PostgreSQL), file and pos (MySQL, MariaDB), commit_lsn (SQL Server, Db2), "
+        "commit_scn and scn (Oracle), none (others)",
+    )
 
 
 def _postgresql(source: Source) -> str | None:
@@ -217,14 +250,15 @@ _ORDERS: Mapping[str, Callable[[Source], str | None]] = {
     "oracle": _oracle,
 }
 
-_BY_FIELD: Mapping[str, Callable[[Source], str | None]] = {
-    "lsn": _postgresql,
-    "sequence": _postgresql,
-    "file": _mysql,
-    "commit_lsn": _by_commit,
-    "commit_scn": _oracle,
-}
-"""For rows that ExtractNewRecordState made: they do not name their connector."""
+_BY_FIELD: Sequence[tuple[Callable[[Source], str | None], tuple[str, ...], str]] = (
+    (_postgresql, ("lsn", "sequence"), ""),
+    (_mysql, ("file",), ""),
+    (_by_commit, ("commit_lsn",), ""),
+    # A change's own SCN does not order it against a snapshot that was read while it was open.
+    (_oracle, ("commit_scn", "scn"), "commit_scn"),
+)
+"""For rows that ExtractNewRecordState made, which do not name their connector: each order, the fields
+of which one has to have a value, and one that has to be there even if it is null ("" for none)."""
 
 _NAMES: Mapping[Callable[[Source], str | None], str] = {
     _postgresql: "PostgreSQL's LSN",

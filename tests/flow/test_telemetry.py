@@ -37,6 +37,7 @@ from tests.changes import (
     gone,
     key,
     put,
+    source,
     tombstone,
 )
 from tests.fakes import HashEmbedder, MemoryStore
@@ -387,10 +388,9 @@ def test_a_row_that_the_store_refuses(told, tmp_path):
 
 def test_freshness_is_from_the_commit_on(told, tmp_path):
     # A commit in the year 2100, as if clocks differed: freshness must not be negative.
-    ahead = orjson.dumps(
-        {"after": doc(1), "op": "c", "source": {"lsn": 1, "ts_ms": 4_102_444_800_000}}
-    )
-    unknown = orjson.dumps({"after": doc(2), "op": "c", "source": {"lsn": 2, "ts_ms": None}})
+    blocks = source(1, ts_ms=4_102_444_800_000), {**source(2), "ts_ms": None}
+    ahead = orjson.dumps({"after": doc(1), "op": "c", "source": blocks[0]})
+    unknown = orjson.dumps({"after": doc(2), "op": "c", "source": blocks[1]})
     run(told, tmp_path, Log([(key(id=1), ahead), (key(id=2), unknown)]))
     data = told._reader.get_metrics_data()
     assert data is not None

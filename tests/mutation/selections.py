@@ -20,6 +20,7 @@ CARRYING = (
     *HISTORIES,
 )
 EVENTS = ("tests/unit/codec/test_decoder.py", "tests/unit/codec/test_log_positions.py")
+SHAPES = ("tests/unit/codec/test_shapes.py",)
 KEYS = ("tests/unit/codec/test_row_keys.py",)
 RENDERING = ("tests/unit/rendering/test_renderer.py",)
 EMBED = ("tests/unit/stages/test_embed.py",)

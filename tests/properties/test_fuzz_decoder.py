@@ -245,7 +245,7 @@ def test_no_exception_but_a_record_error(seed, by_bytes, changes):
 
 def test_the_damage_leaves_enough_whole():
     """A fuzzer whose inputs all fail to parse would prove nothing."""
-    outcomes = run(7, by_bytes=0.2, changes=1, inputs=3_000)
+    outcomes = run(7, by_bytes=0.2, changes=1, inputs=4_000)
     for outcome in (
         "error",
         "Upsert",

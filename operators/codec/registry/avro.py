@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from fastavro import parse_schema
 
+from operators.codec.envelope import has_marks
 from operators.codec.logical_types import Logical, columns_of
 
 Convert: TypeAlias = Callable[[Any], Any]
@@ -228,9 +229,10 @@ def _row(schema: Any, named: Mapping[str, Any]) -> dict[str, Any] | None:
     if not _is_record(schema):
         return None
     fields = {field["name"]: field["type"] for field in schema["fields"]}
-    if "op" in fields and "after" in fields:
-        after = _resolved(fields["after"], named)
-        if _is_record(after):
+    # As `codec.shapes` tells an envelope, as far as a schema can tell.
+    if {"op", "source", "after"} <= fields.keys() and not has_marks(fields):
+        after, source = (_resolved(fields[name], named) for name in ("after", "source"))
+        if _is_record(after) and _is_record(source):
             schema = after
     found: dict[str, Any] = schema
     return found

@@ -32,6 +32,9 @@ from operators.retry import RetryPolicy
 
 _FRAME_BYTES = 5
 
+_APICURIO_BYTES = 9
+"""The frame of Apicurio's own serialisers."""
+
 _FROM_PREFIX = prefix_schema_id_deserializer
 
 _CONVERTERS = (
@@ -92,6 +95,15 @@ class RegistryDecoder:
                 hint=f"{_CONVERTERS}, and make the table's `format` say which",
             )
         schema_id = int.from_bytes(raw[1:_FRAME_BYTES], "big")
+        if schema_id == 0 and len(raw) >= _APICURIO_BYTES:
+            # Registries count from 1; the first half of a number of 8 bytes is 0.
+            raise RecordError(
+                subject=subject,
+                cause="it begins with Apicurio's id of 8 bytes",
+                hint="set apicurio.registry.as-confluent=true and "
+                "apicurio.registry.use-id=contentId in the connector's converters, and let `url` in "
+                "[schema_registry] end in /apis/ccompat/v7",
+            )
         try:
             reader = self._readers.get(schema_id) or self._load(schema_id)
             return reader(raw)

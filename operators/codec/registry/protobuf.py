@@ -16,6 +16,7 @@ from google.protobuf.descriptor_pool import Default, DescriptorPool
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
+from operators.codec.envelope import has_marks
 from operators.codec.logical_types import Logical, logical_value
 from operators.codec.registry.avro import base64_text, finite, shortest
 from operators.errors import RecordError
@@ -166,16 +167,19 @@ def _full_name(file: FileDescriptorProto, index: Sequence[int]) -> str:
 def _row(descriptor: Descriptor) -> Descriptor:
     """The message that holds the columns: an envelope's `after`, or the value itself."""
     fields = descriptor.fields_by_name
-    if "op" not in fields or "after" not in fields or fields["after"].message_type is None:
+    # As `codec.shapes` tells an envelope, as far as a schema can tell.
+    if not all(name in fields for name in ("op", "source", "after")) or has_marks(fields):
         return descriptor
-    _refuse_lost_nulls(fields.get("source"))
-    return fields["after"].message_type
+    after, source = fields["after"].message_type, fields["source"]
+    if after is None or source.message_type is None:
+        return descriptor
+    _refuse_lost_nulls(source)
+    return after
 
 
-def _refuse_lost_nulls(source: FieldDescriptor | None) -> None:
+def _refuse_lost_nulls(source: FieldDescriptor) -> None:
     """Refuse a schema without NULL: `source.sequence` is nullable in every connector's real one."""
-    block = source.message_type if source is not None else None
-    sequence = block.fields_by_name.get("sequence") if block is not None else None
+    sequence = source.message_type.fields_by_name.get("sequence")
     if sequence is not None and not sequence.has_presence:
         raise RecordError(
             subject="value",

@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, never, replaced, without
-from tests.mutation.selections import EVENTS, KEYS
+from tests.mutation.selections import EVENTS, KEYS, SHAPES
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -73,5 +73,65 @@ GUARDS: tuple[Guard, ...] = (
         "a masked key column is masked before it becomes part of a key",
         gives("value"),
         KEYS,
+    ),
+    Guard(
+        "connects-null",
+        "a null that a converter has written is a tombstone",
+        without("message is None"),
+        SHAPES,
+    ),
+    Guard(
+        "whole-shape",
+        "a row with columns called op and source is not taken for an envelope",
+        never,
+        SHAPES,
+    ),
+    Guard(
+        "envelope-not-unwrapped",
+        "an envelope is not taken for the unwrapped row that the contract promises",
+        never,
+        SHAPES,
+    ),
+    Guard(
+        "ambiguous-envelope",
+        "an envelope beside the table's own key is refused until the contract says what it is",
+        never,
+        SHAPES,
+    ),
+    Guard(
+        "row-like-a-marker",
+        "a row that looks like a heartbeat or a marker is a row where the contract says so",
+        gives("found"),
+        SHAPES,
+    ),
+    Guard(
+        "columns-not-wrapper",
+        "columns called schema and payload are not taken for a wrapped message",
+        gives("payload, None"),
+        SHAPES,
+    ),
+    Guard(
+        "tombstone-of-keyed-row",
+        "a tombstone deletes the row that its key names, also where rows name themselves",
+        gives("()"),
+        SHAPES,
+    ),
+    Guard(
+        "key-names-the-row",
+        "a record whose key names another row than its value is refused",
+        never,
+        SHAPES,
+    ),
+    Guard(
+        "one-order",
+        "an unwrapped row with the positions of several databases is refused",
+        never,
+        SHAPES,
+    ),
+    Guard(
+        "order-is-null",
+        "an unwrapped row whose positions are all null is refused",
+        never,
+        SHAPES,
     ),
 )

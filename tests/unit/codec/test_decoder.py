@@ -481,13 +481,13 @@ def test_a_framed_message():
     assert decoder.row_keys(key(id=1), framed(ENVELOPE)) == (ROW,)
 
 
-@pytest.mark.parametrize("value", [None, 7, "text", [1]])
+@pytest.mark.parametrize("value", [7, "text", [1]])
 def test_a_framed_message_that_is_no_object(value):
     for call in (
         lambda d: d.row_keys(framed(value), None),
         lambda d: d.event(ROW, framed(value), AT),
     ):
-        with pytest.raises(RecordError, match="not a JSON object"):
+        with pytest.raises(RecordError, match=r"it is (a number|a string|an array), not an? "):
             call(Decoder(DOCS, Registry()))
 
 
@@ -774,16 +774,18 @@ def test_a_schema_that_is_none_is_the_records_fault(fields):
 @pytest.mark.parametrize(
     ("raw", "cause"),
     [
-        (b"", "no JSON"),
-        (b"null", "null, not a JSON object"),
+        (b"", "it is empty"),
+        (b"7", "a number, not a JSON object"),
         (b"[]", "an array, not a JSON object"),
         (b'{"id":1,"title":"x"}', "no Debezium envelope: it has 'id', 'title'"),
         (b'{"op":"u","after":{}}', "no Debezium envelope"),
         (b'{"op":7,"source":{}}', "no Debezium envelope"),
         (b'{"op":"u","source":[]}', "no Debezium envelope"),
-        (b'{"op":"u","source":{}}', "op 'u' needs the row in `after`, which is null"),
-        (b'{"op":"u","source":{"connector":[]}}', "op 'u' needs the row"),
-        (b'{"op":"d","source":{"connector":["mysql"],"lsn":[]}}', "no usable position"),
+        (b'{"op":"u","source":{}}', "no Debezium envelope"),
+        (b'{"op":"u","source":{"connector":[]}}', "no Debezium envelope"),
+        (b'{"op":"d","source":{"connector":["mysql"],"lsn":[]}}', "no Debezium envelope"),
+        (b'{"op":"u","source":{"connector":"x"}}', "op 'u' needs the row in `after`"),
+        (b'{"op":"d","source":{"connector":"postgresql","lsn":[]}}', "no usable position"),
         (b'{"op":{"a":1},"source":{}}', "no Debezium envelope"),
         (envelope("u", 1, None), "op 'u' needs the row in `after`, which is null"),
         (envelope("c", 1, []), "an array"),  # type: ignore[arg-type]
@@ -858,7 +860,8 @@ def blocks(draw: st.DrawFn) -> dict[str, Any]:
 @example("r", 0, 3, source(7, snapshot="true", sequence='["5","7"]'))
 @example("u", 0, 3, source(7, sequence='xx5","7yy'))
 def test_the_short_way_to_a_version_comes_to_the_same(op, generation, offset, source):
-    decoder = Decoder(table(generation=generation))
+    # The shape is said, because a block that names no connector is nobody's envelope otherwise.
+    decoder = Decoder(table(generation=generation, shape="envelope"))
     at = KafkaPosition("app.public.docs", 3, offset)
     raw = json.dumps({"before": None, "after": {"id": 1}, "op": op, "source": source}).encode()
     # As orjson reads it: a number of more than 64 bits becomes a float.

@@ -1028,3 +1028,37 @@ def test_many_threads_fetch_a_schema_once(registry: RegistryStub, decoder: Regis
         thread.join()
     assert seen == [{"id": 1}] * 400
     assert registry.asked == ["/schemas/ids/1"]
+
+
+@pytest.mark.parametrize("key", [True, False])
+def test_apicurios_own_frame_is_called_what_it_is(decoder: RegistryDecoder, key: bool) -> None:
+    with pytest.raises(RecordError, match="Apicurio's id of 8 bytes") as caught:
+        decoder.decode(b"\0" + (1234).to_bytes(8, "big") + b"\2\2a", TOPIC, key=key)
+    assert "apicurio.registry.as-confluent=true" in caught.value.hint
+
+
+POINT = record("Point", x="double")
+COLUMNS = {"id": "int", "price": connect("int", "io.debezium.time.Date"), "op": "string"}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"after": POINT},
+        {"after": POINT, "source": "string"},
+        {"after": POINT, "source": record("Origin", kind="string"), "__op": "string"},
+    ],
+)
+def test_columns_called_after_and_source_are_columns_of_the_row(
+    registry: RegistryStub, decoder: RegistryDecoder, fields: dict[str, Any]
+) -> None:
+    """The types are those of the whole row, not those of what is in one of its columns."""
+    values = {"after": {"x": 1.5}, "source": "web", "__op": "c"}
+    if "__op" in fields:
+        values["source"] = {"kind": "web"}  # type: ignore[assignment]
+    row = {"id": 1, "price": 19_724, "op": "d", **{name: values[name] for name in fields}}
+    raw = as_avro(registry, record("Value", **COLUMNS, **fields), row)
+    found, types = decoder.decode(raw, TOPIC, key=False)
+    assert found == row
+    assert types is not None
+    assert types["price"] == Logical("date", "days")
