@@ -212,6 +212,9 @@ def postgres_connector(
         "tombstones.on.delete": "true",
         "key.converter": _JSON,
         "key.converter.schemas.enable": with_schema,
+        # Else a column's DEFAULT is written in place of NULL.
+        "key.converter.replace.null.with.default": "false",
+        "value.converter.replace.null.with.default": "false",
         "value.converter": _JSON,
         "value.converter.schemas.enable": with_schema,
         "topic.creation.default.partitions": str(partitions),

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flows.process import open_files
+from flows.process.peeking import default_warnings, peek
 from flows.recovery.directory import check_directory
 from flows.settings import bytewax_cluster
 from flows.sync import collection_specs, ensure_collections, rules_of
-from operators.changes.events import KafkaPosition, Upsert
-from operators.codec.log_positions import described
 from operators.contract.sections import Contract
-from operators.errors import FatalError, RecordError, RowvecError
+from operators.errors import FatalError, RowvecError
 from operators.kafka import topics as kafka_topics
 from operators.kafka.config import check_clients
-from operators.kafka.log_reader import Record
 from operators.milvus.store import MilvusStore
 from operators.model.protocol import Embedder
 from operators.ownership.accept_options import Accept
@@ -29,8 +27,9 @@ from operators.ownership.lease import Lease
 from operators.ownership.lease_times import LeaseTimes
 from operators.ownership.ledger import Ledger
 from operators.ownership.ledger_entries import Holder
+from operators.postgres.hidden_changes import partition_warnings
 from operators.postgres.reselect import Reselector
-from operators.rendering.renderer import Rules, origin_of
+from operators.rendering.renderer import Rules
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
 
@@ -66,6 +65,7 @@ class Opened:
 
     Attributes:
         origins: Schema and table name in the database, by topic, as found in a record.
+        nulls: Columns that are NULL in a record that was looked at, by topic.
         collections_empty: Whether all collections are empty.
         claim: The process that is about to write; None for `rowvec check`.
         lease: The lease, once its check has taken it.
@@ -76,6 +76,7 @@ class Opened:
     framed: "RegistryDecoder | None" = None
     database: Reselector | None = None
     origins: dict[str, tuple[str, str]] = field(default_factory=dict)
+    nulls: dict[str, set[str]] = field(default_factory=dict)
     partitions: list[tuple[str, int]] = field(default_factory=list)
     embedder: Embedder | None = None
     store: MilvusStore | None = None
@@ -219,32 +220,17 @@ def _tables(contract: Contract, opened: Opened) -> str:
     if not opened.partitions:
         raise _NotPossible
     records = kafka_topics.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
-    seen = [_peek(opened, table.topic, records[table.topic]) for table in contract.tables]
+    seen: list[str] = []
+    for table in contract.tables:
+        found = peek(opened.rules[table.topic], records[table.topic])
+        opened.warnings += found.warnings
+        opened.nulls[table.topic] = found.nulls
+        if found.origin is None:
+            seen.append(f"{table.topic} has no rows yet")
+        else:
+            opened.origins[table.topic] = found.origin
+            seen.append(f"{table.topic} fits, {found.fits}")
     return "; ".join(seen)
-
-
-def _peek(opened: Opened, topic: str, records: list[Record]) -> str:
-    """Find one record that fits the contract; if none does, the contract is wrong, not the records."""
-    rules = opened.rules[topic]
-    table = rules.table
-    first: RecordError | None = None
-    for offset, key, value, other_key in records:
-        position = KafkaPosition(table.topic, 0, offset)
-        try:
-            for row_key in rules.decoder.row_keys(key, value):
-                event = rules.decoder.event(row_key, value, position, other_key)
-                if isinstance(event, Upsert):
-                    rules.renderer.render(event)
-                    _, source = event.parsed()
-                    opened.origins[topic] = origin_of(source, topic)
-                    return f"{table.topic} fits, {described(source)}"
-        except RecordError as error:
-            first = first or error
-    if first is not None:
-        raise FatalError(
-            subject=f"table {table.name}, {first.subject}", cause=first.cause, hint=first.hint
-        )
-    return f"{table.topic} has no rows yet"
 
 
 def _database(contract: Contract, opened: Opened) -> str:
@@ -259,6 +245,11 @@ def _database(contract: Contract, opened: Opened) -> str:
         problem = opened.database.identity_problem(table, origin)
         if problem is not None:
             raise FatalError(subject=f"table {table.name}", cause=problem)
+        hidden = opened.database.hidden(origin)
+        opened.warnings += partition_warnings(table, origin, hidden)
+        opened.warnings += default_warnings(
+            table, hidden.defaults, opened.nulls.get(table.topic, ())
+        )
     seen = ", ".join(".".join(origin) for origin in opened.origins.values())
     return f"keys are as the contract says: {seen}" if seen else "not asked: no rows seen yet"
 

@@ -15,6 +15,7 @@ from operators.codec.sql_names import Origin, listed, sql_name
 from operators.contract.sections import SourceSection
 from operators.contract.table import TableSection
 from operators.errors import FatalError, RecordError, RetriableError
+from operators.postgres.hidden_changes import HIDDEN, Hidden
 from operators.postgres.replica_identity import IDENTITIES, Identity, identity_problem
 from operators.postgres.session import DATABASE, Session
 
@@ -178,6 +179,17 @@ class Reselector:
             sql_name(origin), lambda connection: connection.execute(IDENTITIES, origin).fetchall()
         )
         return identity_problem(table, origin, [Identity(*row) for row in identities])
+
+    def hidden(self, origin: Origin) -> Hidden:
+        """What a table has that its messages do not show.
+
+        Raises:
+            RetriableError, FatalError: See `select`.
+        """
+        found = self._session.run(
+            sql_name(origin), lambda connection: connection.execute(HIDDEN, origin).fetchone()
+        )
+        return Hidden() if found is None else Hidden(*found)
 
     def close(self) -> None:
         """Close the session's connection; the next query opens another."""

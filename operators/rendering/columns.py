@@ -107,5 +107,6 @@ class ColumnReader:
         raise (FatalError if policy == "halt" else RecordError)(
             subject=f"column '{name}' of {self._table.topic}",
             cause=f"the row has no such column but {names_of(columns)}",
-            hint="correct the table's `text` and `columns` in the contract",
+            hint="correct the table's `text` and `columns` in the contract; or, if rows may lack it, "
+            'as MongoDB\'s documents may, say drift = { missing = "null" }',
         ) from None

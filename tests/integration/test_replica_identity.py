@@ -137,3 +137,23 @@ def test_what_is_no_logged_table(reselector: Reselector, admin: psycopg.Connecti
         found = reselector.identity_problem(table(), ("public", name))
         assert found is not None
         assert problem in found
+
+
+def test_what_messages_do_not_show(reselector: Reselector, admin: psycopg.Connection) -> None:
+    admin.execute(
+        "create table hidden (id int default 1, a text default 'x', b text not null default 'y', "
+        "c text, d int generated always as (id * 2) stored, primary key (id))"
+    )
+    assert reselector.hidden(("public", "hidden")) == (False, False, ["a"])
+    assert reselector.hidden(("public", "nowhere")) == (False, False, [])
+    admin.execute("create table parts (id int primary key, body text) partition by range (id)")
+    admin.execute("create table parts_1 partition of parts for values from (0) to (10)")
+    parts, part = ("public", "parts"), ("public", "parts_1")
+    assert reselector.hidden(parts)[:2] == (True, False)
+    admin.execute("create publication by_leaf for table parts")
+    assert reselector.hidden(parts)[:2] == (True, False)
+    admin.execute(
+        "create publication by_root for table parts with (publish_via_partition_root = true)"
+    )
+    assert reselector.hidden(parts)[:2] == (True, True)
+    assert reselector.hidden(part)[:2] == (False, False)

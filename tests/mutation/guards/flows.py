@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import never, replaced
-from tests.mutation.selections import OPEN_FILES, RECOVERY
+from tests.mutation.selections import OPEN_FILES, PEEKING, RECOVERY
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -67,5 +67,11 @@ GUARDS: tuple[Guard, ...] = (
         "a flow that needs more open files than it may have is refused",
         never,
         OPEN_FILES,
+    ),
+    Guard(
+        "peeked-tombstone",
+        "tombstones that name no row are refused before anything is written",
+        never,
+        PEEKING,
     ),
 )

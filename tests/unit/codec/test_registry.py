@@ -1062,3 +1062,10 @@ def test_columns_called_after_and_source_are_columns_of_the_row(
     assert found == row
     assert types is not None
     assert types["price"] == Logical("date", "days")
+
+
+def test_a_null_of_avro_is_none(registry: RegistryStub, decoder: RegistryDecoder) -> None:
+    """AvroConverter writes it for a delete that keeps the schema of the row that was."""
+    raw = as_avro(registry, ["null", record("Value", id="int")], {"id": 1})
+    assert decoder.decode(raw, TOPIC, key=False)[0] == {"id": 1}
+    assert decoder.decode(raw[:5] + b"\0", TOPIC, key=False)[0] is None

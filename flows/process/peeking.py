@@ -1,0 +1,128 @@
+"""What the first records of a topic say about the contract, before the flow reads them."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from operators.changes.events import KafkaPosition, Upsert
+from operators.codec.log_positions import described
+from operators.contract.table import TableSection
+from operators.errors import FatalError, RecordError
+from operators.kafka.log_reader import Record
+from operators.rendering.renderer import Rules, origin_of
+
+NULL_FIX = (
+    "set replace.null.with.default=false in JsonConverter (value.converter.…) and in the transforms "
+    "that have it, or ignore.default.for.nullables=true in AvroConverter"
+)
+
+
+@dataclass(slots=True)
+class Peeked:
+    """What some records of one topic tell.
+
+    Attributes:
+        fits: How the changes of the table are ordered, if a record was found that fits the contract.
+        origin: Schema and name of the table in the database.
+        nulls: Columns that are NULL in one of the records.
+        defaults: Columns that may be NULL, but have a default, as the messages' schema says.
+        warnings: What the flow can run with, but its user should know.
+    """
+
+    fits: str = ""
+    origin: tuple[str, str] | None = None
+    nulls: set[str] = field(default_factory=set)
+    defaults: set[str] = field(default_factory=set)
+    warnings: list[str] = field(default_factory=list)
+
+
+def peek(rules: Rules, records: Sequence[Record]) -> Peeked:
+    """Try the contract on records of its topic; a record that fits is enough.
+
+    Raises:
+        FatalError: None of them fits, so that the contract is wrong, and not the records; or their
+            tombstones name no row of the table.
+    """
+    found = Peeked()
+    first: RecordError | None = None
+    keys: RecordError | None = None
+    for record in records:
+        try:
+            for event in _upserts(rules, record):
+                if not found.fits:
+                    rules.renderer.render(event)
+                _look(rules, event, found)
+        except RecordError as error:
+            first = first or error
+            if str(error) == str(_tombstone_error(rules, record)):  # guard: peeked-tombstone
+                raise _refused(rules.table, error) from None
+        keys = keys or _tombstone_error(rules, record)
+    if first is not None and not found.fits:
+        raise _refused(rules.table, first)
+    if keys is not None:
+        found.warnings.append(f"table {rules.table.name}, {keys}")
+    found.warnings += default_warnings(rules.table, found.defaults, found.nulls)
+    return found
+
+
+def default_warnings(
+    table: TableSection, defaults: Iterable[str], nulls: Iterable[str]
+) -> Iterator[str]:
+    """A warning if a converter may have written defaults of columns that the table uses for NULL.
+
+    Args:
+        table: The contract's.
+        defaults: Columns that may be NULL, and have a default.
+        nulls: Columns that were NULL in a message, so that their converter writes NULL.
+    """
+    columns = sorted(set(defaults).intersection(table.known_columns()).difference(nulls))
+    if columns:
+        names = ", ".join(f"'{column}'" for column in columns[:12])
+        yield (
+            f"table {table.name}: Kafka Connect's converters write a column's DEFAULT in place of NULL "
+            f"unless they are told not to, and a message does not show it: {names} may be NULL in the "
+            f"database, and its default here. {NULL_FIX[0].upper()}{NULL_FIX[1:]}"
+        )
+
+
+def _upserts(rules: Rules, record: Record) -> Iterator[Upsert]:
+    offset, key, value, other_key = record
+    position = KafkaPosition(rules.table.topic, 0, offset)
+    for row_key in rules.decoder.row_keys(key, value):
+        event = rules.decoder.event(row_key, value, position, other_key)
+        if isinstance(event, Upsert):
+            yield event
+
+
+def _look(rules: Rules, event: Upsert, found: Peeked) -> None:
+    columns, source = event.parsed()
+    if not found.fits:
+        found.fits = described(source)
+        found.origin = origin_of(source, rules.table.topic)
+    found.nulls |= {name for name, value in columns.items() if value is None}
+    if isinstance(event.schema, list):
+        found.defaults |= {name for name in map(_with_default, event.schema) if name is not None}
+
+
+def _with_default(schema: dict[str, Any]) -> str | None:
+    """The name of a field of Connect's that may be null and has another default; None for others."""
+    name = schema.get("field")
+    default = schema.get("optional") is True and schema.get("default") is not None
+    return name if default and isinstance(name, str) else None
+
+
+def _tombstone_error(rules: Rules, record: Record) -> RecordError | None:
+    """Why a tombstone with this record's key would delete no row, where rows name themselves."""
+    raw_key = record[1]
+    if rules.table.key_from == "row" and raw_key is not None:
+        try:
+            rules.decoder.row_keys(raw_key, None)
+        except RecordError as error:
+            return error
+    return None
+
+
+def _refused(table: TableSection, error: RecordError) -> FatalError:
+    return FatalError(
+        subject=f"table {table.name}, {error.subject}", cause=error.cause, hint=error.hint
+    )

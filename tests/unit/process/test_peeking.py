@@ -1,0 +1,137 @@
+"""What the first records of a topic say about the contract: fit, refusal, warning."""
+
+from typing import Any
+
+import orjson
+import pytest
+
+from flows.process.peeking import peek
+from flows.sync import rules_of
+from operators.contract.sections import Contract
+from operators.errors import FatalError
+from operators.kafka.log_reader import Record
+from operators.postgres.hidden_changes import Hidden, partition_warnings
+from operators.rendering.renderer import Rules
+from tests.changes import TOPIC, contract, doc, envelope, key, put, table, tombstone
+
+ROW = {"id": 1, "name": "a", "doc": "b", "kind": "page", "size": 1, "__op": "c"}
+
+
+def rules(**settings: Any) -> Rules:
+    whole = contract().model_dump()
+    tables = [table(**settings).model_dump()]
+    return rules_of(Contract.model_validate({**whole, "tables": tables}))[TOPIC]
+
+
+def records(*pairs: tuple[bytes | None, bytes | None]) -> list[Record]:
+    return [(offset, raw_key, raw, None) for offset, (raw_key, raw) in enumerate(pairs)]
+
+
+def test_one_record_that_fits_is_enough() -> None:
+    found = peek(rules(), records((key(id=9), b"no json"), tombstone(1), put(1, 5)))
+    assert (found.fits, found.origin) == ("ordered by PostgreSQL's LSN", ("public", "docs"))
+    assert found.warnings == []
+    assert peek(rules(), records(tombstone(1))).origin is None
+
+
+def test_if_none_fits_the_contract_is_wrong() -> None:
+    with pytest.raises(
+        FatalError, match=r"table docs, key of app\.public\.docs: it has no column 'no'"
+    ):
+        peek(rules(key=["no"]), records(put(1, 5), put(2, 6)))
+
+
+# A converter writes a column's default in place of NULL.
+
+
+def wrapped(*, optional: bool = True, default: Any = "n/a", **columns: Any) -> bytes:
+    fields = [
+        {"type": "string", "field": name, "optional": True} for name in ("name", "doc", "unused")
+    ]
+    fields += [
+        {"type": "int32", "field": "id", "optional": False, "default": 0},
+        {"type": "string", "field": "kind", "optional": optional, "default": default},
+        {"type": "string", "field": "unnamed", "optional": True, "default": "x"},
+    ]
+    row = {**doc(1), "kind": "page", **columns}
+    after = {"type": "struct", "field": "after", "fields": fields}
+    payload = orjson.loads(envelope("c", 5, row))
+    return orjson.dumps({"schema": {"type": "struct", "fields": [after]}, "payload": payload})
+
+
+def test_a_default_that_may_stand_for_null_is_warned_of_once() -> None:
+    (warning,) = peek(rules(), records((key(id=1), wrapped()), (key(id=2), wrapped()))).warnings
+    assert "table docs: " in warning
+    assert "'kind' may be NULL" in warning
+    assert "replace.null.with.default=false" in warning
+    assert "ignore.default.for.nullables=true" in warning
+    # A key is never NULL; and what the contract does not use is of no interest.
+    assert "'id'" not in warning
+    assert "'unnamed'" not in warning
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        wrapped(optional=False),
+        wrapped(default=None),
+        wrapped(kind=None),  # the converter writes NULL, and so is set right
+        put(1, 5)[1],  # without a schema nothing can be told
+    ],
+)
+def test_no_default_can_stand_for_null(raw: bytes) -> None:
+    found = peek(rules(), records((key(id=1), raw)))
+    assert found.fits
+    assert found.warnings == []
+
+
+def test_a_null_in_any_of_the_records_shows_that_the_converter_is_set_right() -> None:
+    found = peek(rules(), records((key(id=1), wrapped()), (key(id=2), wrapped(kind=None))))
+    assert found.warnings == []
+
+
+# Keys where the row's own columns identify it.
+
+
+@pytest.mark.parametrize("written", [b'{"id":1}', b"1", None])
+def test_keys_that_name_the_row_are_right(written: bytes | None) -> None:
+    found = peek(rules(key_from="row"), records((written, orjson.dumps(ROW)), (written, None)))
+    assert found.fits
+    assert found.warnings == []
+
+
+@pytest.mark.parametrize("nothing", [None, b"null", b'{"schema":{"type":"struct"},"payload":null}'])
+def test_tombstones_that_name_no_row_are_refused(nothing: bytes | None) -> None:
+    other = key(region="eu")
+    for order in (1, -1):
+        seen = records(*[(other, orjson.dumps(ROW)), (other, nothing)][::order])
+        with pytest.raises(
+            FatalError, match=r"table docs, key of .*a tombstone names its row"
+        ) as caught:
+            peek(rules(key_from="row"), seen)
+        assert "tombstones.on.delete=false" in caught.value.hint
+
+
+def test_keys_that_name_no_row_are_warned_of_before_a_tombstone_has_come() -> None:
+    (warning,) = peek(
+        rules(key_from="row"), records((key(region="eu"), orjson.dumps(ROW)))
+    ).warnings
+    assert "a tombstone names its row by it alone, and it has no column 'id'" in warning
+
+
+# Partitions of PostgreSQL.
+
+
+@pytest.mark.parametrize(
+    ("hidden", "told"),
+    [
+        (Hidden(), None),
+        (Hidden(False, True), None),
+        (Hidden(True, True), "dropped, detached or truncated"),
+        (Hidden(True, False), "publish.via.partition.root=true"),
+    ],
+)
+def test_what_partitions_do_without_a_message_is_told(hidden: Hidden, told: str | None) -> None:
+    found = list(partition_warnings(table(), ("public", "docs"), hidden))
+    assert len(found) == (told is not None)
+    assert told is None or told in found[0]
