@@ -107,6 +107,10 @@ class ColumnReader:
         raise (FatalError if policy == "halt" else RecordError)(
             subject=f"column '{name}' of {self._table.topic}",
             cause=f"the row has no such column but {names_of(columns)}",
-            hint="correct the table's `text` and `columns` in the contract; or, if rows may lack it, "
-            'as MongoDB\'s documents may, say drift = { missing = "null" }',
+            hint="correct the table's `text` and `columns` in the contract"
+            # Rows have all columns; MongoDB's documents leave out what they have no value for.
+            + (
+                '; or, if documents may lack it, say drift = { missing = "null" }'
+                * ("_id" in columns)
+            ),
         ) from None

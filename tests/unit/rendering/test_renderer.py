@@ -237,6 +237,16 @@ def test_what_a_change_says_of_some_columns_is_masked_and_typed():
         renderer.values_in(change, ("other",))
 
 
+def test_a_field_that_a_document_lacks_is_told_the_setting():
+    """MongoDB's documents leave out what they have no value for, as tables never do."""
+    with pytest.raises(RecordError, match="no such column") as caught:
+        render("{a}{b}", a="x", _id=1)
+    assert 'drift = { missing = "null" }' in caught.value.hint
+    with pytest.raises(RecordError, match="no such column") as caught:
+        render("{a}{b}", a="x")
+    assert "drift" not in caught.value.hint
+
+
 @pytest.mark.parametrize("value", [f"see {UNAVAILABLE}", ["x", UNAVAILABLE], {"a": UNAVAILABLE}])
 def test_a_value_that_only_speaks_of_it_is_a_value(value):
     assert UNAVAILABLE in render("{a}", a=value).text
