@@ -35,11 +35,8 @@ from operators.errors import RecordError
 KEYS_KEPT = 2**15
 """Size of the cache from Kafka keys to row keys: rows change repeatedly, and reading a key is slow."""
 
-_DELETE_MARKS = (
-    b'"d"',
-    *(b'"__deleted":' + blank + true for blank in (b"", b" ") for true in (b'"true"', b"true")),
-)
-"""Nearly every delete contains one of these; what contains one need not be a delete."""
+_DELETE_MARKS = (b'"d"', b'"__deleted"')
+"""Each delete contains one of these, however its JSON is written; others may contain one, too."""
 
 
 class Decoder:
