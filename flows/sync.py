@@ -1,8 +1,8 @@
 """Wires the stages into the flow. Step ids must never change, because recovery files contain them."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 
@@ -12,6 +12,7 @@ from bytewax.inputs import Source
 from bytewax.outputs import Sink
 
 from operators.codec.decoder import Decoder
+from operators.codec.key_types import KeyTypes
 from operators.codec.messages import FramedDecoder
 from operators.contract.sections import Contract
 from operators.errors import FatalError
@@ -64,6 +65,7 @@ class Parts:
         framed: Decodes messages that name their schema in a registry.
         database: The SQL database, to be asked for columns that Debezium left out.
         distrust: Whether versions of rows in the recovery state may be wrong and must be looked up.
+        key_types: By topic, what is known of its key columns, and learned while the flow runs.
     """
 
     contract: Contract
@@ -79,6 +81,7 @@ class Parts:
     framed: FramedDecoder | None = None
     database: Database | None = None
     distrust: bool = False
+    key_types: Mapping[str, KeyTypes] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,7 @@ def rules_of(
     framed: FramedDecoder | None = None,
     store: VectorStore | None = None,
     retry: RetryPolicy | None = None,
+    key_types: Mapping[str, KeyTypes] | None = None,
 ) -> dict[str, Rules]:
     """The decoder and renderer of each topic.
 
@@ -163,12 +167,14 @@ def rules_of(
         framed: Decodes messages that name their schema in a registry.
         store: Gets new fields if the contract says `added = "add"`; its collections are checked.
         retry: For requests to the store.
+        key_types: See `Parts`.
     """
+    known = key_types or {}
     rules: dict[str, Rules] = {}
     for table in contract.tables:
         masker = Masker(table, contract.masking)
         masked_key = {c: partial(masker.value, c) for c in table.key if c in table.masks}
-        decoder = Decoder(table, framed, masked_key)
+        decoder = Decoder(table, framed, masked_key, known.get(table.topic))
         added = None
         if table.drift.added == "add" and store is not None and retry is not None:
             added = AddedColumns(table, store, retry)
@@ -179,7 +185,7 @@ def rules_of(
 def build_flow(parts: Parts) -> Flow:
     """Wire the stages: source, route, dedup, resolve, embed, upsert, receipts."""
     contract, telemetry = parts.contract, parts.telemetry
-    rules = rules_of(contract, parts.framed, parts.store, parts.retry)
+    rules = rules_of(contract, parts.framed, parts.store, parts.retry, parts.key_types)
     moves = Moves()
     texts = Texts(
         parts.embedder,

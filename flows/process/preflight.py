@@ -309,6 +309,10 @@ def _ledger(contract: Contract, opened: Opened) -> str:
         raise _NotPossible
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]
     opened.ledger.start.check({name: opened.store.identity(name) for name in names})
+    key_types = {topic: rules.decoder.key_types for topic, rules in opened.rules.items()}
+    for topic, types in key_types.items():
+        types.adopt(opened.ledger.entries.known_keys(topic))
+    opened.ledger.entries.key_types = lambda: {t: types.codes for t, types in key_types.items()}
     if opened.lease is not None:
         opened.lease.confirm()
     return "collections and contract are those that were filled"

@@ -128,6 +128,7 @@ class Session:
                     framed=opened.framed,
                     database=opened.database,
                     distrust=opened.ledger.start.distrusts,
+                    key_types={t: rules.decoder.key_types for t, rules in opened.rules.items()},
                 )
             )
             closing.callback(flow.close)

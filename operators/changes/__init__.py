@@ -3,4 +3,4 @@
 Plain values without behaviour, used by all packages above. May import: contract, errors.
 """
 
-__all__ = ["events", "row_key", "rows", "shards", "text_hash", "vector", "version"]
+__all__ = ["events", "exact_json", "row_key", "rows", "shards", "text_hash", "vector", "version"]

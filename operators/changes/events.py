@@ -3,8 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
 
-import orjson
-
+from operators.changes import exact_json
 from operators.changes.row_key import RowKey
 from operators.changes.version import Version
 
@@ -33,6 +32,8 @@ class Upsert(NamedTuple):
         source: The envelope's `source`, unless the row is in `raw`.
         unpositioned: It has no source position, so only its Kafka offset orders it.
         old_key: The row key before a change of the primary key.
+        inserted: The whole row was sent, so a text that looks like the placeholder of a left-out value
+            is the row's own.
     """
 
     row_key: RowKey
@@ -46,6 +47,7 @@ class Upsert(NamedTuple):
     source: Mapping[str, Any] | None = None
     unpositioned: bool = False
     old_key: RowKey | None = None
+    inserted: bool = False
 
     def parsed(self) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
         """(columns of the row, the envelope's `source`).
@@ -54,9 +56,13 @@ class Upsert(NamedTuple):
         """
         if self.row is not None:
             return self.row, self.source or {}
-        message = orjson.loads(self.raw)
+        message = exact_json.loads(self.raw, _row_of)
         envelope = message if "source" in message else message["payload"]
         return envelope["after"], envelope["source"]
+
+
+def _row_of(message: Any) -> tuple[Any]:
+    return ((message if "source" in message else message["payload"])["after"],)
 
 
 class Delete(NamedTuple):

@@ -6,7 +6,9 @@ May import: contract, changes, errors, retry.
 """
 
 __all__ = [
+    "big_numbers",
     "decoder",
+    "key_types",
     "log_positions",
     "logical_types",
     "messages",

@@ -23,11 +23,12 @@ from operators.changes.row_key import RowKey
 from operators.changes.version import NO_POSITION, Version, make_version
 from operators.codec.envelope import moment_of, no_row, source_of
 from operators.codec.fast_versions import streamed_version
+from operators.codec.key_types import KeyTypes
 from operators.codec.log_positions import position_of
 from operators.codec.messages import FRAME, FramedDecoder, MessageReader
 from operators.codec.mongodb import document_of
 from operators.codec.placeholder import Unavailable
-from operators.codec.row_keys import KeyMaker
+from operators.codec.row_keys import FormerKey, KeyMaker
 from operators.codec.shapes import Shapes
 from operators.contract.table import TableSection
 from operators.errors import RecordError
@@ -45,7 +46,7 @@ class Decoder:
     Args:
         table: The table whose topic they come from.
         framed: Decodes messages in Avro or Protobuf.
-        key_masks: See `KeyMaker`.
+        key_masks, key_types: See `KeyMaker`.
     """
 
     def __init__(
@@ -53,9 +54,11 @@ class Decoder:
         table: TableSection,
         framed: FramedDecoder | None = None,
         key_masks: Mapping[str, Callable[[Any], Any]] | None = None,
+        key_types: KeyTypes | None = None,
     ) -> None:
         self.table = table
-        self._key = KeyMaker(table, key_masks)
+        self._key = KeyMaker(table, key_masks, key_types)
+        self.key_types = self._key.types
         self._shapes = Shapes(table)
         self._messages = MessageReader(table, framed, self._key.subject, self._shapes)
         # Copied, because every record needs them, and reading them from a pydantic model is slow.
@@ -64,6 +67,7 @@ class Decoder:
         self._by_row = table.key_from == "row"
         # Only rows that are compared with their records' keys may have keys that are bare values.
         self._bare_key = table.key[0] if self._by_row and len(table.key) == 1 else None
+        self._moved = self.key_types.moved
         self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
         self.header_needles: tuple[bytes, ...] | None = (
             None
@@ -82,7 +86,7 @@ class Decoder:
             return self._rows_in(raw_key, raw_value)
         if raw_key is not None:
             try:
-                return (self._row_key(raw_key),)
+                return self._with_former(self._row_key(raw_key), raw_key)
             except RecordError:
                 # A record about no row may have a key of another form: a logical message, for example.
                 if raw_value is not None and self._about_no_row(raw_value):
@@ -92,12 +96,26 @@ class Decoder:
             raise self._no_key()
         return ()
 
+    def _with_former(self, row_key: RowKey, raw_key: bytes) -> tuple[RowKey, ...]:
+        """The row key last, behind the one that the row may still be stored under."""
+        if self.key_types.moved is not self._moved:
+            self._moved = self.key_types.moved
+            self._row_key.cache_clear()
+            row_key = self._row_key(raw_key)
+        if not self._moved:
+            return (row_key,)
+        fields, _ = self._messages.read_key(raw_key, self._bare_key)
+        former = None if fields is None else self._key.as_written(fields)
+        return (row_key,) if former is None else (former, row_key)
+
     def _rows_in(self, raw_key: bytes | None, raw: bytes | None) -> tuple[RowKey, ...]:
         """Row keys from the row's own columns: two if an update changed the key."""
         message, schema = (None, None) if raw is None else self._messages.read(raw)
         if message is None:
+            if raw_key is None:
+                return ()
             # guard: tombstone-of-keyed-row
-            return () if raw_key is None else (self._row_of_tombstone(raw_key),)
+            return self._with_former(self._row_of_tombstone(raw_key), raw_key)
         if self._shapes.is_about_no_row(message):
             return ()
         images = (
@@ -106,12 +124,14 @@ class Decoder:
             else (message,)
         )
         types = self._messages.types(schema)
-        keys = [self._key(row, types) for row in images if isinstance(row, dict)]
+        rows = [row for row in images if isinstance(row, dict)]
+        keys = [self._key(row, types) for row in rows]
         if not keys:
             raise no_row(message)
         if raw_key is not None:
             self._compare(raw_key, keys)
-        return tuple(dict.fromkeys(keys))
+        former = filter(None, map(self._key.as_written, rows))
+        return tuple(dict.fromkeys((*former, *keys)))
 
     def _row_of_tombstone(self, raw_key: bytes) -> RowKey:
         """The row that a tombstone deletes where rows are identified by their own columns."""
@@ -172,6 +192,8 @@ class Decoder:
         Raises:
             RecordError: Not a change event, an op that cannot be applied, or an unusable position.
         """
+        if isinstance(row_key, FormerKey):
+            return self._delete_former(row_key, raw, position)
         message, schema = (None, None) if raw is None else self._messages.read(raw)
         if raw is None or message is None:  # guard: connects-null
             return Tombstone(row_key, position) if row_key else Ignored("tombstone")
@@ -198,7 +220,7 @@ class Decoder:
             return Ignored("message")
         raise RecordError(
             subject="value",
-            cause=f"op '{op[:20]}' is unknown",
+            cause="its op is unknown",
             hint="c, r, u, d and t are applied",
         )
 
@@ -226,6 +248,9 @@ class Decoder:
             None if row is None else source,
             unpositioned,
             None if other_key is None else self._old_key(other_key),
+            # Where a key changed, Debezium sends an insert of the new row, and leaves values out of it.
+            op == "r"
+            or (op == "c" and other_key is None and source.get("connector") == "postgresql"),
         )
 
     def _old_key(self, raw: bytes) -> RowKey | None:
@@ -239,6 +264,21 @@ class Decoder:
     ) -> Delete:
         version, unpositioned = self._version(source, position, streamed=True)
         return Delete(row_key, version, position, moment_of(source), unpositioned, moved)
+
+    def _delete_former(
+        self, row_key: FormerKey, raw: bytes | None, position: KafkaPosition
+    ) -> ChangeEvent:
+        """The delete of what a row was stored under before its id moved; the row's event is another."""
+        try:
+            # A plain string, because the row key is kept in recovery files.
+            event = self.event(RowKey(str(row_key)), raw, position)
+        except RecordError:
+            return Ignored("message")  # the row's own event is the dead letter
+        if not isinstance(event, Upsert):
+            return event
+        return Delete(
+            event.row_key, event.version, position, event.source_ts_ms, event.unpositioned
+        )
 
     def _version(
         self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool

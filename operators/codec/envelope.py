@@ -18,6 +18,19 @@ _TIMES = {"ts_ms", "ts_us", "ts_ns"}
 _MARKER = {"id", "status", "event_count", "data_collections"}
 
 
+_PARTS = ENVELOPE_FIELDS | {"schema", "payload"}
+
+
+def rows_of(message: Any) -> tuple[Any, ...]:
+    """The parts of a JSON message that may hold a row, whose numbers must be exact."""
+    if not isinstance(message, dict) or not message.keys() <= _PARTS:
+        return (message,)
+    payload = message.get("payload")
+    if isinstance(payload, dict):
+        return rows_of(payload)
+    return message.get("before"), message.get("after"), payload
+
+
 def fields_of(schema: Any, *, envelope: bool) -> list[Any] | None:
     """The field schemas of the row, in an envelope those of `after`; None if there are none."""
     fields = schema.get("fields") if isinstance(schema, dict) else None
@@ -35,11 +48,11 @@ def fields_of(schema: Any, *, envelope: bool) -> list[Any] | None:
 def no_row(message: dict[str, Any]) -> RecordError:
     """The error of an envelope whose operation needs a row that is not there."""
     op, source = message.get("op"), message.get("source")
+    shown = f"'{op}'" if op in ("c", "r", "u", "d") else "of an unknown kind"
     mongodb = isinstance(source, dict) and source.get("connector") == "mongodb"
     return RecordError(
         subject="value",
-        cause=f"op '{op[:20] if isinstance(op, str) else ''}' needs the row in `after`, "
-        f"which is {kind_of(message.get('after'))}",
+        cause=f"op {shown} needs the row in `after`, which is {kind_of(message.get('after'))}",
         hint="set the connector's capture.mode to change_streams_update_full; or, if that is what it "
         "is, the document was deleted before it could be looked up, and nothing is lost"
         if mongodb

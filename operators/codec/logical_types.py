@@ -17,6 +17,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from operators.codec.big_numbers import EXACT, decimal_of
 from operators.codec.temporal import Moment, moment_of
 
 
@@ -42,6 +43,14 @@ class Logical(NamedTuple):
 
 MAX_DECIMAL_BYTES = 65_536
 """More than the largest numeric that PostgreSQL computes with: 147,455 digits."""
+
+MAX_BITS_BYTES = 65_536
+"""Of a bit string: as a number it has 157,827 digits, which is more than any field holds."""
+
+MAX_NUMBERS_CHARACTERS = 2**20
+"""Of all numbers of an array as base64. Spelling a number of 64 KiB takes a tenth of a second."""
+
+_DIGITS_OF_BYTES = frozenset({"decimal", "bits"})
 
 NOT_FINITE = {
     "NaN": math.nan,
@@ -223,16 +232,19 @@ def _scale(value: Any) -> int:
 
 
 def _decimal(logical: Logical, raw: Any) -> Decimal:
-    if isinstance(raw, Decimal):
-        return raw
     if isinstance(raw, str | bytes):
         return _unscaled(_bytes(logical, raw), logical.scale)
     # JsonConverter with decimal.format=NUMERIC: trailing zeros are lost in the number.
-    value = Decimal(repr(_number(raw)))
-    if not 0 <= logical.scale <= 38:
-        return value
-    padded = Decimal(f"{value:.{logical.scale}f}")
-    return padded if padded == value else value
+    value = raw if isinstance(raw, Decimal) else Decimal(repr(_number(raw)))
+    return with_scale(value, logical.scale) or value
+
+
+def with_scale(value: Decimal, scale: int) -> Decimal | None:
+    """The same number with this many digits after the point; None if it has no such form."""
+    if not value.is_finite() or not 0 <= scale <= 38:
+        return None
+    padded = value.quantize(Decimal(1).scaleb(-scale), context=EXACT)
+    return padded if padded == value else None
 
 
 def _variable_decimal(logical: Logical, raw: Any) -> Decimal:
@@ -242,13 +254,10 @@ def _variable_decimal(logical: Logical, raw: Any) -> Decimal:
 
 
 def _unscaled(digits: bytes, scale: int) -> Decimal:
-    if not 0 < len(digits) <= MAX_DECIMAL_BYTES:
+    if not 0 < len(digits) <= MAX_DECIMAL_BYTES:  # guard: decimal-bytes
         raise ValueError
-    number = Decimal(int.from_bytes(digits, "big", signed=True))
-    # Built from its digits, because arithmetic would round to the precision of the context.
-    sign, figures, exponent = number.as_tuple()
-    assert isinstance(exponent, int)
-    return Decimal((sign, figures, exponent - scale)) if scale else number
+    number = decimal_of(int.from_bytes(digits, "big", signed=True))
+    return number.scaleb(-scale, context=EXACT) if scale else number
 
 
 def _bytes(logical: Logical, raw: Any) -> bytes:
@@ -260,10 +269,15 @@ def _bytes(logical: Logical, raw: Any) -> bytes:
 
 
 def _bits(logical: Logical, raw: Any) -> int:
-    return int.from_bytes(_bytes(logical, raw), "little")
+    bits = _bytes(logical, raw)
+    if len(bits) > MAX_BITS_BYTES:  # guard: bits-bytes
+        raise _MismatchError(f"it has more than {MAX_BITS_BYTES * 8:,} bits")
+    return int.from_bytes(bits, "little")
 
 
 def _float(_logical: Logical, raw: Any) -> float | int:
+    if isinstance(raw, Decimal):  # written with more digits than a double has
+        return float(raw)
     return NOT_FINITE[raw] if isinstance(raw, str) else _number(raw)
 
 
@@ -281,6 +295,12 @@ def _array(logical: Logical, raw: Any) -> list[Any]:
     if not isinstance(raw, list | tuple):
         raise TypeError
     item = logical.parts[0][1]
+    if len(raw) > 1 and item.kind in _DIGITS_OF_BYTES:
+        written = sum(len(each) for each in raw if isinstance(each, str))
+        if written > MAX_NUMBERS_CHARACTERS:  # guard: array-digits
+            raise _MismatchError(
+                f"its numbers have more than {MAX_NUMBERS_CHARACTERS:,} characters"
+            )
     return [logical_value(item, each) for each in raw]
 
 

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 import orjson
 
-from operators.codec.envelope import fields_of, has_marks
+from operators.changes import exact_json
+from operators.codec.envelope import fields_of, has_marks, rows_of
 from operators.codec.logical_types import Logical, columns_of
 from operators.codec.shapes import Shapes
 from operators.contract.table import TableSection
@@ -114,7 +115,7 @@ class MessageReader:
         if raw[:1] == FRAME and self._table.format != "json":
             return self._unframed(raw, key=key)
         try:
-            message = orjson.loads(raw)
+            message = exact_json.loads(raw, rows_of)
         except orjson.JSONDecodeError as error:
             raise self._no_json(raw, error, key=key) from None
         if type(message) is dict and "payload" in message and message.keys() <= _WRAPPER:

@@ -4,13 +4,14 @@ from typing import Any
 
 import orjson
 
+from operators.changes import exact_json
 from operators.errors import RecordError
 
 
 def document_of(text: str) -> Any:
     """The columns of a document in extended JSON; typed values such as `$oid` become plain ones."""
     try:
-        return _plain(orjson.loads(text))
+        return _plain(exact_json.loads(text))
     except (orjson.JSONDecodeError, RecursionError):
         raise RecordError(
             subject="value",

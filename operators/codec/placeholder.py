@@ -41,10 +41,15 @@ class Unavailable:
             [str(uuid.UUID(bytes=digest, version=3))],
             {placeholder: placeholder},
         )
+        self._found = (*self._nested[:3], self._nested[-1])
         self.needles: tuple[bytes, ...] = tuple(
             text.encode() for text in dict.fromkeys(self._texts[:4])
         )
         """Nearly every JSON message with a placeholder contains one of these byte strings."""
+
+    def is_found(self, value: Any) -> bool:
+        """Whether a message with this placeholder contains one of `needles`."""
+        return isinstance(value, str) or value in self._found
 
     def __call__(self, value: Any) -> bool:
         """Whether a value is the placeholder."""

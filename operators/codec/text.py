@@ -8,11 +8,16 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
+from operators.codec.big_numbers import decimal_of
 from operators.codec.temporal import Moment, Temporal, from_python, iso_text
 
 _NAMES = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
 
 _MAX_PRINTED = 10**4_000
+
+MAX_CHARACTERS = 2**24
+"""The longest text that a value's numbers become: an array of a few bytes each could fill the memory,
+since a decimal of a huge scale has as many zeros. A Milvus field holds a 256th of it."""
 
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 
@@ -21,7 +26,7 @@ def as_text(value: Any) -> str:
     """A canonical value as text, for templates and varchar fields; None is empty.
 
     Raises:
-        ValueError: It is nested too deep, or holds an integer of thousands of digits.
+        ValueError: It is nested too deep, or its numbers have too many digits.
         TypeError: It is of a type that no column has.
     """
     if isinstance(value, str):
@@ -35,7 +40,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, float):
         return repr(value) if math.isfinite(value) else _NAMES[repr(value)]
     if isinstance(value, Decimal):
-        return f"{value:f}"
+        return _printed(value, _Budget())
     if isinstance(value, Temporal):
         return iso_text(from_python(value))
     if isinstance(value, Mapping | list | tuple):
@@ -43,8 +48,6 @@ def as_text(value: Any) -> str:
             return _ENCODER.encode(plain(value))
         except RecursionError:
             raise ValueError("it is nested too deep") from None
-        except ValueError:
-            raise ValueError("it holds a number of too many digits") from None
     if isinstance(value, bytes | bytearray | memoryview):
         return binascii.b2a_base64(value, newline=False).decode()
     if isinstance(value, UUID):
@@ -54,19 +57,55 @@ def as_text(value: Any) -> str:
 
 def _digits(number: int) -> str:
     # Python refuses to print an integer of more than 4,300 digits; a Decimal has no such limit.
-    return str(number) if -_MAX_PRINTED < number < _MAX_PRINTED else f"{Decimal(number):f}"
+    small = -_MAX_PRINTED < number < _MAX_PRINTED
+    return str(number) if small else _printed(decimal_of(number), _Budget())
 
 
-def plain(value: Any) -> Any:
-    """A value in the types that JSON has: NaN and the infinities become None, other types text."""
-    if value is None or isinstance(value, str | bool | int):
+class _Budget:
+    """How many more characters the numbers of one value may have, and whether any integer stays one."""
+
+    def __init__(self, *, wide_integers: bool = True) -> None:
+        self.left = MAX_CHARACTERS
+        self.wide_integers = wide_integers
+
+
+def _printed(number: Decimal, budget: _Budget) -> str:
+    exponent = number.as_tuple().exponent
+    if isinstance(exponent, int):
+        budget.left -= max(number.adjusted(), 0) + max(-exponent, 0)
+        if budget.left < 0:  # guard: printed-digits
+            raise ValueError(f"its numbers have more than {MAX_CHARACTERS:,} digits")
+    return f"{number:f}"
+
+
+def plain(value: Any, *, wide_integers: bool = True) -> Any:
+    """A value in the types that JSON has: NaN and the infinities become None, other types text.
+
+    Args:
+        value: Canonical.
+        wide_integers: Integers of more than 64 bits stay numbers. Most readers of JSON round them.
+
+    Raises:
+        ValueError: Its numbers have too many digits.
+    """
+    return _plain(value, _Budget(wide_integers=wide_integers))
+
+
+def _plain(value: Any, budget: _Budget) -> Any:
+    if value is None or isinstance(value, str | bool):
         return value
+    if isinstance(value, int):
+        if -_MAX_PRINTED < value < _MAX_PRINTED and (
+            budget.wide_integers or -(2**63) <= value < 2**64  # guard: json-digits
+        ):
+            return value
+        return _printed(decimal_of(value), budget)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
-    if isinstance(value, Decimal) and not value.is_finite():
-        return None
+    if isinstance(value, Decimal):
+        return _printed(value, budget) if value.is_finite() else None
     if isinstance(value, Mapping):
-        return {as_text(name): plain(each) for name, each in value.items()}
+        return {as_text(name): _plain(each, budget) for name, each in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value, Moment):
-        return [plain(each) for each in value]
+        return [_plain(each, budget) for each in value]
     return as_text(value)

@@ -55,11 +55,23 @@ class Section(BaseModel):
 
 
 class ColumnSpec(Section):
-    """A column that is mirrored into a typed scalar field; `field` renames it."""
+    """A column that is mirrored into a typed scalar field; `field` renames it.
+
+    Attributes:
+        scalars: Of a json column, how a text, number or boolean is stored. `keep`: as it is, where the
+            Milvus holds that. `wrap`: as the object `{"value": …}`, which every Milvus holds.
+    """
 
     type: ColumnType
     max_length: int = Field(default=4_096, ge=1, le=MAX_VARCHAR_BYTES)
     field: Identifier | None = None
+    scalars: Literal["keep", "wrap"] = "keep"
+
+    @model_validator(mode="after")
+    def _scalars_of_json(self) -> Self:
+        if self.scalars != "keep" and self.type != "json":
+            raise ValueError("only a column of type json has `scalars`")
+        return self
 
 
 Scalar = bool | int | float | str

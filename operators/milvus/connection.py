@@ -71,6 +71,8 @@ class Connection:
             raise
         self.lite = self.version.startswith("milvus_lite")
         self.nullable = self.lite or _at_least(self.version, (2, 5))
+        # Lite gives a text back that is no JSON, and refuses numbers.
+        self.json_scalars = self.nullable and not self.lite
         self.can_add_fields = not self.lite and _at_least(self.version, (2, 6))
 
     def about(self, collection: str, what: str = "") -> str:

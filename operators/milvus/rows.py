@@ -51,7 +51,7 @@ _ZERO: dict[str, Any] = {
 
 
 def to_rows(
-    entities: Sequence[Entity], shape: Shape, *, json_arrays: bool
+    entities: Sequence[Entity], shape: Shape, *, json_arrays: bool, json_scalars: bool = False
 ) -> list[tuple[dict[str, Any], int]]:
     """Entities as rows with every field of the collection, each with its estimated size in bytes.
 
@@ -59,6 +59,7 @@ def to_rows(
         entities: Entities of distinct ids.
         shape: The collection as it is.
         json_arrays: Whether the server accepts an array as the value of a JSON field.
+        json_scalars: Whether it accepts a text, number or boolean.
 
     Raises:
         RecordError: An entity cannot be stored. The message names its id and field, never a value.
@@ -70,7 +71,9 @@ def to_rows(
         if entity.id in seen:  # guard: duplicate-ids
             raise _refused(entity.id, "id", "comes twice in one call", "Keep the last version only")
         seen.add(entity.id)
-    return [_to_row(entity, shape, json_arrays) for entity in entities]
+    kinds = (dict, list) if json_arrays else (dict,)
+    json_kinds = (*kinds, str, int, float) if json_scalars else kinds
+    return [_to_row(entity, shape, json_kinds) for entity in entities]
 
 
 def ledger_rows(entries: Mapping[str, str]) -> list[tuple[dict[str, Any], int]]:
@@ -141,7 +144,9 @@ def to_entity(row: Mapping[str, Any]) -> Entity:
     )
 
 
-def _to_row(entity: Entity, shape: Shape, json_arrays: bool) -> tuple[dict[str, Any], int]:
+def _to_row(
+    entity: Entity, shape: Shape, json_kinds: tuple[type, ...]
+) -> tuple[dict[str, Any], int]:
     topic, partition, offset = entity.position
     row: dict[str, Any] = {
         **entity.columns,
@@ -177,7 +182,7 @@ def _to_row(entity: Entity, shape: Shape, json_arrays: bool) -> tuple[dict[str, 
         elif type(value) is int and field.type == "int64" and -_MAX_INT64 <= value <= _MAX_INT64:
             total += 8
             continue
-        row[name], size = _checked(entity.id, field, value, json_arrays)
+        row[name], size = _checked(entity.id, field, value, json_kinds)
         total += size
     return row, total
 
@@ -213,7 +218,7 @@ def _read_spans(text: str) -> Spans:
     return tuple((name, start, end) for name, start, end in json.loads(text)) if text else ()
 
 
-def _checked(id_: str, field: Field, value: Any, json_arrays: bool) -> tuple[Any, int]:
+def _checked(id_: str, field: Field, value: Any, json_kinds: tuple[type, ...]) -> tuple[Any, int]:
     """The value as it is sent, and its approximate size in bytes."""
     if value is None and field.name not in RESERVED_FIELDS and field.name not in PROVENANCE:
         return (None if field.nullable else _ZERO[field.type]), 8
@@ -244,7 +249,7 @@ def _checked(id_: str, field: Field, value: Any, json_arrays: bool) -> tuple[Any
         case "bool" if isinstance(value, bool):
             return value, 1
         case "json":
-            return _json(id_, field, value, json_arrays)
+            return _json(id_, field, value, json_kinds)
         case _:
             raise _refused(
                 id_,
@@ -280,7 +285,7 @@ def _real(id_: str, field: Field, value: float) -> float:
     return real
 
 
-def _json(id_: str, field: Field, value: Any, arrays: bool) -> tuple[Any, int]:
+def _json(id_: str, field: Field, value: Any, kinds: tuple[type, ...]) -> tuple[Any, int]:
     # Sent as JSON text, because pymilvus takes any string for JSON text. A string here is a value: JSON
     # text from the source was parsed by the decoder.
     try:
@@ -290,13 +295,14 @@ def _json(id_: str, field: Field, value: Any, arrays: bool) -> tuple[Any, int]:
             id_, field.name, "is not JSON", 'Mirror the column as "varchar" to keep it as it is'
         ) from None
     # Lite cannot return scalars as valid JSON, and old servers cannot store arrays either.
-    if not isinstance(value, dict | list if arrays else dict):
+    if not isinstance(value, kinds):
         raise _refused(
             id_,
             field.name,
-            f"is JSON, but not {'an object or an array' if arrays else 'an object'}, "
+            f"is JSON, but not {'an object or an array' if list in kinds else 'an object'}, "
             "and this store keeps nothing else",
-            'Mirror the column as "varchar"',
+            'Mirror the column as "varchar"'
+            + ("" if isinstance(value, list) else ', or give it scalars = "wrap"'),
         )
     size = _utf8_length(id_, field, text)
     if size > MAX_JSON_BYTES:

@@ -147,7 +147,11 @@ class MilvusStore:
     def upsert(self, collection: str, entities: Sequence[Entity]) -> None:
         """See `VectorStore.upsert`. If one entity of the call cannot be stored, nothing is sent."""
         shape = self._checked_shape(collection)
-        for rows in requests(to_rows(entities, shape, json_arrays=self.nullable)):
+        for rows in requests(
+            to_rows(
+                entities, shape, json_arrays=self.nullable, json_scalars=self._client.json_scalars
+            )
+        ):
             try:
                 self._client.upsert(collection, rows, RecordError, self.fence)
             except RecordError:

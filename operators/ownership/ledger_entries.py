@@ -66,10 +66,14 @@ class Entry:
     breaks: Mapping[str, int] = field(default_factory=dict)
     """By `topic/partition`, how often a user has accepted that its state is lost or older: entries with
     a lower count are ignored for that partition."""
+    keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """By table and key column, what its raw values mean; see `operators.codec.key_types`."""
 
     def pack(self) -> str:
         """The entry as text for the ledger store."""
         holder = self.holder
+        # Left out where nothing is known, as in the entries of the releases before.
+        keys = {"keys": {name: dict(each) for name, each in self.keys.items()}} if self.keys else {}
         return json.dumps(
             {
                 "format": FORMAT,
@@ -82,6 +86,7 @@ class Entry:
                 "tables": dict(self.tables),
                 "seen": dict(self.seen),
                 "breaks": dict(self.breaks),
+                **keys,
             },
             separators=(",", ":"),
         )

@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import partial
 
 from operators.contract.table import TableSection
+from operators.errors import FatalError
 from operators.ownership.ledger_entries import Entry
 from operators.store.protocol import Fence, LedgerStore
 
@@ -29,6 +30,7 @@ class OwnEntries:
         self._store = store
         self._process = process
         self._collections = {table.topic: table.collection for table in tables}
+        self._names = {table.topic: table.name for table in tables}
         self._changing = threading.Lock()
         self._mine: dict[str, Entry] = {}
         self._sequence = 0
@@ -36,6 +38,8 @@ class OwnEntries:
         self._recorded: dict[str, int] = {}
         self.adopted: Mapping[str, Sequence[Entry]] = {}
         """The entries of all processes by collection, as they were adopted."""
+        self.key_types: Callable[[], Mapping[str, Mapping[str, str]]] = dict
+        """What the worker knows of the key columns by now, by topic; stored with the offsets."""
         self.fence: Fence = nullcontext
         """Context around each request of `record`: `Gate.writing`, once there is a lease."""
 
@@ -150,4 +154,30 @@ class OwnEntries:
             for part, offset in offsets.items()
             if self._collections[part.rpartition("/")[0]] == collection
         }
-        return replace(entry, seen={**entry.seen, **mine})
+        keys = {
+            self._names[topic]: codes
+            for topic, codes in self.key_types().items()
+            if codes and self._collections[topic] == collection
+        }
+        return replace(entry, seen={**entry.seen, **mine}, keys={**entry.keys, **keys})
+
+    def known_keys(self, topic: str) -> Mapping[str, str]:
+        """What processes have written down about the key columns of a topic's rows.
+
+        Raises:
+            FatalError: Two processes have read them differently.
+        """
+        collection, found = self._collections[topic], dict[str, str]()
+        identity = self._mine[collection].identity
+        for entry in self.adopted[collection]:
+            if entry.identity != identity:
+                continue  # of a collection that is not there any more
+            for column, code in entry.keys.get(self._names[topic], {}).items():
+                if found.setdefault(column, code) != code:
+                    raise FatalError(
+                        subject=f"key of {topic}",
+                        cause=f"processes of the flow have read its column '{column}' differently",
+                        hint="say in `encodings` of the table how the column is written, and name "
+                        "another `collection`, which is then filled anew",
+                    )
+        return found

@@ -60,16 +60,18 @@ class StartChecks:
         remade = Accept.OTHER_COLLECTION in self._used
         for collection, entries in self._entries.adopted.items():
             history, seen, breaks = _committed(entries)
+            mine, identity = self._entries[collection], identities[collection]
             self._entries.start_from(
                 collection,
                 partial(
                     replace,
-                    identity=identities[collection],
+                    identity=identity,
                     history=history + remade,
                     shards=SHARDS,
                     tables=self._tables[collection],
                     seen={} if remade else seen,
                     breaks=breaks,
+                    keys=mine.keys if mine.identity == identity else {},
                 ),
             )
 

@@ -1,7 +1,7 @@
 """Reads a row's columns: recognises the placeholder, then converts by type, then masks."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 
 from operators.changes.events import Upsert
 from operators.codec.logical_types import Logical, columns_of, from_encoding, logical_value
@@ -14,7 +14,10 @@ from operators.rendering.masks import Masker
 MISSING = object()
 """The value of a column that Debezium left out."""
 
-Types = Mapping[str, Logical]
+Types: TypeAlias = Mapping[str, Logical]
+
+Reads: TypeAlias = Callable[[Mapping[str, Any], Types, str], Any]
+"""Reads one column of a row: `ColumnReader.value`, for example."""
 
 
 class ColumnReader:
@@ -72,6 +75,28 @@ class ColumnReader:
             return None
         elif (kind is list or kind is dict) and self._unavailable(value):
             return MISSING
+        return self._converted(value, types, name)
+
+    def sent(self, columns: Mapping[str, Any], types: Types, name: str) -> Any:
+        """The same, of a row that was sent whole: a text like the placeholder is the row's own."""
+        value = columns.get(name)
+        # The record's headers tell a change of the key from an insert. They are read for nearly every
+        # form of the placeholder; in the other forms, it may be either.
+        # guard: left-out-literal
+        if value is not None and self._unavailable(value) and self._unavailable.is_found(value):
+            return self._converted(value, types, name)
+        return self.value(columns, types, name)
+
+    def known(self, columns: Mapping[str, Any], name: str) -> Any:
+        """The same, of values that the database itself has given."""
+        value = columns[name]
+        return None if value is None else self._converted(value, {}, name)
+
+    def reader(self, event: Upsert) -> Reads:
+        """What reads the columns of an event's row: `value` or `sent`."""
+        return self.sent if event.inserted else self.value
+
+    def _converted(self, value: Any, types: Types, name: str) -> Any:
         if types:
             logical = types.get(name)
             if logical is not None:

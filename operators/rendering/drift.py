@@ -8,7 +8,7 @@ from operators.codec.row_keys import names_of
 from operators.contract.table import ColumnSpec, TableSection
 from operators.errors import FatalError, RecordError
 from operators.rendering.added_columns import AddedColumns
-from operators.rendering.columns import MISSING, ColumnReader, Types
+from operators.rendering.columns import MISSING, Reads, Types
 
 logger = logging.getLogger(__name__)
 
@@ -21,27 +21,28 @@ class ColumnDrift:
 
     Args:
         table: The contract's.
-        reader: Reads the values of its columns.
         added: Gives fields to new columns; None if `drift.added` is not "add".
 
     Attributes:
         seen: The columns of the row that was looked at last.
     """
 
-    def __init__(
-        self, table: TableSection, reader: ColumnReader, added: AddedColumns | None
-    ) -> None:
+    def __init__(self, table: TableSection, added: AddedColumns | None) -> None:
         self._table = table
-        self._reader = reader
         self._added = added
         self._named = table.known_columns()
         self._shapes: set[frozenset[str]] = set()
         self.seen: frozenset[str] = frozenset()
 
     def added_fields(
-        self, row: Mapping[str, Any], types: Types
+        self, row: Mapping[str, Any], types: Types, read: Reads
     ) -> list[tuple[str, str, ColumnSpec]]:
         """Apply `drift.added` to columns that the contract does not name; log each new set of columns.
+
+        Args:
+            row: All its columns.
+            types: Their types.
+            read: Reads one of them: a method of `ColumnReader`.
 
         Returns:
             Column, field and specification of each of them that is mirrored.
@@ -63,7 +64,7 @@ class ColumnDrift:
         if self._added is None:
             return []
         for column in sorted(unknown - self._added.specs.keys()):
-            value = self._reader.value(row, types, column)
+            value = read(row, types, column)
             if value is not None and value is not MISSING:
                 self._added.add(column, value)
         specs = self._added.specs.items()

@@ -21,7 +21,9 @@
 
 A bool field takes a boolean, and 0 and 1 from databases without booleans. A string for a json field
 is parsed as JSON, since SQL's json arrives as a string, and stays a string if it is not JSON; JSON's
-null is NULL. Inside json, NaN and the infinities become null, and types that JSON lacks become text.
+null is NULL. Inside json, NaN and the infinities become null, and types that JSON lacks become text, as
+do numbers that readers of JSON would round: decimals that no double holds, and integers of more than
+64 bits.
 Numbers that are not finite become NULL, because Milvus cannot filter by NaN. UUID, enum, set, XML,
 year, and PostgreSQL's interval as a string are plain strings or numbers already; geometries are maps,
 vectors are arrays.
@@ -35,9 +37,11 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
+from operators.changes.exact_json import number_of
 from operators.codec.logical_types import NOT_FINITE
 from operators.codec.temporal import Temporal, from_python
 from operators.codec.text import as_text, plain
@@ -140,27 +144,23 @@ def _boolean(value: Any, _spec: ColumnSpec) -> bool:
     raise ValueError("it is not a boolean")
 
 
-def _finite(text: str) -> float | None:
-    number = float(text)
-    return number if math.isfinite(number) else None
-
-
 # parse_constant makes NaN and Infinity null: they are not JSON, but many programs write them.
-_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=lambda _: None)
+_DECODER = json.JSONDecoder(
+    parse_float=number_of, parse_int=number_of, parse_constant=lambda _: None
+)
 
 
-def _json(value: Any, _spec: ColumnSpec) -> Any:
+def _json(value: Any, spec: ColumnSpec) -> Any:
     try:
-        if not isinstance(value, str):
-            return plain(value)
-        try:
-            return _DECODER.decode(value)
-        except json.JSONDecodeError:
-            return value
-        except ValueError:
-            raise ValueError("it holds a number of too many digits") from None
+        if isinstance(value, str):
+            with suppress(json.JSONDecodeError):
+                value = _DECODER.decode(value)
+        found = plain(value, wide_integers=False)
     except RecursionError:
         raise ValueError("it is nested too deep") from None
+    if spec.scalars == "wrap" and not isinstance(found, dict | list | None):
+        return {"value": found}
+    return found
 
 
 _FIELDS: Mapping[ColumnType, Callable[[Any, ColumnSpec], Any]] = {

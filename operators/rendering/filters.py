@@ -22,6 +22,7 @@ from decimal import Decimal
 from typing import Any, TypeAlias
 from uuid import UUID
 
+from operators.codec.big_numbers import decimal_of
 from operators.codec.logical_types import Logical, logical_value
 from operators.codec.temporal import Moment
 from operators.codec.text import as_text
@@ -34,6 +35,13 @@ _SPELLED = re.compile(r"\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,6})?\s*", re.ASC
 _NUMBERS = (int, float, Decimal)
 
 _TEMPORALS = (Moment, date, time, timedelta)
+
+_YEAR_1 = -719_162
+"""0001-01-01 in days since 1970."""
+
+_ZERO_TICKS = {"date": (0, _YEAR_1), "timestamp": (0, _YEAR_1 * 86_400 * 10**9)}
+
+_ZERO_DATE = re.compile(r"0000-00-00([T ][0:.]+)?(Z|[+-][0:]+)?")
 
 _NOT_DELETED = frozenset({"", "false", "f", "no", "n", "off"})
 
@@ -58,18 +66,28 @@ def is_soft_deleted(value: Any) -> bool:
     """Whether a value of the soft-delete column marks its row as deleted.
 
     Every value does except NULL, false, 0, "", and the texts by which databases without booleans say
-    false: a spelled 0, and false, f, no, n, off in any case. 1970-01-01 at midnight does not either,
-    because MySQL's zero dates arrive as that.
+    false: a spelled 0, and false, f, no, n, off in any case. The moments that stand for no moment do
+    not either: midnight of 1970-01-01, as which MySQL's zero dates arrive, of 0001-01-01, and the zero
+    date itself, 0000-00-00; whether as a text, or as what the column's type makes of it.
     """
     if isinstance(value, str):
         text = value.strip()
         number = _number(text)
-        return number != 0 if number is not None else text.lower() not in _NOT_DELETED
+        if number is not None:
+            return number != 0
+        return text.lower() not in _NOT_DELETED and not _is_zero_date(text)  # guard: zero-dates
     if isinstance(value, Moment):
-        return value.kind not in ("date", "timestamp") or value.ticks != 0
+        return not (value.kind in _ZERO_TICKS and value.ticks in _ZERO_TICKS[value.kind])
     if isinstance(value, bytes):
         return any(value)
     return bool(value)
+
+
+def _is_zero_date(text: str) -> bool:
+    if _ZERO_DATE.fullmatch(text):
+        return True
+    ticks = _moment("timestamp", text)
+    return ticks is not None and ticks in _ZERO_TICKS["timestamp"]
 
 
 def _test(condition: Condition) -> Test:
@@ -147,7 +165,7 @@ def _number(value: Any) -> Decimal | None:
     if isinstance(value, float):
         return None if value != value else Decimal(repr(value))
     if isinstance(value, int):
-        return Decimal(value)
+        return decimal_of(value)
     return Decimal(value.strip()) if _SPELLED.fullmatch(value) else None
 
 

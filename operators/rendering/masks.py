@@ -9,7 +9,8 @@
 - `redact` replaces whatever a pattern matches, in texts and in every text and number of an array or
   an object, its names included; if two names become equal, the later one stays. A value without a
   match is unchanged; one with a match becomes text if it was not. In JSON text, the characters that
-  escapes stand for are searched as well, because a mirrored field would show them.
+  escapes stand for are searched as well, because a mirrored field would show them; if such a text has a
+  name twice in one object, only the later member stays, as in SQL's jsonb.
 
 NULL stays NULL. The caller must test for Debezium's placeholder before masking. A value that cannot be
 masked is refused, never let through.
@@ -23,6 +24,8 @@ from typing import Any
 
 import regex
 
+from operators.changes import exact_json
+from operators.changes.exact_json import number_of
 from operators.codec.temporal import Moment
 from operators.codec.text import as_text
 from operators.contract.sections import MaskingSection
@@ -132,15 +135,26 @@ class _Redaction:
         """The text, or, if it is JSON whose escapes hide a match (an @ in hex, say), redacted JSON."""
         if "\\" not in text or not text.lstrip().startswith(("{", "[", '"')):
             return text
+        twice: list[object] = []
+
+        def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            found = dict(pairs)
+            if len(found) < len(pairs):
+                twice.append(found)
+            return found
+
         try:
-            value = json.loads(text)
+            value = json.loads(
+                text, object_pairs_hook=members, parse_float=number_of, parse_int=number_of
+            )
         except ValueError:
             return text
         redacted = self._searched(value, left)
-        if redacted == value:
+        # Of two members of one name only the later one was searched, so only that one may stay.
+        if redacted == value and not twice:  # guard: mask-twice
             return text
         # An escape can also spell a lone surrogate, which is not valid text.
-        return json.dumps(redacted, ensure_ascii=False).encode(errors="replace").decode()
+        return exact_json.dumps(redacted).encode(errors="replace").decode()
 
     def _text(self, text: str, left: list[float]) -> str:
         for number, pattern in enumerate(self._patterns):

@@ -13,7 +13,7 @@ from operators.codec.text import as_text
 from operators.contract.table import MAX_VARCHAR_BYTES, ColumnSpec, TableSection
 from operators.errors import RecordError
 from operators.rendering.added_columns import AddedColumns
-from operators.rendering.columns import MISSING, ColumnReader, Types
+from operators.rendering.columns import MISSING, ColumnReader, Reads, Types
 from operators.rendering.drift import ColumnDrift
 from operators.rendering.fast_rows import FastRows
 from operators.rendering.field_values import as_field
@@ -54,7 +54,7 @@ class Renderer:
         self._filtered = tuple(dict.fromkeys(condition.column for condition in table.filter))
         self._empty_is_gone = table.empty_text == "skip"
         self._chunked = table.chunks is not None
-        self._drift = ColumnDrift(table, self._reader, added)
+        self._drift = ColumnDrift(table, added)
         self._fast = (
             FastRows(table, self._template, self._reader.lengths)
             if added is None and FastRows.can_read(table)
@@ -74,14 +74,14 @@ class Renderer:
             found = self._fast.read(columns)
             if found is not None:
                 return self._finished(event, *found)
-        types, read = self._reader.types(event), self._reader.value
-        if (self._keep or self.table.soft_delete) and not self._is_there(columns, types):
+        types, read = self._reader.types(event), self._reader.reader(event)
+        if (self._keep or self.table.soft_delete) and not self._is_there(columns, types, read):
             return _gone(event)
         texts: dict[str, str | None] = {}
         missing: dict[str, None] = {}
         mirrored = self._fields
         if self._added is not None or columns.keys() != self._drift.seen:
-            mirrored = [*mirrored, *self._drift.added_fields(columns, types)]
+            mirrored = [*mirrored, *self._drift.added_fields(columns, types, read)]
         for column in self._text_columns:
             value = read(columns, types, column)
             if type(value) is str:
@@ -159,8 +159,8 @@ class Renderer:
         Raises:
             RecordError: A value does not fit its field, or the text is too long.
         """
-        read = self._reader.value
-        there = {c: read(values, {}, c) for c in partial.missing if c in values}
+        read = self._reader.known
+        there = {c: read(values, c) for c in partial.missing if c in values}
         return self.complete(partial, *self._texts_and_fields(partial.row_key, there))
 
     def values_in(
@@ -177,7 +177,7 @@ class Renderer:
                 column.
         """
         row, _ = event.parsed()
-        types, read = self._reader.types(event), self._reader.value
+        types, read = self._reader.types(event), self._reader.reader(event)
         values = {column: read(row, types, column) for column in columns}
         there = {column: value for column, value in values.items() if value is not MISSING}
         return self._texts_and_fields(event.row_key, there)
@@ -244,10 +244,10 @@ class Renderer:
             event.unpositioned,
         )
 
-    def _is_there(self, row: Mapping[str, Any], types: Types) -> bool:
+    def _is_there(self, row: Mapping[str, Any], types: Types, read: Reads) -> bool:
         """Whether the row passes the filter and is not marked as deleted."""
         columns = [*self._filtered, *filter(None, (self.table.soft_delete,))]
-        values = {column: self._reader.value(row, types, column) for column in columns}
+        values = {column: read(row, types, column) for column in columns}
         for column, value in values.items():
             if value is MISSING:
                 raise RecordError(

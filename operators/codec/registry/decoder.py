@@ -110,8 +110,10 @@ class RegistryDecoder:
         except RecordError as error:
             # Errors from loading a schema do not name the record.
             raise RecordError(subject=subject, cause=error.cause, hint=error.hint) from error
-        except FatalError:
+        except (FatalError, RetriableError):
             raise
+        except (MemoryError, OSError) as error:
+            raise _not_the_record(subject, error) from error  # guard: registry-not-the-record
         except Exception as error:  # noqa: BLE001  # The bytes may be anything.
             raise RecordError(
                 subject=subject,
@@ -135,6 +137,15 @@ class RegistryDecoder:
             return reader
 
 
+def _not_the_record(subject: str, error: Exception) -> FatalError:
+    """The error where the process lacks something: a dead letter would lose a good record."""
+    return FatalError(
+        subject=subject,
+        cause=f"the process lacks memory or files to read it ({type(error).__name__})",
+        hint="give the process more (memory, ulimit -n), and start it again: nothing is lost",
+    )
+
+
 def _reader(registry: RegistryClient, schema_id: int) -> _Reader:
     """A function that reads the messages of one schema.
 
@@ -151,6 +162,8 @@ def _reader(registry: RegistryClient, schema_id: int) -> _Reader:
             return _protobuf_reader(registry, schema_id)
     except (RecordError, RetriableError, FatalError):
         raise
+    except (MemoryError, OSError) as error:
+        raise _not_the_record(registry.subject, error) from error
     except Exception as error:  # A schema may be anything.
         raise RecordError(
             subject=registry.subject,

@@ -1,10 +1,16 @@
 """The guards of operators/changes/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import instead, replaced, without
-from tests.mutation.selections import DEDUP, GOLDEN, KEYS, WRITER
+from tests.mutation.mutations import gives, instead, replaced, without
+from tests.mutation.selections import DEDUP, GOLDEN, KEYS, NUMBERS, WRITER
 
 GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "exact-numbers",
+        "a number that a double does not hold keeps its digits",
+        gives("value"),
+        NUMBERS,
+    ),
     Guard(
         "offset-tie-break",
         "at the same position the later offset wins",

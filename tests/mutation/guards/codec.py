@@ -1,10 +1,64 @@
 """The guards of operators/codec/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import always, dropped, gives, never, replaced, without
-from tests.mutation.selections import EVENTS, KEYS, SHAPES
+from tests.mutation.mutations import always, dropped, gives, instead, never, replaced, without
+from tests.mutation.selections import BIG_VALUES, EVENTS, KEY_TYPES, KEYS, NUMBERS, SHAPES
 
 GUARDS: tuple[Guard, ...] = (
+    Guard(
+        "key-written-alike",
+        "a key column that is written as another kind of value does not make second ids of rows",
+        never,
+        KEY_TYPES,
+    ),
+    Guard(
+        "key-moves",
+        "what a row was stored under before its id moved is still deleted after a restart",
+        replaced('f"{_WRITTEN}{written}{_MOVED}"', by='""'),
+        KEY_TYPES,
+    ),
+    Guard(
+        "key-contradicted",
+        "a key column of another type than the known one does not make second ids of rows",
+        instead("return raw"),
+        KEY_TYPES,
+    ),
+    Guard(
+        "decimal-bytes",
+        "a decimal of more digits than any database has is not converted",
+        never,
+        BIG_VALUES,
+    ),
+    Guard(
+        "bits-bytes",
+        "a bit string that would be a number of millions of digits is not converted",
+        never,
+        BIG_VALUES,
+    ),
+    Guard(
+        "array-digits",
+        "the numbers of an array do not take minutes together",
+        never,
+        BIG_VALUES,
+    ),
+    Guard(
+        "printed-digits",
+        "zeros that only printing makes do not fill the memory",
+        never,
+        (*BIG_VALUES, "-k", "zeros and 200"),
+    ),
+    Guard(
+        "json-digits",
+        "an integer that readers of JSON round is stored as text",
+        without("budget.wide_integers or -(2**63) <= value < 2**64"),
+        NUMBERS,
+    ),
+    Guard(
+        "registry-not-the-record",
+        "a process without memory or files makes no dead letters of good records",
+        instead("raise RecordError(subject=subject, cause=str(error), hint='') from None"),
+        ("tests/unit/codec/test_registry.py", "-k", "the_process_lacks"),
+    ),
     Guard(
         "snapshot-read",
         "a row read by a PostgreSQL snapshot orders before what is streamed after it",

@@ -789,7 +789,7 @@ def test_a_schema_that_is_none_is_the_records_fault(fields):
         (b'{"op":{"a":1},"source":{}}', "no Debezium envelope"),
         (envelope("u", 1, None), "op 'u' needs the row in `after`, which is null"),
         (envelope("c", 1, []), "an array"),  # type: ignore[arg-type]
-        (envelope("x", 1, {}), "op 'x' is unknown"),
+        (envelope("x", 1, {}), "its op is unknown"),
         (b"[" * 100_000, "no JSON"),
         (b'{"a":' * 5_000 + b"1" + b"}" * 5_000, "no JSON"),
     ],

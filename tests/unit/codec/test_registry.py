@@ -959,6 +959,29 @@ def test_cut_and_damaged_messages_are_bad_records_that_quote_nothing(
     assert no_value_in(refused(decoder, avro[:5] + b"\xff\xff\xff\xff\x0f" + SECRET.encode()))
 
 
+@pytest.mark.parametrize("lack", [MemoryError(), OSError(24, "Too many open files")])
+def test_what_the_process_lacks_makes_no_dead_letter_of_a_good_record(
+    registry: RegistryStub, decoder: RegistryDecoder, lack: Exception
+) -> None:
+    raw = as_avro(registry, record("Row", text="string"), {"text": SECRET})
+    assert decoder.decode(raw, TOPIC, key=False)[0] == {"text": SECRET}
+
+    def fail(_raw: bytes) -> Any:
+        raise lack
+
+    number = int.from_bytes(raw[1:5], "big")
+    decoder._readers[number] = fail
+    with pytest.raises(FatalError, match="memory or files") as caught:
+        decoder.decode(raw, TOPIC, key=False)
+    assert no_value_in(caught.value)
+
+    def too_deep(_raw: bytes) -> Any:
+        raise RecursionError
+
+    decoder._readers[number] = too_deep
+    assert no_value_in(refused(decoder, raw))
+
+
 @given(st.binary(max_size=64), st.sampled_from([1, 2]))
 def test_any_bytes_are_read_or_refused(fuzzed: RegistryDecoder, rest: bytes, number: int) -> None:
     with contextlib.suppress(RecordError):

@@ -192,11 +192,12 @@ def test_a_key_is_the_same_however_it_is_written(raw, encoding, plain):
     assert row_key(section, raw) == row_key(DOCS, key(id=plain))
 
 
-def test_a_schema_goes_before_the_contracts_encodings():
+def test_a_contracts_encodings_hold_with_and_without_a_schema():
     section = table(encodings={"id": "date-days"})
     assert row_key(section, key(id=19_724)) == "docs:2024-01-02"
     assert row_key(section, with_schema("2024-01-02", type="string")) == "docs:2024-01-02"
-    assert KeyMaker(section)({"id": 5}, {}) == "docs:5"
+    # ProtobufConverter gives a schema, but drops the names of Debezium's types.
+    assert KeyMaker(section)({"id": 5}, {}) == "docs:1970-01-06"
     assert KeyMaker(section)({"id": 5}, None) == "docs:1970-01-06"
 
 

@@ -51,8 +51,7 @@ def test_a_value_as_text(canonical, shown):
 def test_an_integer_of_thousands_of_digits():
     # Python refuses to print more than 4,300 digits, because that takes long.
     assert as_text(10**5_000) == "1" + "0" * 5_000
-    with pytest.raises(ValueError, match="too many digits"):
-        as_text([10**5_000])
+    assert as_text([10**5_000]) == f'["1{"0" * 5_000}"]'
 
 
 @pytest.mark.parametrize(
@@ -92,8 +91,9 @@ def test_an_integer_of_thousands_of_digits():
         ("json", " [1] ", [1]),
         ("json", "no json", "no json"),
         ("json", "", ""),
-        ("json", '{"n": 123456789012345678901234567890}', {"n": 123456789012345678901234567890}),
-        ("json", '{"n": NaN, "m": -Infinity, "l": 1e400}', {"n": None, "m": None, "l": None}),
+        ("json", '{"n": 123456789012345678901234567890}', {"n": "123456789012345678901234567890"}),
+        ("json", '{"n": NaN, "m": -Infinity}', {"n": None, "m": None}),
+        ("json", '{"n": 1e30, "l": 1e400}', {"n": 1e30, "l": "1" + "0" * 400}),
         ("json", "NaN", None),
         ("json", {"n": [math.nan, Decimal("1.50")]}, {"n": [None, "1.50"]}),
         ("json", Decimal("NaN"), None),
@@ -154,7 +154,7 @@ def test_null_is_null_in_every_field(type_):
         ("bool", 1.0, "not a boolean"),
         ("varchar", "a\ud800", "not valid Unicode"),
         ("json", "[" * 100_000, "too deep"),
-        ("json", f"[{'9' * 5_000}]", "too many digits"),
+        ("json", "[1e99999999]", "more than 16,777,216 digits"),
     ],
 )
 def test_a_value_that_does_not_fit_is_refused_and_not_quoted(type_, canonical, cause):

@@ -267,6 +267,12 @@ class TestSoftDelete:
             ),
             *("no", " No ", "off", Decimal(0), Decimal("0.00"), b"", b"\x00\x00"),
             *(Moment("timestamp", 0), Moment("timestamp", 0, True), Moment("date", 0)),
+            # Zero dates, as MySQL's and others' connectors and converters write them.
+            *("1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000000Z", "1970-01-01 00:00:00"),
+            *("1970-01-01", "1970-01-01T08:00:00+08:00", " 1970-01-01T00:00:00Z "),
+            *("0000-00-00", "0000-00-00 00:00:00", "0000-00-00T00:00:00.000Z"),
+            *("0001-01-01", "0001-01-01T00:00:00Z", "0001-01-01 00:00:00.0000000"),
+            *(Moment("date", -719_162), Moment("timestamp", -62_135_596_800 * 10**9, True)),
         ],
     )
     def test_a_row_that_is_kept(self, value: Any) -> None:
@@ -279,6 +285,9 @@ class TestSoftDelete:
             *(Decimal("0.1"), Decimal("NaN"), math.nan, b"\x01", datetime(1970, 1, 1), "null"),
             *(Moment("timestamp", 1), Moment("date", -1), Moment("timestamp", math.inf)),
             Moment("time", 0),
+            *("1970-01-01T00:00:01Z", "1970-01-02", "1969-12-31T23:59:59Z", "0001-01-02"),
+            *("0000-00-01", "00:00:00", "2024-01-02T00:00:00Z", "1970-01-01T00:00:00+01:00"),
+            *(Moment("date", -719_161), "0000-00-00 or so", "infinity"),
         ],
     )
     def test_a_row_that_is_gone(self, value: Any) -> None:

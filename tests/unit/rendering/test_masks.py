@@ -181,6 +181,24 @@ class TestRedact:
         assert "█" in found
         assert "example.com" not in seen(found)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            r'{"m":"ann\u0040example.com","m":"x"}',
+            r'{"a":[{"m":"x","m":["ann\u0040example.com"],"m":1}]}',
+            r'{"m":{"ann\u0040example.com":1},"\u006d":null}',
+            json.dumps({"inner": r'{"m":"ann\u0040example.com","m":"x"}'}),
+            r'[{"n":12345678901234567.89,"m":"ann\u0040example.com","m":"x"}]',
+        ],
+    )
+    def test_of_two_members_of_one_name_the_escapes_of_neither_hide_a_match(
+        self, text: str
+    ) -> None:
+        found = masked({"redact": EMAIL}, text)
+        assert "ann" not in found
+        assert "12345678901234567.89" in found or "1234" not in text
+        json.loads(found)
+
     def test_json_without_a_match_keeps_its_spelling(self) -> None:
         text = '{ "a" : "tab\\t\\u00e9",  "b":1.50 }'
         assert masked({"redact": EMAIL}, text) == text

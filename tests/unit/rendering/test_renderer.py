@@ -1,5 +1,6 @@
 """Rows → text and columns. A value that does not fit is refused, and no error message quotes it."""
 
+import json
 import math
 from typing import Any
 
@@ -170,6 +171,62 @@ def test_a_value_left_out_is_never_taken_for_the_value(value):
         partial = partly(text, columns, a=value, b="x")
         assert partial.missing == ("a",)
         assert UNAVAILABLE not in str(partial)
+
+
+# Rows that were sent whole, by what the decoder says of them.
+LITERAL = {name: PLACEHOLDERS[name] for name in PLACEHOLDERS.keys() - {"int[]", "uuid[]"}}
+
+
+@pytest.mark.parametrize("value", LITERAL.values(), ids=LITERAL)
+def test_in_a_row_that_was_sent_whole_it_is_the_value(value):
+    renderer = Renderer(table(text="{b} {a}", columns={"a": "varchar"}))
+    inserted = upsert(a=value, b="x")._replace(inserted=True)
+    row = renderer.render(inserted)
+    shown = value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
+    assert isinstance(row, Row)
+    assert (row.text, row.columns) == (f"x {shown}", {"a": shown})
+    assert renderer.values_in(inserted, ["a"]) == ({"a": shown}, {"a": shown})
+    assert isinstance(renderer.render(upsert(a=value, b="x")), PartialRow)
+
+
+@pytest.mark.parametrize("name", ["int[]", "uuid[]"])
+def test_where_headers_are_not_read_an_insert_may_be_a_changed_key(name):
+    renderer = Renderer(table(text="{b}", columns={"a": "varchar"}))
+    inserted = upsert(a=PLACEHOLDERS[name], b="x")._replace(inserted=True)
+    assert isinstance(renderer.render(inserted), PartialRow)
+
+
+def test_a_filter_and_a_soft_delete_see_the_value():
+    section = table(
+        text="{b}", columns={}, soft_delete="a", filter=[{"column": "c", "equals": UNAVAILABLE}]
+    )
+    renderer = Renderer(section)
+    row = upsert(a=None, b="x", c=UNAVAILABLE)
+    assert isinstance(renderer.render(row._replace(inserted=True)), Row)
+    with pytest.raises(RecordError, match="left the unchanged large value out"):
+        renderer.render(row)
+
+
+@pytest.mark.parametrize("value", PLACEHOLDERS.values(), ids=PLACEHOLDERS)
+def test_the_database_may_answer_with_what_looks_like_a_placeholder(value):
+    renderer = Renderer(table(text="{a}", columns={"a": "json"}))
+    partial = renderer.render(upsert(a=UNAVAILABLE))
+    assert isinstance(partial, PartialRow)
+    row = renderer.complete_from_values(partial, {"a": value})
+    assert isinstance(row, Row)
+    assert row.text
+
+
+@pytest.mark.parametrize("scalar", ["text", "3", '"3"', "true", "1.5", 7, False])
+def test_a_scalar_in_a_json_column(scalar):
+    value = json.loads(scalar) if isinstance(scalar, str) and scalar != "text" else scalar
+    assert field("json", scalar) == value
+    assert field("json", scalar, scalars="wrap") == {"value": value}
+
+
+@pytest.mark.parametrize("value", [None, "null", {"a": 1}, [1], "{}", "[]"])
+def test_what_is_no_scalar_is_not_wrapped(value):
+    assert field("json", value, scalars="wrap") == field("json", value)
 
 
 def test_another_placeholder_is_what_the_contract_says():

@@ -14,7 +14,7 @@ from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, Move, PartialRow, Row
 from operators.changes.text_hash import text_hash
 from operators.changes.version import Version, make_version
-from operators.contract.table import MAX_VARCHAR_BYTES, TableSection
+from operators.contract.table import MAX_VARCHAR_BYTES, UNAVAILABLE, TableSection
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.retry import RetryPolicy
 from operators.store.protocol import Entity, entity_id
@@ -88,6 +88,16 @@ def completer(
     rules = rules_of(contract().model_copy(update={"tables": (table(**changed),)}))
     retry = RetryPolicy(1.0, Telemetry(), max_wait_s=0.0)
     return Completer(rules, Moves() if moves is None else moves, retry, database)
+
+
+def test_the_database_answers_with_a_text_that_is_the_placeholder_itself() -> None:
+    class Literal:
+        def select(self, *_: Any) -> Mapping[str, Any]:
+            return {"doc": UNAVAILABLE}
+
+    row = completer(database=Literal()).complete(partial(), None)
+    assert isinstance(row, Row)
+    assert row.text == f"new\n{UNAVAILABLE}"
 
 
 # Values from the store. `test_resolver` tests the rules for donors.
