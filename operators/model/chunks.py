@@ -7,6 +7,12 @@ from tokenizers import Tokenizer
 
 from operators.contract.table import MAX_VARCHAR_BYTES
 
+UNBROKEN_CHARACTERS = 64
+"""Per token of a chunk: a text with a longer word is cut in windows. To the splitter, a run of letters
+without blanks is one word (Han, base64), and it counts the tokens of the whole rest for each chunk."""
+
+WINDOW_CHARACTERS = 16
+
 
 class Chunker:
     """Cuts texts by the tokens of one tokenizer.
@@ -32,7 +38,11 @@ class Chunker:
                 self._counter, max_tokens, overlap=overlap_tokens, trim=False
             )
             self._splitters[max_tokens, overlap_tokens] = splitter
-        ranges = [(start, start + len(part)) for start, part in splitter.chunk_indices(text)]
+        longest = max(map(len, text.split()), default=0)
+        if longest > UNBROKEN_CHARACTERS * max_tokens:  # guard: chunks-in-windows
+            ranges = _in_windows(splitter, text, WINDOW_CHARACTERS * max_tokens)
+        else:
+            ranges = _ranges(splitter, text, 0)
         # The splitter assumes that no word has more tokens than bytes. Some have: normalisation turns
         # U+FDFA into 18 letters.
         if all(self._count(text[start:end]) <= max_tokens for start, end in ranges):
@@ -55,6 +65,24 @@ class Chunker:
             *self._halved(text, start, middle, max_tokens),
             *self._halved(text, middle, end, max_tokens),
         ]
+
+
+def _ranges(splitter: TextSplitter, text: str, at: int) -> list[tuple[int, int]]:
+    return [(at + start, at + start + len(part)) for start, part in splitter.chunk_indices(text)]
+
+
+def _in_windows(splitter: TextSplitter, text: str, characters: int) -> list[tuple[int, int]]:
+    """The chunks of a text, cut from one window of it after the other."""
+    found: list[tuple[int, int]] = []
+    start = 0
+    while True:
+        ranges = _ranges(splitter, text[start : start + characters], start)
+        if start + characters >= len(text):
+            return found + ranges
+        # The end of the window cuts its last chunk, so that one is cut again from the next window.
+        (*whole, last) = ranges
+        found += whole or [last]
+        start = last[0] if whole else last[1]
 
 
 def storable(text: str, ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -6,6 +6,12 @@ from tests.mutation.selections import MODEL, TRANSFORMER
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
+        "chunks-in-windows",
+        "a long text without blanks is not counted to its end for each chunk",
+        never,
+        ("tests/unit/model/test_chunks.py",),
+    ),
+    Guard(
         "model-finite",
         "a model that makes a NaN stops the flow",
         never,
