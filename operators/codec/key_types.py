@@ -58,6 +58,19 @@ class _Known(NamedTuple):
     written: str = ""
 
 
+def furthest(code: str, other: str) -> str | None:
+    """What two processes know of a column together; None if they have read it differently.
+
+    One may have learned more than the other: that a column is plain, or that its ids have moved.
+    """
+    for less, more in ((code, other), (other, code)):
+        if more == less or more.startswith(less + _MOVED):
+            return more
+        if less.startswith(_WRITTEN) and more == _PLAIN:
+            return more
+    return None
+
+
 class KeyTypes:
     """The meanings of the key columns of one table.
 

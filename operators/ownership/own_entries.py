@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
+from operators.codec.key_types import furthest
 from operators.contract.table import TableSection
 from operators.errors import FatalError
 from operators.ownership.ledger_entries import Entry
@@ -170,14 +171,16 @@ class OwnEntries:
         collection, found = self._collections[topic], dict[str, str]()
         identity = self._mine[collection].identity
         for entry in self.adopted[collection]:
-            if entry.identity != identity:
+            if entry.identity != identity:  # guard: keys-of-this-collection
                 continue  # of a collection that is not there any more
             for column, code in entry.keys.get(self._names[topic], {}).items():
-                if found.setdefault(column, code) != code:
+                together = furthest(found.get(column, code), code)
+                if together is None:  # guard: keys-read-alike
                     raise FatalError(
                         subject=f"key of {topic}",
                         cause=f"processes of the flow have read its column '{column}' differently",
                         hint="say in `encodings` of the table how the column is written, and name "
                         "another `collection`, which is then filled anew",
                     )
+                found[column] = together
         return found

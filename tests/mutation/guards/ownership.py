@@ -6,6 +6,18 @@ from tests.mutation.selections import LEASE, LEDGER, TIMER
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
+        "keys-read-alike",
+        "two processes that have read a key column differently do not go on",
+        never,
+        LEDGER,
+    ),
+    Guard(
+        "keys-of-this-collection",
+        "what was learned of the keys of another collection names no rows of this one",
+        never,
+        LEDGER,
+    ),
+    Guard(
         "seen-offset",
         "state that ends before what the collection has seen is refused",
         never,

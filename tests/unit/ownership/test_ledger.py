@@ -360,3 +360,65 @@ def test_other_collections_are_none_of_its_business():
 
 def seen(store: MemoryLedger) -> dict[str, int]:
     return dict(Entry.unpack("docs/0", store.entries["docs/0"]).seen)
+
+
+# What is known of key columns.
+
+DATE = {"id": "date|days|0"}
+
+
+def learned(store: MemoryLedger, codes: dict[str, str], *accepted: Accept, **how: Any) -> Ledger:
+    """A process that has learned this by its first epoch, and has ended the one after."""
+    ledger = started(store, *accepted, **how)
+    ledger.entries.key_types = lambda: {TOPIC: codes}
+    ledger.epochs.closed(TOPIC, 0, -1, 0)
+    ledger.epochs.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, 0, 10)
+    ledger.epochs.emitting(1)
+    return ledger
+
+
+def test_what_was_learned_of_the_key_is_known_to_the_next_process():
+    store = MemoryLedger()
+    assert started(store).entries.known_keys(TOPIC) == {}
+    learned(store, DATE)
+    assert started(store).entries.known_keys(TOPIC) == DATE
+    assert started(store, process=1).entries.known_keys(TOPIC) == DATE
+
+
+def test_what_is_learned_later_is_written_with_the_next_offsets():
+    store = MemoryLedger()
+    codes: dict[str, str] = {}
+    ledger = learned(store, codes)
+    assert "keys" not in json.loads(store.read()["docs/0"])  # as the releases before wrote it
+    codes |= DATE
+    ledger.epochs.closed(TOPIC, 0, 1, 20)
+    ledger.epochs.emitting(2)
+    assert started(store).entries.known_keys(TOPIC) == DATE
+
+
+def test_a_collection_that_is_made_anew_forgets_what_was_learned():
+    store = MemoryLedger()
+    learned(store, DATE)
+    anew = started(store, Accept.OTHER_COLLECTION, identity=OTHER_ID)
+    assert anew.entries.known_keys(TOPIC) == {}
+    learned(store, {}, Accept.OTHER_COLLECTION, identity=OTHER_ID)
+    assert started(store, identity=OTHER_ID).entries.known_keys(TOPIC) == {}
+
+
+def test_processes_that_read_a_key_differently_do_not_go_on():
+    store = MemoryLedger()
+    learned(store, DATE)
+    learned(store, {"id": "decimal||2"}, process=1)
+    with pytest.raises(FatalError, match="column 'id' differently") as caught:
+        started(store).entries.known_keys(TOPIC)
+    assert "encodings" in caught.value.hint
+
+
+@pytest.mark.parametrize("more", ["plain", "written number > date|days|0"])
+def test_a_process_may_have_learned_less_than_another(more):
+    for first, second in (("written number", more), (more, "written number"), (more, more)):
+        store = MemoryLedger()
+        learned(store, {"id": first})
+        learned(store, {"id": second}, process=1)
+        assert started(store).entries.known_keys(TOPIC) == {"id": more}
