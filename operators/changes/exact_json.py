@@ -10,7 +10,7 @@ or a `decimal.Decimal` with the digits as written. All other doubles stay double
 import json
 import re
 from collections.abc import Callable, Iterable
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 from uuid import uuid4
 
@@ -84,7 +84,11 @@ def _read_again(raw: bytes | str) -> Any:
     # Most of the words come from inside of strings, but where none is such a number, nothing else is.
     if all(map(_fits, [word for word in words if len(word) > _MAX_SAFE])):
         return orjson.loads(data)
-    return _unmarked(orjson.loads(_TOKENS.sub(_marked, data)))
+    value = orjson.loads(_TOKENS.sub(_marked, data))
+    try:
+        return _unmarked(value)
+    except ValueError as error:
+        raise orjson.JSONDecodeError(str(error), "", 0) from None
 
 
 def _marked(match: "re.Match[bytes]") -> bytes:
@@ -102,11 +106,18 @@ def _fits(word: bytes) -> bool:
         return True  # a double keeps 15 digits of any number of its range
     text = word.decode()
     # orjson accepts fewer texts than Python; but what is no number for it, it refuses in either case.
-    return not _NUMBER.fullmatch(text) or Decimal(repr(float(text))) == Decimal(text)
+    try:
+        return not _NUMBER.fullmatch(text) or Decimal(repr(float(text))) == Decimal(text)
+    except InvalidOperation:
+        return False
 
 
 def number_of(text: str) -> int | float | Decimal:
-    """The number that a JSON token spells: a double where that holds it, or else its digits."""
+    """The number that a JSON token spells: a double where that holds it, or else its digits.
+
+    Raises:
+        ValueError: It is out of the range of `decimal.Decimal`.
+    """
     return _number(text) if not _fits(text.encode()) else orjson.loads(text)
 
 
@@ -118,7 +129,10 @@ def dumps(value: Any) -> str:
 
 def _number(text: str) -> int | Decimal:
     whole = text.removeprefix("-").isdigit()
-    return int(text) if whole and len(text) <= _MAX_INT_DIGITS else Decimal(text)
+    try:
+        return int(text) if whole and len(text) <= _MAX_INT_DIGITS else Decimal(text)
+    except InvalidOperation:  # its exponent has twenty digits
+        raise ValueError("it holds a number that is out of range") from None
 
 
 def _unmarked(value: Any) -> Any:

@@ -176,6 +176,16 @@ def test_what_is_no_json_stays_none(text):
             exact_json.loads(raw)
 
 
+@pytest.mark.parametrize("number", ["1e99999999999999999999", "-1.5E-99999999999999999999"])
+def test_a_number_that_nothing_can_hold_is_refused(number):
+    with pytest.raises(orjson.JSONDecodeError, match="out of range"):
+        exact_json.loads(f'{{"n":[{number},1.5]}}')
+    with pytest.raises(RecordError, match="no JSON"):
+        Decoder(table()).row_keys(f'{{"id":{number}}}'.encode(), None)
+    with pytest.raises(RecordError, match="does not fit into json"):
+        row_of(json.dumps({"t": "x", "n": f"[{number}]"}), columns={"n": "json"}, text="{t}")
+
+
 def test_deep_values():
     for depth in (900, 1_000):
         text = '{"a":[' * (depth // 2) + "1234567890123456.7" + "]}" * (depth // 2)
