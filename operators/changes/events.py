@@ -60,6 +60,12 @@ class Upsert(NamedTuple):
         envelope = message if "source" in message else message["payload"]
         return envelope["after"], envelope["source"]
 
+    def deleted(self) -> "Delete":
+        """The delete of the same row, at the same version."""
+        return Delete(
+            self.row_key, self.version, self.position, self.source_ts_ms, self.unpositioned
+        )
+
 
 def _row_of(message: Any) -> tuple[Any]:
     return ((message if "source" in message else message["payload"])["after"],)

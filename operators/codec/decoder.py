@@ -28,7 +28,7 @@ from operators.codec.log_positions import position_of
 from operators.codec.messages import FRAME, FramedDecoder, MessageReader
 from operators.codec.mongodb import document_of
 from operators.codec.placeholder import Unavailable
-from operators.codec.row_keys import FormerKey, KeyMaker
+from operators.codec.row_keys import FormerKey, KeyMaker, OtherIdError
 from operators.codec.shapes import Shapes
 from operators.contract.table import TableSection
 from operators.errors import RecordError
@@ -105,7 +105,7 @@ class Decoder:
         if not self._moved:
             return (row_key,)
         fields, _ = self._messages.read_key(raw_key, self._bare_key)
-        former = None if fields is None else self._key.as_written(fields)
+        former = self._key.as_written(fields or {})
         return (row_key,) if former is None else (former, row_key)
 
     def _rows_in(self, raw_key: bytes | None, raw: bytes | None) -> tuple[RowKey, ...]:
@@ -147,10 +147,12 @@ class Decoder:
 
     def _compare(self, raw_key: bytes, keys: list[RowKey]) -> None:
         """Refuse a row whose record has the key of another row: its tombstone would delete that."""
+        named: RowKey | None = None
         try:
             named = self._row_key(raw_key)
-        except RecordError:
-            return  # it says nothing of the row
+        except RecordError as error:
+            if not isinstance(error, OtherIdError):
+                return  # it says nothing of the row
         if named not in keys:  # guard: key-names-the-row
             raise RecordError(
                 subject=self._key.subject,
@@ -249,8 +251,7 @@ class Decoder:
             unpositioned,
             None if other_key is None else self._old_key(other_key),
             # Where a key changed, Debezium sends an insert of the new row, and leaves values out of it.
-            op == "r"
-            or (op == "c" and other_key is None and source.get("connector") == "postgresql"),
+            op == "r" or (op, other_key, source.get("connector")) == ("c", None, "postgresql"),
         )
 
     def _old_key(self, raw: bytes) -> RowKey | None:
@@ -268,17 +269,12 @@ class Decoder:
     def _delete_former(
         self, row_key: FormerKey, raw: bytes | None, position: KafkaPosition
     ) -> ChangeEvent:
-        """The delete of what a row was stored under before its id moved; the row's event is another."""
+        """The delete of what a row was stored under before its id moved, by a plain row key."""
         try:
-            # A plain string, because the row key is kept in recovery files.
             event = self.event(RowKey(str(row_key)), raw, position)
         except RecordError:
             return Ignored("message")  # the row's own event is the dead letter
-        if not isinstance(event, Upsert):
-            return event
-        return Delete(
-            event.row_key, event.version, position, event.source_ts_ms, event.unpositioned
-        )
+        return event.deleted() if isinstance(event, Upsert) else event
 
     def _version(
         self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool

@@ -19,6 +19,7 @@ from then on each change of a row also deletes what is stored under the id as wr
 or time is a whole number, so that the two never name different rows.
 """
 
+import re
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -33,6 +34,8 @@ _PLAIN = "plain"
 
 _MOVED = " > "
 """Between the code that a column had first, and the one that its ids moved to."""
+
+_WHOLE = re.compile(r"0|-?[1-9][0-9]{0,3999}")
 
 _DECIMALS = frozenset({"decimal", "variable decimal"})
 
@@ -141,14 +144,18 @@ class KeyTypes:
     def _as_written(
         self, column: str, raw: Any, written: str, stated: Logical | None, *, has_schema: bool
     ) -> Any:
-        if _KINDS.get(type(raw), "object") != written:  # guard: key-written-alike
+        # A whole number names the same row as a text that spells it.
+        whole = (
+            _WHOLE.fullmatch(str(raw)) if type(raw) in (int, str) and written != "boolean" else None
+        )
+        if not whole and _KINDS.get(type(raw), "object") != written:  # guard: key-written-alike
             raise KeyTypeError(f"is not written as {written} any more, which it was at first")
         if not has_schema:
             return raw
         if stated is None:
             self._learn(column, _Known(None))  # from now on nothing else is accepted
             return raw
-        if written == "number" and _is_count(stated):
+        if written == "number" and type(raw) is int and _is_count(stated):
             self._learn(column, _Known(stated), f"{_WRITTEN}{written}{_MOVED}")  # guard: key-moves
             return logical_value(stated, raw)
         return raw

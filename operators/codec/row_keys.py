@@ -19,6 +19,10 @@ MAX_ROW_KEY_BYTES = 900
 """A row key must fit into the entity id with its chunk number; percent-encoded, so ASCII."""
 
 
+class OtherIdError(RecordError):
+    """The message contradicts what is known of a key column, so that its row would get another id."""
+
+
 class FormerKey(str):
     """A row key as the row's key was written at first. Whatever is stored under it is to be deleted.
 
@@ -139,7 +143,7 @@ class KeyMaker:
             if found is not value:
                 value = as_text(found)
         except KeyTypeError as error:
-            raise RecordError(
+            raise OtherIdError(
                 subject=self.subject,
                 cause=f"column '{column}' {error}: its rows would get other ids",
                 hint="let the connector write it as before (its converter, schemas.enable, "

@@ -17,7 +17,7 @@ from operators.codec.decoder import Decoder
 from operators.codec.mongodb import document_of
 from operators.errors import RecordError
 from operators.rendering.renderer import Renderer
-from tests.changes import TOPIC, table
+from tests.changes import TOPIC, envelope, table
 
 DECIMAL = "org.apache.kafka.connect.data.Decimal"
 
@@ -85,7 +85,7 @@ def test_a_key_with_a_fraction_that_no_double_holds(number):
 
 def test_keys_in_the_row_itself_are_exact():
     section = table(key_from="row")
-    raw = b'{"op":"u","source":{},"before":{"id":12345678901234567890121},"after":{"id":1.5}}'
+    raw = envelope("u", 1, {"id": 1.5}).replace(b"null", b'{"id":12345678901234567890121}', 1)
     assert Decoder(section).row_keys(None, raw) == ("docs:12345678901234567890121", "docs:1.5")
 
 

@@ -67,6 +67,7 @@ SAME = {
     "a text that gets a schema": ("docs:a-b", ("a-b", None), ("a-b", PLAIN), ("a-b", None)),
     "base64 that gets a schema": ("docs:BM4%3D", ("BM4=", None), ("BM4=", decimal(2))),
     "a number that gets a schema": ("docs:7", (7, None), (7, INT), (7, None)),
+    "a number as text": ("docs:7", (7, None), ("7", None), (7, INT)),
     "a double": ("docs:1.5", (1.5, None), (1.5, DOUBLE), (1.5, None)),
     "a zoned text": (
         "docs:2024-01-02T03%3A04%3A05.5Z",
