@@ -224,7 +224,9 @@ def build_flow(parts: Parts) -> Flow:
     batches = op.input(SOURCE, flow, parts.source)
     shards = route(ROUTE, batches, Router({t: rule.decoder for t, rule in rules.items()}))
     winners = dedup(DEDUP, shards, shared)
-    resolved = look_up(RESOLVE, winners, LookUp(tables, parts.store, parts.retry, telemetry))
+    resolved = look_up(
+        RESOLVE, winners, LookUp(tables, parts.store, parts.retry, telemetry, shared.partitions)
+    )
     embedded = embed(EMBED, resolved, step)
     written = upsert(UPSERT, embedded, lanes)
     op.output(RECEIPTS, op.key_rm("receipt", written), parts.receipts)

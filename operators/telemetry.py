@@ -60,6 +60,11 @@ class Telemetry:
         self.rows_dropped = meter.create_counter(
             "rowvec.rows.dropped", "{row}", "Changes not applied, by reason"
         )
+        self.rows_unordered = meter.create_counter(
+            "rowvec.rows.unordered",
+            "{row}",
+            "Changes taken for newer though nothing orders them: other partition, no position",
+        )
         self.rows_written = meter.create_counter(
             "rowvec.rows.written", "{row}", "Rows acknowledged by Milvus, by operation"
         )

@@ -37,7 +37,8 @@ def contract(**sections: Any) -> Contract:
         ],
     }
     for name, values in sections.items():
-        data[name] = {**data[name], **values} if name in data else values
+        more = isinstance(data.get(name), dict)
+        data[name] = {**data[name], **values} if more else values
     return Contract.model_validate(data)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from operators.changes.row_key import RowKey
 from operators.changes.shards import shard_of
 from operators.changes.vector import Vector
-from operators.changes.version import Version
+from operators.changes.version import Version, other_table, place_of_partition
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError
 from operators.milvus.filters import check_ids, check_shards, check_version
@@ -156,7 +156,10 @@ class MemoryStore:
             rows = self._get(collection).rows
             return {
                 i: Stored(
-                    Version(rows[i]["rv_version"]), rows[i]["rv_text_hash"], rows[i]["rv_chunks"]
+                    Version(rows[i]["rv_version"]),
+                    rows[i]["rv_text_hash"],
+                    rows[i]["rv_chunks"],
+                    place_of_partition(rows[i]["rv_topic"], rows[i]["rv_partition"]),
                 )
                 for i in ids
                 if i in rows
@@ -205,7 +208,9 @@ class MemoryStore:
             for one, row in list(rows.items()):
                 shard = int(shard_of(row["rv_row_key"]))
                 mine = shards is None or shard in shards
-                if mine and row["rv_table"] == table and row["rv_version"] < version:
+                held = row["rv_version"]
+                older = held < version and not other_table(held, version)
+                if mine and row["rv_table"] == table and older:
                     del rows[one]
                     self.history.append(Applied(collection, "delete", one, ""))
 

@@ -6,6 +6,7 @@ from typing import Any
 
 from operators.changes.events import KafkaPosition, Upsert
 from operators.codec.log_positions import described
+from operators.codec.origins import several_tables
 from operators.contract.table import TableSection
 from operators.errors import FatalError, RecordError
 from operators.kafka.log_reader import Record
@@ -59,6 +60,8 @@ def peek(rules: Rules, records: Sequence[Record]) -> Peeked:
         keys = keys or _tombstone_error(rules, record)
     if first is not None and not found.fits:
         raise _refused(rules.table, first)
+    if rules.decoder.origins.mixed and not rules.table.source_tables:
+        found.warnings.append(several_tables(rules.table))
     if keys is not None:
         found.warnings.append(f"table {rules.table.name}, {keys}")
     found.warnings += default_warnings(rules.table, found.defaults, found.nulls)

@@ -106,7 +106,8 @@ class Examiner:
         except (RecordError, FatalError) as error:
             # A FatalError here means drift that the contract forbids: the record would stop the flow.
             candidate.unread = error
-        candidate.proofs = [Overtaking(event) for event in candidate.events]
+        one_table = bool(table.source_tables)
+        candidate.proofs = [Overtaking(each, one_table=one_table) for each in candidate.events]
         if candidate.letter.generation != table.generation:
             candidate.doubts.append(
                 f"it was read in generation {candidate.letter.generation} of the source's log, and "

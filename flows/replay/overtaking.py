@@ -3,6 +3,7 @@
 from typing import TypeAlias
 
 from operators.changes.events import Delete, KafkaPosition, Tombstone, Truncate, Upsert
+from operators.changes.version import is_older, offset_of, other_table, same_position
 
 RowEvent: TypeAlias = Upsert | Delete | Tombstone | Truncate
 """Events that can overtake others, and be overtaken."""
@@ -26,15 +27,18 @@ class Overtaking:
         doubts: Positions of events in other partitions that cannot be ordered against it.
     """
 
-    def __init__(self, event: RowEvent) -> None:
+    def __init__(self, event: RowEvent, *, one_table: bool = False) -> None:
         self.by: KafkaPosition | None = None
         self.doubts: list[KafkaPosition] = []
         self._event = event
+        self._one_table = one_table
         # Partitions in which the row's last event is a delete whose tombstone has not come yet.
         self._halves = {event.position.partition} if isinstance(event, Delete) else set[int]()
 
     def see(self, other: RowEvent) -> None:
         """Compare with another event of the same row, or a TRUNCATE of its table."""
+        if self._is_another_tables(other):
+            return
         mine, partition = self._event.position, other.position.partition
         behind = partition == mine.partition and other.position.offset > mine.offset
         if partition == mine.partition and not behind:
@@ -57,16 +61,26 @@ class Overtaking:
         if isinstance(other, Delete):
             self._halves.add(partition)
 
+    def _is_another_tables(self, other: RowEvent) -> bool:
+        """Whether the other event is of another physical table, and says nothing about this row."""
+        if isinstance(self._event, Tombstone) or isinstance(other, Tombstone):
+            return False
+        apart = other_table(self._event.version, other.version)
+        return apart and (isinstance(other, Truncate) or not self._one_table)
+
     def _is_newer(self, other: RowEvent) -> bool:
         if isinstance(self._event, Tombstone) or isinstance(other, Tombstone):
             return False
         if not (ordered(self._event) and ordered(other)):
             return False
-        # Of two copies with one version the partition decides, so that they do not overtake each other.
-        return (other.version, other.position.partition) > (
-            self._event.version,
-            self._event.position.partition,
-        )
+        mine = self._event.version
+        if same_position(mine, other.version):
+            # Of two copies the partition decides, so that they do not overtake each other.
+            return (offset_of(other.version), other.position.partition) > (
+                offset_of(mine),
+                self._event.position.partition,
+            )
+        return is_older(mine, other.version)
 
 
 def ordered(event: RowEvent) -> bool:

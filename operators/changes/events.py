@@ -78,6 +78,9 @@ class Delete(NamedTuple):
         unpositioned: It has no source position (a tombstone whose row is not known, for example), so
             only its Kafka offset orders it.
         moved: It is half of a primary-key change: the row under the new key may need this one's values.
+        before: The row as it was, where several rows may have one key within a transaction
+            (deferrable constraints) and the message has all columns.
+        of_tombstone: It stands for a tombstone that no `d` event came before.
     """
 
     row_key: RowKey
@@ -86,13 +89,20 @@ class Delete(NamedTuple):
     source_ts_ms: int
     unpositioned: bool = False
     moved: bool = False
+    before: Mapping[str, Any] | None = None
+    of_tombstone: bool = False
 
 
 class Tombstone(NamedTuple):
-    """A record with a null value: its row is deleted as of this offset. It has no version."""
+    """A record with a null value: its row is deleted as of this offset. It has no version.
+
+    Attributes:
+        mixed: Its topic has rows of several physical tables, and it does not say which one's it was.
+    """
 
     row_key: RowKey
     position: KafkaPosition
+    mixed: bool = False
 
 
 class Truncate(NamedTuple):
@@ -109,9 +119,16 @@ class Truncate(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """A message that is about no row: a heartbeat, a transaction marker, a signal."""
+    """A message that is about no row of the table: a heartbeat, a signal, another table's change.
+
+    Attributes:
+        deletes: Another table's row that it deletes; that row's tombstone follows.
+        position: Where such a delete lies.
+    """
 
     reason: str
+    deletes: RowKey | None = None
+    position: KafkaPosition | None = None
 
 
 ChangeEvent: TypeAlias = Upsert | Delete | Tombstone | Truncate | Ignored

@@ -12,6 +12,7 @@ __all__ = [
     "log_positions",
     "logical_types",
     "messages",
+    "origins",
     "placeholder",
     "registry",
     "row_keys",

@@ -21,12 +21,13 @@ from operators.changes.events import (
 )
 from operators.changes.row_key import RowKey
 from operators.changes.version import NO_POSITION, Version, make_version
-from operators.codec.envelope import moment_of, no_row, source_of
+from operators.codec.envelope import before_of, moment_of, no_key, no_row, source_of
 from operators.codec.fast_versions import streamed_version
 from operators.codec.key_types import KeyTypes
 from operators.codec.log_positions import position_of
 from operators.codec.messages import FRAME, FramedDecoder, MessageReader
 from operators.codec.mongodb import document_of
+from operators.codec.origins import Origins
 from operators.codec.placeholder import Unavailable
 from operators.codec.row_keys import FormerKey, KeyMaker, OtherIdError
 from operators.codec.shapes import Shapes
@@ -68,6 +69,7 @@ class Decoder:
         # Only rows that are compared with their records' keys may have keys that are bare values.
         self._bare_key = table.key[0] if self._by_row and len(table.key) == 1 else None
         self._moved = self.key_types.moved
+        self.origins = Origins(table)
         self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
         self.header_needles: tuple[bytes, ...] | None = (
             None
@@ -83,17 +85,25 @@ class Decoder:
             RecordError: The key is absent, unreadable or too long, or a key column is missing or null.
         """
         if self._by_row:
-            return self._rows_in(raw_key, raw_value)
+            try:
+                return self._rows_in(raw_key, raw_value)
+            except RecordError:
+                if raw_value is not None and self._of_other_table(raw_value):
+                    return ()
+                raise
         if raw_key is not None:
             try:
                 return self._with_former(self._row_key(raw_key), raw_key)
             except RecordError:
                 # A record about no row may have a key of another form: a logical message, for example.
-                if raw_value is not None and self._about_no_row(raw_value):
+                # Another table's record may have another key as well.
+                if raw_value is not None and (
+                    self._about_no_row(raw_value) or self._of_other_table(raw_value)
+                ):
                     return ()
                 raise
         if raw_value is None or not self._about_no_row(raw_value):
-            raise self._no_key()
+            raise no_key(self._key.subject)
         return ()
 
     def _with_former(self, row_key: RowKey, raw_key: bytes) -> tuple[RowKey, ...]:
@@ -172,6 +182,7 @@ class Decoder:
                 and self._shapes.is_envelope(message)
                 and message["op"] == "t"
                 and position_of(message["source"], streamed=True) is not None
+                and self.origins.takes(message["source"])
             )
         except RecordError:
             return False
@@ -198,10 +209,15 @@ class Decoder:
             return self._delete_former(row_key, raw, position)
         message, schema = (None, None) if raw is None else self._messages.read(raw)
         if raw is None or message is None:  # guard: connects-null
-            return Tombstone(row_key, position) if row_key else Ignored("tombstone")
+            mixed = self.origins.mixed
+            return Tombstone(row_key, position, mixed) if row_key else Ignored("tombstone")
         if not self._shapes.is_envelope(message):
             return self._without_envelope(row_key, message, schema, raw, position, other_key)
         op, source = message["op"], message["source"]
+        if op in ("c", "u", "r", "d", "t"):
+            tail, taken = self.origins.tail(source, position.topic, position.partition)
+            if not taken:  # guard: source-tables
+                return Ignored("other-table", row_key if op == "d" else None, position)
         if op in ("c", "u", "r"):
             after = message.get("after")
             if isinstance(after, str):
@@ -210,14 +226,16 @@ class Decoder:
                 raise no_row(message)
             if self._by_row and self._key(after, self._messages.types(schema)) != row_key:
                 # The update changed the key, and this is the row under its old key: delete it.
-                return self._delete(row_key, source, position, moved=True)
+                return self._delete(row_key, source, position, tail, moved=True)
             in_raw = schema is None and raw[:1] != FRAME and after is message["after"]
             row = None if in_raw else after
-            return self._upsert(row_key, op, row, source, schema, raw, position, other_key)
+            return self._upsert(row_key, op, row, source, schema, raw, position, tail, other_key)
         if op == "d":
-            return self._delete(row_key, source, position, moved=other_key is not None)
+            before = before_of(message, source, self.table.key)
+            moved = other_key is not None
+            return self._delete(row_key, source, position, tail, moved=moved, before=before)
         if op == "t":
-            return self._truncate(source, position)
+            return self._truncate(source, position, tail)
         if op == "m":
             return Ignored("message")
         raise RecordError(
@@ -235,9 +253,10 @@ class Decoder:
         schema: Any,
         raw: bytes,
         position: KafkaPosition,
+        tail: str,
         other_key: bytes | None,
     ) -> Upsert:
-        version, unpositioned = self._version(source, position, streamed=op != "r")
+        version, unpositioned = self._version(source, position, tail, streamed=op != "r")
         return Upsert(
             row_key,
             version,
@@ -261,10 +280,17 @@ class Decoder:
             return None  # optional: without it, left-out values are looked for elsewhere
 
     def _delete(
-        self, row_key: RowKey, source: dict[str, Any], position: KafkaPosition, *, moved: bool
+        self,
+        row_key: RowKey,
+        source: dict[str, Any],
+        position: KafkaPosition,
+        tail: str,
+        *,
+        moved: bool,
+        before: Mapping[str, Any] | None = None,
     ) -> Delete:
-        version, unpositioned = self._version(source, position, streamed=True)
-        return Delete(row_key, version, position, moment_of(source), unpositioned, moved)
+        version, unpositioned = self._version(source, position, tail, streamed=True)
+        return Delete(row_key, version, position, moment_of(source), unpositioned, moved, before)
 
     def _delete_former(
         self, row_key: FormerKey, raw: bytes | None, position: KafkaPosition
@@ -277,18 +303,18 @@ class Decoder:
         return event.deleted() if isinstance(event, Upsert) else event
 
     def _version(
-        self, source: dict[str, Any], position: KafkaPosition, *, streamed: bool
+        self, source: dict[str, Any], position: KafkaPosition, tail: str, *, streamed: bool
     ) -> tuple[Version, bool]:
         """The version of a change, and whether it has no position but its Kafka offset."""
-        version = streamed_version(self._generation_digits, source, position.offset)
+        version = streamed_version(self._generation_digits, source, position.offset, tail)
         if version is not None:
             return version, False
         place = position_of(source, streamed=streamed)
         unpositioned = place is None
         place = NO_POSITION if place is None else place
-        return make_version(self._generation, place, position.offset), unpositioned
+        return make_version(self._generation, place, position.offset, tail), unpositioned
 
-    def _truncate(self, source: dict[str, Any], position: KafkaPosition) -> Truncate:
+    def _truncate(self, source: dict[str, Any], position: KafkaPosition, tail: str) -> Truncate:
         place = position_of(source, streamed=True)
         if place is None:
             raise RecordError(
@@ -296,7 +322,7 @@ class Decoder:
                 cause="its source tells no position, so which rows it removed cannot be told",
                 hint="delete the rows with DELETE, or empty the collection and replay the topic",
             )
-        version = make_version(self._generation, place, position.offset)
+        version = make_version(self._generation, place, position.offset, tail)
         return Truncate(self.table.name, version, position, moment_of(source))
 
     def _without_envelope(
@@ -316,8 +342,12 @@ class Decoder:
         row = self._shapes.row_of(message)
         source = source_of(message)
         op = source.get("op")
-        if source.get("deleted") in ("true", True) or op == "d":
-            return self._delete(row_key, source, position, moved=other_key is not None)
+        deleted = source.get("deleted") in ("true", True) or op == "d"
+        tail, taken = self.origins.tail(source, position.topic, position.partition)
+        if not taken:
+            return Ignored("other-table", row_key if deleted else None, position)
+        if deleted:
+            return self._delete(row_key, source, position, tail, moved=other_key is not None)
         if op == "r" and source.get("lsn") is not None and source.get("sequence") is None:
             # The LSN alone does not order a snapshot read against transactions that were open then.
             source = {
@@ -326,12 +356,12 @@ class Decoder:
         elif op == "r" and "snapshot" not in source:
             source["snapshot"] = "true"
         kind = op if isinstance(op, str) and op in ("c", "u", "r") else "u"
-        return self._upsert(row_key, kind, row, source, schema, raw, position, other_key)
+        return self._upsert(row_key, kind, row, source, schema, raw, position, tail, other_key)
 
     def _read_key(self, raw: bytes) -> RowKey:
         fields, schema = self._messages.read_key(raw, self._bare_key)
         if fields is None:
-            raise self._no_key()
+            raise no_key(self._key.subject)
         return self._key(fields, None if schema is None else self._messages.types(schema))
 
     def _about_no_row(self, raw: bytes) -> bool:
@@ -341,10 +371,15 @@ class Decoder:
         except RecordError:
             return False
 
-    def _no_key(self) -> RecordError:
-        return RecordError(
-            subject=self._key.subject,
-            cause="the record has no key",
-            hint="give the table a PRIMARY KEY; or say which columns identify its rows: "
-            'key_from = "row" in the contract, with ALTER TABLE … REPLICA IDENTITY FULL',
-        )
+    def _of_other_table(self, raw: bytes) -> bool:
+        """Whether a record is of a physical table that the contract does not take."""
+        if not self.table.source_tables:
+            return False
+        try:
+            message, _ = self._messages.read(raw)
+            if message is None:
+                return False
+            enveloped = self._shapes.is_envelope(message)
+            return not self.origins.takes(message["source"] if enveloped else source_of(message))
+        except RecordError:
+            return False

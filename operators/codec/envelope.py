@@ -1,6 +1,6 @@
 """The parts of Debezium's messages: envelopes, unwrapped rows, and messages about no row at all."""
 
-from collections.abc import Container
+from collections.abc import Collection, Container, Mapping
 from typing import Any
 
 from operators.changes.events import Ignored
@@ -43,6 +43,16 @@ def fields_of(schema: Any, *, envelope: bool) -> list[Any] | None:
             inner = field.get("fields")
             return inner if isinstance(inner, list) else None
     return fields
+
+
+def no_key(subject: str) -> RecordError:
+    """The error of a record without a key, or with one that is null."""
+    return RecordError(
+        subject=subject,
+        cause="the record has no key",
+        hint="give the table a PRIMARY KEY; or say which columns identify its rows: "
+        'key_from = "row" in the contract, with ALTER TABLE … REPLICA IDENTITY FULL',
+    )
 
 
 def no_row(message: dict[str, Any]) -> RecordError:
@@ -95,3 +105,18 @@ def source_of(row: dict[str, Any]) -> dict[str, Any]:
         for name, value in named.items()
         if name.startswith("source_")
     }
+
+
+_DEFERS = frozenset({"postgresql", "oracle"})
+"""Connectors of databases with deferrable constraints: in a transaction, two rows may have one key."""
+
+
+def before_of(
+    message: dict[str, Any], source: dict[str, Any], key: Collection[str]
+) -> Mapping[str, Any] | None:
+    """The deleted row, where another row may have got its key before; None without all its columns."""
+    connector, before = source.get("connector"), message.get("before")
+    if not isinstance(connector, str) or connector not in _DEFERS or not isinstance(before, dict):
+        return None
+    # With the replica identity's columns alone, PostgreSQL's other columns are null.
+    return before if any(before[name] is not None for name in before if name not in key) else None

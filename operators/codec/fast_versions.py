@@ -8,13 +8,14 @@ from operators.changes.version import Version
 from operators.codec.log_positions import POSITION_LIMIT, Source
 
 
-def streamed_version(generation: str, source: Source, offset: int) -> Version | None:
+def streamed_version(generation: str, source: Source, offset: int, tail: str) -> Version | None:
     """The version of a change; None if it may not have been streamed by PostgreSQL.
 
     Args:
         generation: The table's generation, as versions begin with it.
         source: The envelope's.
         offset: The record's.
+        tail: Where the change comes from, as `tail_of` in `operators.changes.version` writes it.
     """
     try:
         # guard: snapshot-read-short
@@ -32,5 +33,5 @@ def streamed_version(generation: str, source: Source, offset: int) -> Version | 
     # guard: usable-short
     if type(own) is int and 0 <= own < POSITION_LIMIT and 0 <= commit < POSITION_LIMIT:
         # guard: commit-first-short, offset-tie-break-short, generation-short
-        return Version(f"{generation}.{commit:016x}.{own:016x}.{offset:016x}")
+        return Version(f"{generation}.{commit:016x}.{own:016x}.{offset:016x}{tail}")
     return None

@@ -202,6 +202,10 @@ class TableSection(Section):
 
     Attributes:
         key: Columns of the primary key.
+        source_tables: The physical tables that the topic's rows may come from, as parts of this one
+            (partitions, shards): patterns with `*` over `database.schema.table`, as the message's
+            `source` names them, or over `server/database.schema.table`. What matches none is ignored.
+            Keys must be unique over all of them. Empty: the topic should have one table.
         key_from: `record`: the Kafka key holds it. `row`: the table has no primary key; `key` names
             columns that identify its rows, and REPLICA IDENTITY FULL gives their old values.
         format: How messages are encoded; `auto` decides for each message.
@@ -223,6 +227,7 @@ class TableSection(Section):
     name: str = ""
     metric: Literal["COSINE", "IP", "L2"] = "COSINE"
     generation: int = Field(default=0, ge=0, le=0xFFFF)
+    source_tables: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     key_from: Literal["record", "row"] = "record"
     format: Literal["auto", "json", "avro", "protobuf"] = "auto"
     shape: Literal["auto", "envelope", "unwrapped"] = "auto"

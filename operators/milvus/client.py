@@ -98,15 +98,20 @@ class Client(CollectionRequests):
         )
         return [dict(row) for row in rows]
 
-    def pages(self, collection: str, fields: Sequence[str]) -> Iterator[list[dict[str, Any]]]:
-        """Read every entity once, in no order, in pages that are not empty; "id" is always included."""
+    def pages(
+        self, collection: str, fields: Sequence[str], filter: str = ""
+    ) -> Iterator[list[dict[str, Any]]]:
+        """Read every matching entity once, in no order, in pages that are not empty.
+
+        "id" is always included.
+        """
         names = list(dict.fromkeys(["id", *fields]))
         wide = not _WIDE_FIELDS.isdisjoint(names)
         per_page = WIDE_ROWS_PER_REQUEST if wide else _NARROW_ROWS_PER_PAGE
         if self.lite:
             # Lite sorts the whole collection for every page of an iterator, but does not limit the
             # size of an answer. So read all ids at once, then the rows by id.
-            ids = [row["id"] for row in self.query(collection, "", ["id"])]
+            ids = [row["id"] for row in self.query(collection, filter, ["id"])]
             for some in _chunks(ids, min(per_page, IDS_PER_REQUEST)):
                 page = [{"id": one} for one in some]
                 if names != ["id"]:
@@ -118,6 +123,7 @@ class Client(CollectionRequests):
             collection,
             self._client.query_iterator,
             batch_size=per_page,
+            filter=filter,
             output_fields=names,
             consistency_level=STRONG,
         )

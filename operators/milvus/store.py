@@ -1,7 +1,7 @@
 """`VectorStore` over Milvus: a server by URI, or Milvus Lite by path."""
 
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from operators.changes.row_key import RowKey
 from operators.changes.vector import Vector
-from operators.changes.version import Version
+from operators.changes.version import Version, other_table, place_of_partition
 from operators.contract.sections import MilvusSection
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError, RecordError, RetriableError, RowvecError
@@ -122,9 +122,14 @@ class MilvusStore:
 
     def stored(self, collection: str, ids: Sequence[str]) -> dict[str, Stored]:
         """See `VectorStore.stored`."""
-        fields = ["id", "rv_version", "rv_text_hash", "rv_chunks"]
+        fields = ["id", "rv_version", "rv_text_hash", "rv_chunks", "rv_topic", "rv_partition"]
         return {
-            row["id"]: Stored(Version(row["rv_version"]), row["rv_text_hash"], row["rv_chunks"])
+            row["id"]: Stored(
+                Version(row["rv_version"]),
+                row["rv_text_hash"],
+                row["rv_chunks"],
+                place_of_partition(row["rv_topic"], row["rv_partition"]),
+            )
             for row in self._client.get(collection, ids, fields)
         }
 
@@ -176,11 +181,19 @@ class MilvusStore:
         The ids are read and then deleted, page by page: every request is small and has a deadline, and
         reads are Strong. A delete by expression would take as long as the table is large, and servers
         differ in which rows it sees. If the call fails half way, it can be repeated.
+
+        No filter that every server understands finds the rows of one physical table, which the end of
+        `rv_version` tells. So where other tables' rows are met, all older rows are read first.
         """
         older = older_filter(table, version, shards)
         before: set[str] = set()
-        while rows := self._client.query(collection, older, ["id"], window=True):
-            ids = [row["id"] for row in rows]
+        while rows := self._client.query(collection, older, ["id", "rv_version"], window=True):
+            ids = _emptied(rows, version)
+            if len(ids) < len(rows):
+                pages = self._client.pages(collection, ["rv_version"], older)
+                ids = [one for page in pages for one in _emptied(page, version)]
+                self._client.delete(collection, ids, self.fence)
+                return
             if not before.isdisjoint(ids):
                 raise RetriableError(  # guard: older-stay
                     subject=self._client.about(collection, f", older rows of table '{table}'"),
@@ -298,3 +311,9 @@ def _hit(found: dict[str, Any], columns: Sequence[str]) -> Hit:
         row_key=RowKey(row["rv_row_key"]),
         version=Version(row["rv_version"]),
     )
+
+
+def _emptied(rows: Sequence[Mapping[str, Any]], truncate: Version) -> list[str]:
+    """The ids of those older rows that are of the TRUNCATE's physical table."""
+    # guard: truncate-one-table-stored
+    return [row["id"] for row in rows if not other_table(row["rv_version"], truncate)]

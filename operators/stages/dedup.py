@@ -15,8 +15,10 @@ from operators.changes.rows import Followed, Follows, Move, PartialRow, Pending,
 from operators.changes.version import (
     NO_POSITION,
     Version,
-    at_offset,
+    borrowed,
     make_version,
+    origin_of,
+    place_of_partition,
 )
 from operators.codec.decoder import Decoder
 from operators.errors import RecordError
@@ -73,7 +75,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
             if shared.distrust:
                 self._versions.distrust()  # guard: distrust
         self._settler = Settler(shared, self._versions)
-        self._pending = PendingChanges(self._versions, self._settler, shared.moves)
+        self._pending = PendingChanges(shared, self._versions, self._settler, shared.moves)
         if record is not None:
             self._restore(record)
 
@@ -145,7 +147,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         for winner in map(unpack, record["pending"]):
             self._pending.restore(winner)
         for truncate in map(unpack_truncate, record["truncates"]):
-            self._pending.truncates[truncate.table] = truncate
+            name = truncate.table, origin_of(truncate.version)
+            self._pending.truncates[name] = truncate
         self._settler.dead = list(map(unpack_letter, record["dead_letters"]))
         self._held |= {_partition(winner) for winner in self._pending.rows.values()}
         self._clock.count(len(self._pending.rows))
@@ -173,12 +176,17 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         except RecordError as error:  # guard: dead-letter
             if key:
                 newest = self._pending.newest(key) or make_version(0, NO_POSITION, offset)
-                self._versions.taint(key, at_offset(newest, offset))  # guard: taint-read
+                place = place_of_partition(records.topic, records.partition)
+                self._versions.taint(key, borrowed(newest, offset, place))  # guard: taint-read
                 if decoder.row_keys(raw_key, raw_value)[-1] != key:
                     return None  # the shard of its other row makes the dead letter
             self._settler.dead_letter(position, "decode", error, key, raw_key, raw_value)
             return None
-        return self._pending.take(decoded)
+        try:
+            return self._pending.take(decoded)
+        except RecordError as error:
+            self._settler.dead_letter(position, "dedup", error, key, raw_key, raw_value)
+            return None
 
     def _flushable(self) -> bool:
         if self._settler.dead:
@@ -203,9 +211,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         window = Window({}, {}, settler.dead, set(), self._versions, tuple(self._contexts))
         settler.dead, self._contexts = [], {}
         topics = self._held_topics()
-        for table, truncate in list(self._pending.truncates.items()):
+        for name, truncate in list(self._pending.truncates.items()):
             if truncate.position.topic not in topics:  # guard: held-truncates
-                window.truncates.append(self._pending.truncates.pop(table))
+                window.truncates.append(self._pending.truncates.pop(name))
         held: dict[RowKey, Pending] = {}
         waiting: dict[RowKey, datetime] = {}
         # True: a whole row can be sent without further checks. It has no fallbacks.

@@ -6,7 +6,7 @@ from operators.changes.events import Delete
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Move, PartialRow, Row, Winner
 from operators.changes.shards import shard_of
-from operators.changes.version import Version, is_before
+from operators.changes.version import Version, is_emptied
 from operators.model.protocol import Piece
 from operators.state.version_map import VersionMap
 from operators.toast.resolver import asks_the_same, fall_back
@@ -69,9 +69,11 @@ class LaneBatch:
             if not (key.startswith(prefix) and shard_of(key) == shard):  # guard: truncate-own-rows
                 continue
             fallbacks = [  # guard: truncate-fallbacks
-                each for each in self.fallbacks.pop(key, ()) if not is_before(each.version, version)
+                each
+                for each in self.fallbacks.pop(key, ())
+                if not is_emptied(each.version, version)
             ]
-            if is_before(winner.version, version):
+            if is_emptied(winner.version, version):
                 self.rows.pop(key, None)
                 self.deletes.pop(key, None)
                 self.pieces.pop(key, None)

@@ -1,7 +1,7 @@
 """Compares winners with the store: one look-up per collection for all windows that closed."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -9,11 +9,31 @@ import bytewax.operators as op
 from bytewax.dataflow import operator
 from bytewax.operators import KeyedStream
 
+from operators.changes.events import DeadLetter, Delete
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Follows, PartialRow, Row, Winner
-from operators.changes.version import Version, at_offset, offset_of
+from operators.changes.version import (
+    TOOK_OVER,
+    Version,
+    borrowed,
+    came_behind,
+    has_mark,
+    is_older,
+    origin_of,
+    place_of_partition,
+    with_place,
+)
 from operators.contract.table import TableSection
+from operators.errors import RecordError
 from operators.retry import RetryPolicy
+from operators.stages.meeting import (
+    Meeting,
+    Places,
+    meet,
+    moved_log,
+    other_tables_row,
+    went_back,
+)
 from operators.stages.unchanged_text import expect_stored
 from operators.stages.window import Window
 from operators.store.protocol import Stored, VectorStore, entity_id
@@ -37,8 +57,11 @@ class LookUp:
         store: VectorStore,
         retry: RetryPolicy,
         telemetry: Telemetry,
+        partitions: Collection[tuple[str, int]] = (),
     ) -> None:
+        self._tables = tables
         self._collections = {topic: table.collection for topic, table in tables.items()}
+        self._places = Places(partitions, telemetry)
         self._store = store
         self._retry = retry
         self._telemetry = telemetry
@@ -83,69 +106,141 @@ class LookUp:
         if stored is None:
             window.versions.learn(key, None)
             return
+        # A release before this one stored no place in its versions.
+        held = with_place(stored.version, stored.place)
         row = window.rows.get(key)
-        if row is not None:
+        winner = window.deletes[key] if row is None else row
+        meeting = self._meet(window, winner, held)
+        if meeting is Meeting.REFUSED:
+            self._refuse(window, winner, stored)
+            return
+        if meeting is Meeting.IGNORED:
+            self._take_out(window, key)
+            window.versions.correct(key, (stored.version, stored.text_hash))
+            self._telemetry.rows_dropped.add(1, {"reason": "other-table"})
+            return
+        if row is None:
+            self._settle_delete(window, window.deletes[key], stored, held, meeting)
+            return
+        if meeting is Meeting.COMPARED:
             if row.unpositioned:
                 # Without a source position, the offset decides whether it came later.
-                row = self._placed(window, row, stored)
-            if row.version < stored.version:  # guard: store-compare
-                del window.rows[key]
-                window.fallbacks.pop(key, None)
-                self._drop(window, key, stored)
-                return
+                placed = self._placed(window, row, held)
+                if placed is None:
+                    self._drop(window, key, stored)
+                    return
+                row = placed
+            if is_older(row.version, stored.version):  # guard: store-compare
+                goes_back = row.op == "r" and came_behind(row.version, stored.version)
+                anew = window.versions.begins_anew(row.version, stored.version, shows=goes_back)
+                if goes_back and not anew:
+                    raise went_back(self._tables[row.position.topic], row.version, stored.version)
+                if not anew:
+                    self._drop(window, key, stored)
+                    return
             if key in window.fallbacks:
-                window.fallbacks[key] = _not_overtaken(window.fallbacks[key], stored.version)
-            window.versions.learn(key, None)
-            expect_stored(window, row, stored.text_hash)
-            if isinstance(row, PartialRow) and row.follows is Follows.UNKNOWN:
-                window.rows[key] = row._replace(follows=stored.version)
-            return
-        delete = window.deletes[key]
-        if delete.unpositioned:
+                window.fallbacks[key] = self._not_overtaken(window.fallbacks[key], held)
+        window.versions.learn(key, None)
+        expect_stored(window, row, stored.text_hash)
+        if isinstance(row, PartialRow) and row.follows is Follows.UNKNOWN:
+            window.rows[key] = row._replace(follows=stored.version)
+
+    def _meet(self, window: Window, winner: Winner, held: Version) -> Meeting:
+        """What a winner is to the stored row; see `operators.stages.meeting`."""
+        if has_mark(winner.version, TOOK_OVER):
+            return Meeting.TAKES_OVER  # the delete of the stored row came before it in its window
+        table = self._tables[winner.position.topic]
+        deletes = isinstance(winner, Delete)
+        meeting = meet(winner.version, held, table, self._places, deletes=deletes, alive=True)
+        if meeting is Meeting.MOVED_LOG:
+            if window.versions.begins_anew(winner.version, held, shows=True):
+                return Meeting.NEWER
+            raise moved_log(table, winner.version, held)
+        return meeting
+
+    def _settle_delete(
+        self, window: Window, delete: Delete, stored: Stored, held: Version, meeting: Meeting
+    ) -> None:
+        key = delete.row_key
+        if meeting is Meeting.COMPARED and delete.unpositioned:
             # Without a source position, the offset decides whether the tombstone came later.
-            offset = delete.position.offset
-            if offset_of(stored.version) > offset:  # guard: store-compare-tombstone
-                del window.deletes[key]
+            if not self._places.came_later(
+                *delete.position, held
+            ):  # guard: store-compare-tombstone
                 self._drop(window, key, stored)
             else:
-                window.versions.learn(key, (at_offset(stored.version, offset), None))
-        elif stored.version > delete.version:  # guard: store-compare-delete
-            del window.deletes[key]
+                window.versions.learn(key, (_borrowed(held, delete), None))
+        # guard: store-compare-delete
+        elif (
+            meeting is Meeting.COMPARED
+            and is_older(delete.version, stored.version)
+            and not window.versions.begins_anew(delete.version, stored.version)
+        ):
             self._drop(window, key, stored)
         else:
             window.versions.learn(key, None)
 
-    def _placed(self, window: Window, row: Row | PartialRow, stored: Stored) -> Row | PartialRow:
-        """The row, at the stored row's source position if it came later."""
-        offset = row.position.offset
-        if offset_of(stored.version) > offset:
-            return row
-        row = row._replace(version=at_offset(stored.version, offset), unpositioned=False)
+    def _placed(
+        self, window: Window, row: Row | PartialRow, held: Version
+    ) -> Row | PartialRow | None:
+        """The row, at the stored row's source position; None if it came before that."""
+        if not self._places.came_later(*row.position, held):
+            return None
+        row = row._replace(version=_borrowed(held, row), unpositioned=False)
         window.rows[row.row_key] = row
-        digest = row.text_hash if isinstance(row, Row) else ""
-        window.versions.learn(row.row_key, (row.version, digest))
+        window.versions.learn(row.row_key, (row.version, _digest(row)))
         return row
 
     def _drop(self, window: Window, key: RowKey, stored: Stored) -> None:
+        self._take_out(window, key)
         # guard: store-remembered
         window.versions.learn(key, (Version(stored.version), stored.text_hash))
         self._telemetry.rows_dropped.add(1, {"reason": "overtaken"})
 
+    def _refuse(self, window: Window, winner: Winner, stored: Stored) -> None:
+        """Make a dead letter of a row whose key is another table's."""
+        error: RecordError = other_tables_row(self._tables[winner.position.topic])
+        key = winner.row_key
+        self._take_out(window, key)
+        # guard: other-table-refused-stored
+        window.versions.correct(key, (Version(stored.version), stored.text_hash))
+        window.dead.append(
+            DeadLetter(
+                winner.position, "resolve", error.subject, error.cause, error.hint, row_key=key
+            )
+        )
 
-def _not_overtaken(fallbacks: list[Winner], stored: Version) -> list[Winner]:
-    """Drop unpositioned fallbacks older than the stored row; place the newer ones at its position.
+    def _take_out(self, window: Window, key: RowKey) -> None:
+        window.rows.pop(key, None)
+        window.deletes.pop(key, None)
+        window.fallbacks.pop(key, None)
+        window.unchanged.discard(key)
 
-    Fallbacks that have a source position stay: the lane compares their versions itself.
-    """
-    kept: list[Winner] = []
-    for each in fallbacks:
-        if each.unpositioned:
-            offset = each.position.offset
-            if offset_of(stored) > offset:  # guard: fallback-unpositioned-ahead
-                continue
-            each = each._replace(version=at_offset(stored, offset), unpositioned=False)
-        kept.append(each)
-    return kept
+    def _not_overtaken(self, fallbacks: list[Winner], stored: Version) -> list[Winner]:
+        """Drop unpositioned fallbacks older than the stored row; place the newer ones at its position.
+
+        Fallbacks that have a source position stay: the lane compares their versions itself.
+        """
+        kept: list[Winner] = []
+        for each in fallbacks:
+            if each.unpositioned:
+                # guard: fallback-unpositioned-ahead
+                if not self._places.came_later(*each.position, stored):
+                    continue
+                each = each._replace(version=_borrowed(stored, each), unpositioned=False)
+            kept.append(each)
+        return kept
+
+
+def _digest(row: Row | PartialRow) -> str:
+    return row.text_hash if isinstance(row, Row) else ""
+
+
+def _borrowed(stored: Version, winner: Winner) -> Version:
+    """The stored row's position, for a winner that has none and came later."""
+    topic, partition, offset = winner.position
+    place = place_of_partition(topic, partition)
+    return borrowed(stored, offset, place, origin_of(winner.version))
 
 
 @operator

@@ -2,13 +2,15 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate, Upsert
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Move, PartialRow, Pending
-from operators.changes.version import is_before, same_position
+from operators.changes.version import is_emptied, same_position
 from operators.errors import RecordError
 from operators.rendering.renderer import Rendered, Rules
+from operators.stages.meeting import Places, StaleWatch
 from operators.stages.window_clock import WindowClock
 from operators.state.version_map import VersionMap
 from operators.telemetry import Telemetry
@@ -19,7 +21,7 @@ MAX_DEAD_LETTER_BYTES = 256 * 1024
 """A larger key or value is left out of its dead letter; the topic has it at the letter's position."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DedupContext:
     """What all shards of a process share.
 
@@ -39,6 +41,12 @@ class DedupContext:
     partitions: frozenset[tuple[str, int]] = frozenset()
     moves: Moves = field(default_factory=Moves)
     distrust: bool = False
+    stale: StaleWatch = field(default_factory=StaleWatch)
+
+    @cached_property
+    def places(self) -> Places:
+        """The partitions that the flow reads."""
+        return Places(self.partitions, self.telemetry)
 
 
 class Settler:
@@ -74,14 +82,14 @@ class Settler:
         version = truncate.version
         older = self.superseded.pop(key, [])
         for each in (*older, winner, *(move.delete for move in self.moves.get(key, ()))):
-            if isinstance(each, Delete) and each.moved and is_before(each.version, version):
+            if isinstance(each, Delete) and each.moved and is_emptied(each.version, version):
                 self._shared.moves.deliver(key, each.version, None)
-        kept = [each for each in older if not is_before(each.version, version)]
-        if kept and not is_before(winner.version, version):
+        kept = [each for each in older if not is_emptied(each.version, version)]
+        if kept and not is_emptied(winner.version, version):
             self.superseded[key] = kept
         if key in self.moves:
             moves = [
-                each for each in self.moves[key] if not is_before(each.delete.version, version)
+                each for each in self.moves[key] if not is_emptied(each.delete.version, version)
             ]
             if moves:
                 self.moves[key] = moves

@@ -5,12 +5,11 @@ from typing import Any, TypeAlias, TypedDict
 
 from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate, Upsert
 from operators.changes.rows import Followed, Follows, PartialRow, Pending, Row
-from operators.changes.version import Version
+from operators.changes.version import NO_ORIGIN, NO_PLACE, Version
 from operators.state.formats import record_of
-from operators.state.map_generation import PackedGeneration
 from operators.state.version_map import PackedVersions
 
-STATE_FORMAT = 4
+STATE_FORMAT = 5
 
 Packed: TypeAlias = tuple[Any, ...]
 
@@ -41,31 +40,31 @@ def read(state: Any) -> PackedShard:
     Raises:
         FatalError: The state has another format.
     """
-    return record_of(state, "the step 'dedup'", STATE_FORMAT, _of_format_3)
+    return record_of(state, "the step 'dedup'", STATE_FORMAT, _of_format_4)
 
 
-def _of_format_3(state: Any) -> PackedShard:
-    _, versions, pending, truncates, dead_letters = state
-    whole, young, old, unverified, young_stale, old_stale, truncated, refused = versions
+def _of_format_4(state: Any) -> PackedShard:
+    _, record = state
+    versions = record["versions"]
+    young, old = versions["stale_deletes"]
+    # A place that no tombstone comes from: the delete was dropped, whatever partition it came from.
+    owed = (dict.fromkeys(young, NO_PLACE), dict.fromkeys(old, NO_PLACE))
+    truncated = {f"{name}{NO_ORIGIN}": each for name, each in versions["truncated"].items()}
     return PackedShard(
         versions=PackedVersions(
-            complete=whole,
-            young=_generation_of_format_3(young),
-            old=_generation_of_format_3(old),
-            unverified=unverified,
-            stale_deletes=(young_stale, old_stale),
+            complete=versions["complete"],
+            young=versions["young"],
+            old=versions["old"],
+            unverified=versions["unverified"],
+            owed_tombstones=owed,
+            anew={},
             truncated=truncated,
-            refused=refused,
+            refused=versions["refused"],
         ),
-        pending=pending,
-        truncates=truncates,
-        dead_letters=dead_letters,
+        pending=record["pending"],
+        truncates=record["truncates"],
+        dead_letters=record["dead_letters"],
     )
-
-
-def _generation_of_format_3(packed: Any) -> PackedGeneration:
-    recent, frozen = packed
-    return PackedGeneration(recent=recent, frozen=frozen)
 
 
 def pack(winner: Pending) -> Packed:
@@ -73,9 +72,12 @@ def pack(winner: Pending) -> Packed:
     assert not isinstance(winner, Upsert)  # rendered before the checkpoint
     key, version, position, *rest = winner
     packed = (_KINDS[type(winner)], key, version, tuple(position), *rest)
-    return (
-        (*packed[:-1], _pack_follows(winner.follows)) if isinstance(winner, PartialRow) else packed
-    )
+    match winner:
+        case PartialRow():
+            return (*packed[:-1], _pack_follows(winner.follows))
+        case Delete():
+            return packed[:-2]  # `before` and `of_tombstone` have been used by now
+    return packed
 
 
 def unpack(values: Packed) -> Row | PartialRow | Delete:
@@ -87,7 +89,7 @@ def unpack(values: Packed) -> Row | PartialRow | Delete:
 
 
 def _pack_follows(follows: Followed) -> str | None:
-    """None for an unknown version, "" for a refused one: the same plain values as in format 3."""
+    """None for an unknown version, "" for a refused one."""
     if isinstance(follows, Follows):
         return None if follows is Follows.UNKNOWN else ""
     return follows

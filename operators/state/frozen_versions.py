@@ -23,8 +23,15 @@ _END = b"\n"
 """Ends a key and never occurs in one, so that no key is a prefix of another key's record."""
 
 _HALVES = 64
-"""Flag in the form byte: the position has two halves (xxxx.xxxx). The other bits are the length of the
+"""Flag in the form byte: the position has two halves (xxxx.xxxx)."""
+
+_WITH_TAIL = 128
+"""Flag in the form byte: the version says where it comes from. The other six bits are the length of the
 version in raw bytes."""
+
+_LENGTH = 63
+
+_TAIL_DIGITS = 24
 
 _AS_IT_IS = 0
 """Form byte of a version that is stored as text, after its length in four bytes."""
@@ -157,11 +164,15 @@ def _packed(version: Version, digest: str | None) -> bytes:
     """Packs a row's version and text hash behind two bytes, for the form of each."""
     digits = version.replace(".", "")
     form = len(digits) // 2
-    if len(version) - len(digits) == 3:
-        form += _HALVES
+    dots = len(version) - len(digits)
+    if version[-_TAIL_DIGITS - 1 : -_TAIL_DIGITS] == ".":
+        form |= _WITH_TAIL
+        dots -= 1
+    if dots == 3:
+        form |= _HALVES
     packed = _raw(digits)
     # guard: frozen-version-exact
-    if not packed or len(packed) >= _HALVES or _dotted(digits, form) != version:
+    if not packed or len(packed) > _LENGTH or _dotted(digits, form) != version:
         text = version.encode("utf-8", "surrogatepass")
         form, packed = _AS_IT_IS, len(text).to_bytes(4, "big") + text
     if digest is None:
@@ -179,7 +190,7 @@ def _unpacked(packed: bytes) -> Known:
         end = 6 + int.from_bytes(packed[2:6], "big")
         version = packed[6:end].decode("utf-8", "surrogatepass")
     else:
-        end = 2 + form % _HALVES
+        end = 2 + (form & _LENGTH)
         version = _dotted(packed[2:end].hex(), form)
     if kind == _NO_HASH:
         return Version(version), None
@@ -190,6 +201,9 @@ def _unpacked(packed: bytes) -> Known:
 
 def _dotted(digits: str, form: int) -> str:
     """A version of these digits, with dots as `operators.changes.version.make_version` writes them."""
+    if form & _WITH_TAIL:
+        tail = digits[-_TAIL_DIGITS:]
+        return f"{_dotted(digits[:-_TAIL_DIGITS], form & ~_WITH_TAIL)}.{tail}"
     position = digits[4:-16]
     if form & _HALVES:
         half = len(position) // 2

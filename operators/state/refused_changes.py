@@ -3,7 +3,15 @@
 from typing import TypeAlias
 
 from operators.changes.row_key import RowKey
-from operators.changes.version import Version, has_position, offset_of
+from operators.changes.version import (
+    NO_PLACE,
+    Version,
+    has_position,
+    is_older,
+    offset_of,
+    other_table,
+    place_of,
+)
 
 MAX_REFUSED = 8
 """Most refused changes that are kept for one row; of more, the ones in the middle are dropped."""
@@ -35,12 +43,17 @@ class RefusedChanges:
 
     def end(self, key: RowKey, version: Version) -> None:
         """Forget a row's refused changes up to a version in which the row is whole or deleted."""
-        later = tuple(refused for refused in self._versions.pop(key) if refused > version)
+        later = tuple(
+            refused
+            for refused in self._versions.pop(key)
+            if other_table(refused, version)
+            or (refused != version and not is_older(refused, version))
+        )
         if later:
             self._versions[key] = later
 
     def end_table(self, prefix: str, version: Version) -> None:
-        """The same for all rows whose key has this prefix."""
+        """The same for all rows whose key has this prefix, after a TRUNCATE."""
         for key in [key for key in self._versions if key.startswith(prefix)]:
             self.end(key, version)
 
@@ -52,11 +65,20 @@ class RefusedChanges:
         """
         refused = self._versions.get(key, ())
         if refused and not has_position(version):
-            offset = offset_of(version)
-            return any(offset_of(each) < offset for each in refused)  # guard: taint-unpositioned
+            # guard: taint-unpositioned
+            return any(_comes_before(each, version) for each in refused)
         # guard: taint-at-position
-        return any(since < each < version for each in refused)
+        return any(
+            is_older(each, version) and (not since or is_older(since, each)) for each in refused
+        )
 
     def pack(self) -> PackedRefused:
         """The refused changes as plain values."""
         return dict(self._versions)
+
+
+def _comes_before(refused: Version, version: Version) -> bool:
+    """Whether a refused change has the smaller offset, or comes from another partition."""
+    place, other = place_of(refused), place_of(version)
+    elsewhere = place != other and NO_PLACE not in (place, other)
+    return elsewhere or offset_of(refused) < offset_of(version)

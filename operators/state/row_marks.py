@@ -43,42 +43,58 @@ class SentRows:
         self._earlier_whole, self._whole = self._whole, {}  # guard: taint-late-by-an-epoch
 
 
-PackedStaleDeletes: TypeAlias = tuple[frozenset[RowKey], frozenset[RowKey]]
-"""Row keys of the younger horizon, and of the older one."""
+PackedOwed: TypeAlias = tuple[dict[RowKey, str], dict[RowKey, str]]
+"""Places by row key: of the younger horizon, and of the older one."""
+
+_FOLLOWED = "+"
 
 
-class StaleDeletes:
-    """Rows whose delete was dropped as stale, and whose tombstone has not come yet.
+class OwedTombstones:
+    """Rows whose delete has come, but not yet the tombstone that Debezium sends behind it.
+
+    Such a tombstone says nothing new, and must not delete a row that was made again since. It belongs
+    to the delete if it is the next record of the row in the delete's partition, or if it comes from
+    another partition: transforms that choose the partition by the row's content cannot read it from a
+    tombstone. A tombstone that belongs to no delete is what log compaction, or a transform, has left
+    of one.
 
     A row is kept for at least one horizon and at most two.
     """
 
     __slots__ = ("_old", "_young")
 
-    def __init__(self, packed: PackedStaleDeletes = (frozenset(), frozenset())) -> None:
-        young, old = packed
-        self._young, self._old = set(young), set(old)
+    def __init__(self, packed: PackedOwed | None = None) -> None:
+        young, old = packed or ({}, {})
+        self._young, self._old = dict(young), dict(old)
 
-    def add(self, key: RowKey) -> None:
-        """Note that a delete of the row was dropped."""
-        self._young.add(key)
+    def add(self, key: RowKey, place: str) -> None:
+        """Note that a delete of the row came from this place."""
+        self._old.pop(key, None)
+        self._young[key] = place
 
-    def take(self, key: RowKey) -> bool:
-        """Whether a delete of the row was dropped; forgets the row."""
+    def follow(self, key: RowKey, place: str) -> None:
+        """Note that another change of the row came from this place."""
         if not (self._young or self._old):
-            return False  # the usual case, and this is called for every change
-        known = key in self._young or key in self._old
-        self._young.discard(key)
-        self._old.discard(key)
-        return known
+            return  # the usual case, and this is called for every change
+        for some in (self._young, self._old):
+            if some.get(key) == place:
+                some[key] = place + _FOLLOWED  # guard: stale-tombstone-late
+
+    def take(self, key: RowKey, place: str) -> bool:
+        """Whether a tombstone from this place belongs to a delete; forgets that delete."""
+        if not (self._young or self._old):
+            return False
+        owed = self._young.pop(key, None) or self._old.pop(key, None)
+        # guard: tombstone-of-delete-elsewhere
+        return owed is not None and owed != place + _FOLLOWED
 
     def rotate(self) -> None:
         """Forget the rows of the older horizon."""
-        self._old, self._young = self._young, set()
+        self._old, self._young = self._young, {}
 
-    def pack(self) -> PackedStaleDeletes:
+    def pack(self) -> PackedOwed:
         """The rows as plain values."""
-        return frozenset(self._young), frozenset(self._old)
+        return dict(self._young), dict(self._old)
 
 
 @dataclass(slots=True)
@@ -91,14 +107,14 @@ class RowMarks:
         doubtful: Rows that are unverified since before the start. Their last write may have been
             refused, and only the previous process was told.
         sent: Rows that were sent to a lane, and that the store may still refuse.
-        stale_deletes: Rows whose delete was dropped as stale, so that its tombstone is stale, too.
+        owed: Rows whose delete has come, but not yet its tombstone.
     """
 
     gone: set[RowKey] = field(default_factory=set)
     unverified: set[RowKey] = field(default_factory=set)
     doubtful: set[RowKey] = field(default_factory=set)
     sent: SentRows = field(default_factory=SentRows)
-    stale_deletes: StaleDeletes = field(default_factory=StaleDeletes)
+    owed: OwedTombstones = field(default_factory=OwedTombstones)
 
     def unverified_after_crash(self) -> Set[RowKey]:
         """Rows to look up after a crash: the next process does not learn which writes were refused."""
@@ -108,4 +124,4 @@ class RowMarks:
         """Drop the marks of rows that are no longer in the map."""
         self.unverified = set(filter(is_known, self.unverified))
         self.gone = set(filter(is_known, self.gone))
-        self.stale_deletes.rotate()
+        self.owed.rotate()

@@ -4,12 +4,22 @@ from collections.abc import Iterator
 from typing import TypedDict
 
 from operators.changes.row_key import RowKey
-from operators.changes.version import Version, at_offset, is_before, offset_of
+from operators.changes.version import (
+    NO_GENERATION,
+    NO_PLACE,
+    Version,
+    emptied_by,
+    is_emptied,
+    is_older,
+    offset_of,
+    origin_of,
+    place_of,
+)
 from operators.state.frozen_versions import Known
 from operators.state.map_generation import Generation, PackedGeneration
 from operators.state.refusal_queue import Refusals
 from operators.state.refused_changes import PackedRefused, RefusedChanges
-from operators.state.row_marks import PackedStaleDeletes, RowMarks, StaleDeletes
+from operators.state.row_marks import OwedTombstones, PackedOwed, RowMarks
 
 
 class PackedVersions(TypedDict):
@@ -20,8 +30,10 @@ class PackedVersions(TypedDict):
         young: Rows that changed within the current horizon.
         old: Rows that last changed within the horizon before.
         unverified: Rows of which the store may hold a newer version.
-        stale_deletes: Rows whose delete was dropped as stale, and whose tombstone has not come yet.
-        truncated: The last TRUNCATE of each table, by the prefix of its row keys.
+        owed_tombstones: Rows whose delete has come, but not yet its tombstone; see `OwedTombstones`.
+        anew: Where logs began anew; see `VersionMap.begins_anew`.
+        truncated: The last TRUNCATE of each physical table, by the prefix of its row keys and
+            `origin_of` its version.
         refused: Refused changes; see `RefusedChanges`.
     """
 
@@ -29,7 +41,8 @@ class PackedVersions(TypedDict):
     young: PackedGeneration
     old: PackedGeneration
     unverified: frozenset[RowKey]
-    stale_deletes: PackedStaleDeletes
+    owed_tombstones: PackedOwed
+    anew: dict[str, int]
     truncated: dict[str, Version]
     refused: PackedRefused
 
@@ -57,7 +70,8 @@ class VersionMap:
         self._young = Generation({})
         self._old = Generation({})
         self._marks = RowMarks()
-        self._truncated: dict[str, Version] = {}
+        self._truncated: dict[str, dict[str, Version]] = {}
+        self._anew: dict[str, int] = {}
         self._refused = RefusedChanges()
         self.refusals = Refusals()
 
@@ -70,31 +84,63 @@ class VersionMap:
         return self._old.get(key) if known is None else known
 
     def newest(self, key: RowKey) -> Version | None:
-        """The version below which an event of the row is stale; None if nothing is known."""
+        """The newest version of the row, or TRUNCATE of its table; None if nothing is known."""
         known = self.get(key)
-        if self._truncated:
-            emptied = self._truncated.get(key[: key.index(":") + 1])
-            # guard: truncate-fence
-            if emptied is not None and (known is None or known[0] < emptied):
-                return emptied
-        return None if known is None else known[0]
+        newest = None if known is None else known[0]
+        for truncate in self._truncated.get(key[: key.index(":") + 1], {}).values():
+            if newest is None or is_older(newest, truncate):
+                newest = truncate
+        return newest
+
+    def is_emptied(self, key: RowKey, version: Version) -> bool:
+        """Whether a later TRUNCATE of its physical table has deleted this version of the row."""
+        if not self._truncated:
+            return False
+        truncates = self._truncated.get(key[: key.index(":") + 1], {})
+        # guard: truncate-fence
+        return any(is_emptied(version, truncate) for truncate in truncates.values())
+
+    def begins_anew(self, version: Version, known: Version, *, shows: bool = False) -> bool:
+        """Whether a change is newer whatever its position, because the log began anew before it.
+
+        A raised generation says that the log has begun anew somewhere behind what was committed. Where
+        that is, the first change tells that shows it: a snapshot read that is older than the row before
+        it in its partition, or a change of another log. From its offset on, everything is newer than
+        what lies before it. That may happen once for each partition and generation.
+
+        Args:
+            version: The change's.
+            known: That of the row.
+            shows: Whether the change shows that the log has begun anew.
+        """
+        if version[:4] == NO_GENERATION or version[:4] != known[:4]:
+            return False
+        place = place_of(version)
+        if place == NO_PLACE or place != place_of(known):
+            return False
+        if offset_of(version) <= offset_of(known):
+            return False
+        name = version[:4] + place
+        if shows:
+            self._anew.setdefault(name, offset_of(version))
+        return offset_of(known) < self._anew.get(name, 0) <= offset_of(version)  # guard: log-anew
 
     def truncate(self, prefix: str, version: Version) -> None:
-        """Mark every older row of a table as deleted.
+        """Mark every older row of the TRUNCATE's physical table as deleted.
 
         Args:
             prefix: Prefix of the table's row keys, up to and including the colon.
-            version: Version of the TRUNCATE. Kept for ever: there is one per table.
+            version: Version of the TRUNCATE. Kept for ever: there is one per physical table.
         """
-        if version > self._truncated.get(prefix, ""):
-            self._truncated[prefix] = version
+        truncates = self._truncated.setdefault(prefix, {})
+        before = truncates.get(origin_of(version))
+        if before is None or is_older(before, version):
+            truncates[origin_of(version)] = version
         for generation in (self._young, self._old):
             taken: dict[RowKey, Known] = {}
             for key, known in generation.items_of(prefix):
-                if is_before(known[0], version):
-                    # The TRUNCATE's offset may be of another partition, so the row keeps its own.
-                    # guard: truncate-known
-                    taken[key] = (at_offset(version, offset_of(known[0])), None)
+                if is_emptied(known[0], version):
+                    taken[key] = (emptied_by(version, known[0]), None)  # guard: truncate-known
             generation.recent.update(taken)
             # Except rows that have a newer change in the younger generation.
             self._marks.gone.update(filter(self._is_gone, taken))  # guard: truncate-newer-stays
@@ -110,7 +156,7 @@ class VersionMap:
         if known is not None:
             # guard: taint-late
             whole = known[0] if known[1] != "" else self._marks.sent.last_whole(key)
-            if whole is not None and whole > version:  # guard: taint-superseded
+            if whole is not None and is_older(version, whole):  # guard: taint-superseded
                 return
         self._refused.add(key, version)
 
@@ -138,7 +184,11 @@ class VersionMap:
         """
         known = self.get(key)
         marks = self._marks
-        if known is not None and version < known[0]:
+        if (
+            known is not None
+            and is_older(version, known[0])
+            and not self.begins_anew(version, known[0])
+        ):
             marks.unverified.add(key)
             return
         if text_hash != "" and key in self._refused:  # guard: taint-ends
@@ -177,16 +227,30 @@ class VersionMap:
         """Enter what a look-up found, unless the map has a newer version; the row is now verified."""
         self._marks.unverified.discard(key)
         known = self.get(key)
-        if stored is not None and (known is None or known[0] < stored[0]):  # guard: learn-newer
+        if stored is not None and (
+            known is None or is_older(known[0], stored[0])
+        ):  # guard: learn-newer
             self._keep(key, stored)
 
-    def dropped_delete(self, key: RowKey) -> None:
-        """Note that a delete was dropped as stale, so that its tombstone is dropped as well."""
-        self._marks.stale_deletes.add(key)
+    def correct(self, key: RowKey, stored: Known) -> None:
+        """Enter what the store holds, whatever the map has: what was sent last is not written.
 
-    def ends_dropped_delete(self, key: RowKey) -> bool:
-        """Whether a tombstone belongs to a delete that was dropped; forgets that delete."""
-        return self._marks.stale_deletes.take(key)
+        The row stays unverified, because a newer change may be on its way already.
+        """
+        self._keep(key, stored)
+        self._marks.unverified.add(key)
+
+    def deleted(self, key: RowKey, place: str) -> None:
+        """Note that a delete of the row came from this place, so that its tombstone says nothing."""
+        self._marks.owed.add(key, place)
+
+    def written(self, key: RowKey, place: str) -> None:
+        """Note that a change of the row came from this place after its delete."""
+        self._marks.owed.follow(key, place)
+
+    def ends_delete(self, key: RowKey, place: str) -> bool:
+        """Whether a tombstone from this place belongs to a delete that has come; forgets that one."""
+        return self._marks.owed.take(key, place)
 
     def rotate(self, now: float) -> None:
         """At the end of a horizon, drop the rows that have not changed within it."""
@@ -236,8 +300,13 @@ class VersionMap:
             young=young,
             old=old,
             unverified=frozenset(unverified),  # guard: unverified-over-crash
-            stale_deletes=self._marks.stale_deletes.pack(),  # guard: stale-tombstone-over-crash
-            truncated=dict(self._truncated),
+            owed_tombstones=self._marks.owed.pack(),  # guard: stale-tombstone-over-crash
+            anew=dict(self._anew),
+            truncated={
+                f"{prefix}{origin}": version
+                for prefix, truncates in self._truncated.items()
+                for origin, version in truncates.items()
+            },
             refused=self._refused.pack(),  # guard: taint-over-crash
         )
 
@@ -256,8 +325,11 @@ class VersionMap:
             gone={key for key in deleted if versions._is_gone(key)},
             unverified=set(unverified),
             doubtful=set(unverified),
-            stale_deletes=StaleDeletes(packed["stale_deletes"]),
+            owed=OwedTombstones(packed["owed_tombstones"]),
         )
-        versions._truncated = dict(packed["truncated"])
+        for name, version in packed["truncated"].items():
+            prefix = name[: name.index(":") + 1]
+            versions._truncated.setdefault(prefix, {})[name[len(prefix) :]] = version
+        versions._anew = dict(packed["anew"])
         versions._refused = RefusedChanges(packed["refused"])
         return versions

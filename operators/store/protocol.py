@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from operators.changes.events import KafkaPosition
@@ -75,11 +75,17 @@ class Entity(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the first chunk of a stored row says: enough to recognise a stale event."""
+    """What the first chunk of a stored row says: enough to recognise a stale event.
+
+    Attributes:
+        place: The partition that the row came from, as `place_of_partition` has it; "" if not known.
+            The version has it as well, unless a release before wrote it.
+    """
 
     version: Version
     text_hash: str
     chunks: int = 1
+    place: str = field(default="", compare=False)
 
 
 class VectorStore(Protocol):
@@ -167,6 +173,8 @@ class VectorStore(Protocol):
         shards: Collection[int] | None = None,
     ) -> None:
         """Carry out a TRUNCATE: remove every entity of a table whose version is below this one.
+
+        An entity of another physical table stays (`other_table` in `operators.changes.version`).
 
         While this runs, no lane and no process may write rows of those shards. Otherwise a row that
         was read as older, then written anew, would be removed in its new version.

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from operators.changes.row_key import RowKey
 from operators.changes.rows import PartialRow, Row
-from operators.changes.version import OFFSET_DIGITS, Version
+from operators.changes.version import Version, position_key
 from operators.toast.donor import Donor
 
 KEPT_CHARACTERS = 64 * 1024 * 1024
@@ -68,14 +68,14 @@ class Moves:
         self._advance(old_key, version, MoveStage.DISPATCHED)
 
     def _advance(self, old_key: RowKey, version: Version, stage: MoveStage) -> None:
-        move = (old_key, _position(version))
+        move = (old_key, position_key(version))
         with self._lock:
             if move not in self._kept:
                 self._coming[move] = stage
 
     def deliver(self, old_key: RowKey, version: Version, held: Held) -> None:
         """Keep what the row held under its old key, until `take`; None if that is not known."""
-        move = (old_key, _position(version))
+        move = (old_key, position_key(version))
         with self._lock:
             self._coming.pop(move, None)
             if move in self._kept:
@@ -94,7 +94,7 @@ class Moves:
         Raises:
             BaseException: What ended a lane, which therefore delivers nothing any more.
         """
-        move = (old_key, _position(version))
+        move = (old_key, position_key(version))
         seen = {move}
         with self._lock:
             if self._error is not None:
@@ -104,7 +104,7 @@ class Moves:
                 if not isinstance(held, PartialRow) or held.key_change is None:
                     break
                 earlier_key, earlier_version = held.key_change
-                move = (earlier_key, _position(earlier_version))
+                move = (earlier_key, position_key(earlier_version))
                 if move in seen:
                     # Broken headers: each key is said to come from the other. Nothing more will come.
                     return MoveStage.DELIVERED  # guard: key-changes-in-a-circle
@@ -117,7 +117,7 @@ class Moves:
 
     def take(self, old_key: RowKey, version: str) -> Held:
         """What the row held under its old key; it is forgotten here."""
-        move = (old_key, _position(version))
+        move = (old_key, position_key(version))
         with self._lock:
             if move not in self._kept:
                 return None
@@ -137,8 +137,3 @@ def _size(held: Held) -> int:
     texts = (held.text,) if isinstance(held, Row) else held.texts.values()
     values = (*texts, *held.columns.values())
     return MIN_KEPT + sum(len(value) for value in values if isinstance(value, str))
-
-
-def _position(version: str) -> str:
-    """What the delete and the new row of one change of a key have in common: all but the offset."""
-    return version[:-OFFSET_DIGITS]

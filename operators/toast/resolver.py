@@ -46,7 +46,7 @@ from typing import NamedTuple, TypeAlias
 from operators.changes.events import Delete, Upsert
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, Move, PartialRow, Pending, Row, Winner
-from operators.changes.version import Version, is_before
+from operators.changes.version import Version, is_before, is_same_or_older
 from operators.errors import RecordError
 from operators.rendering.renderer import Rendered, Renderer
 from operators.toast.donor import Donor, donor_of_row
@@ -75,8 +75,9 @@ def may_give(version: Version, followed: Followed, up_to: Version) -> bool:
     """Whether a version of a row is the one that is followed, or a later one up to the row's own."""
     if isinstance(followed, Follows):
         # guard: left-out-refused
-        return followed is Follows.UNKNOWN and version <= up_to
-    return followed <= version <= up_to  # guard: left-out-follows
+        return followed is Follows.UNKNOWN and is_same_or_older(version, up_to)
+    # guard: left-out-follows
+    return is_same_or_older(followed, version) and is_same_or_older(version, up_to)
 
 
 def fill(row: PartialRow, donor: Donor, renderer: Renderer) -> Rendered:

@@ -21,7 +21,7 @@ from pymilvus import MilvusClient
 from operators.changes.events import KafkaPosition
 from operators.changes.row_key import RowKey
 from operators.changes.shards import SHARDS, shard_of
-from operators.changes.version import Version
+from operators.changes.version import Version, make_version, origin_of_table, tail_of
 from operators.codec.row_keys import KeyMaker
 from operators.contract.sections import MilvusSection
 from operators.contract.table import ColumnSpec, TableSection
@@ -434,6 +434,21 @@ def test_delete_older_compares_as_strings_do(backend: Backend, fresh: str):
     backend.store.delete_older(fresh, "items", bound)
     kept = {row["rv_version"] for row in backend.store.scan(fresh, ["rv_version"])}
     assert kept == {version for version in versions if version >= bound}
+
+
+def test_delete_older_leaves_other_physical_tables(backend: Backend, fresh: str):
+    position = f"{5:016x}.{5:016x}"
+    docs, notes = (
+        tail_of("1234567", origin_of_table(("app", "db"), (name,))) for name in ("docs", "notes")
+    )
+    versions = {
+        number: make_version(0, position, number, tail)
+        for number, tail in enumerate([docs, notes, "", docs, notes])
+    }
+    rows = [row_of("items", n, n)._replace(version=each) for n, each in versions.items()]
+    backend.store.upsert(fresh, rows)
+    backend.store.delete_older(fresh, "items", make_version(1, position, 0, docs))
+    assert contents(backend, fresh).keys() == {row_of("items", n, n).id for n in (1, 4)}
 
 
 def test_delete_older_of_more_rows_than_one_answer_holds(backend: Backend, fresh: str):

@@ -58,7 +58,7 @@ MAX_VALUE_BYTES = 8_000
 OLD_DATA = File(__file__).parent.parent / "data" / "debezium"
 AT = KafkaPosition("topic", 0, 7)
 VERSION = re.compile(
-    r"[0-9a-f]{4}(\.[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{16}|\.[0-9a-f]{32})\.0{15}7"
+    r"[0-9a-f]{4}(\.[0-9a-f]{16}|\.[0-9a-f]{16}\.[0-9a-f]{16}|\.[0-9a-f]{32})\.0{15}7\.0[0-9a-f]{23}"
 )
 SAFE_KEY = re.compile(r"[A-Za-z0-9_.~%:,-]*")
 

@@ -9,7 +9,7 @@ from typing import Any
 from operators.changes.events import DeadLetter
 from operators.changes.shards import shard_of
 from operators.changes.text_hash import text_hash
-from operators.changes.version import Version, offset_of
+from operators.changes.version import Version
 from operators.store.protocol import Entity
 from operators.toast.key_changes import MOVE_WAIT_S
 from tests.simulation.excuses import Excuses
@@ -133,6 +133,8 @@ class Oracle:
         lsn = int(written.emptied.split(".")[2], 16)
         for row, changes in self._by_row.items():
             # A change without a position does not count as older than a TRUNCATE.
+            if (row, lsn) not in self._emptied_at:
+                continue  # of another physical table
             if self._shard[row] in written.shards and not any(c.unpositioned for c in changes):
                 self._at[row] = max(self._at[row], self._emptied_at[row, lsn])
 
@@ -301,9 +303,9 @@ class Oracle:
         return any(c.fault is Fault.STORE for c in later)
 
     def _made(self, row: int, version: str) -> Change:
-        """The change with this version: its offset identifies it, because a row stays on its partition."""
-        place = (self._topic.partition_of(row), offset_of(Version(version)))
-        return self._topic.places[place]
+        change = self._topic.made_by(version)
+        hold(change.row == row, "I1", f"row {row} has the version of row {change.row}")
+        return change
 
     def _allowed(self, changes: Sequence[Change], buried: set[Change]) -> list[Change | None]:
         """The changes that the store may show of a row at rest; None if it may be absent."""

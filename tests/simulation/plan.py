@@ -20,6 +20,8 @@ SOURCE_FAULTS = (
     "source: no tombstone",
     "source: tombstone alone",
     "source: bad record",
+    "source: other table",
+    "source: partitions added",
 )
 STORE_FAULTS = (
     "store: slow",
@@ -159,6 +161,27 @@ def plan_of(rng: Random) -> Plan:
         take_back=rng.choice([0.0] * 5 + [0.01]),
         twice=rng.choice([0.0, 0.3]),
     )
+
+
+def with_origins(plan: Plan, seed: int) -> Plan:
+    """Draw where the records come from: several physical tables, and partitions that are added.
+
+    It has dice of its own, so that a seed still means the same run otherwise.
+    """
+    dice, kinds = Random(f"origins {seed}"), plan.kinds
+    parts = dice.random() < 0.4
+    # A tombstone that log compaction has left does not say which table's row it deletes; and the delete
+    # before it is remembered for a horizon.
+    others = not kinds.compacted and plan.horizon_s > 1 and dice.random() < 0.3
+    # What has no position is not ordered over partitions.
+    grows = not (kinds.faults or kinds.moves or kinds.unpositioned or kinds.compacted)
+    kinds = replace(
+        kinds,
+        tables=2 if parts else 1,
+        others=others,
+        grown=dice.randint(1, 2) if grows and dice.random() < 0.6 else 0,
+    )
+    return plan._replace(kinds=kinds)
 
 
 def knobs_of(rng: Random, workers: int) -> Knobs:

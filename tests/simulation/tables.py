@@ -48,6 +48,15 @@ FILTERED = table_of(
 """A table that shows pages, and hides drafts and soft-deleted rows."""
 
 
+def in_parts(table: Table) -> Table:
+    """The table, if several physical tables of its topic are its parts.
+
+    Each run gets its own, because the decoder remembers which tables it has met in the topic.
+    """
+    section = table.section.model_copy(update={"source_tables": ("db.public.docs_*",)})
+    return table_of(section)
+
+
 def id_of(row: int, chunk: int = 0) -> str:
     """Entity id of a chunk of a row."""
     return entity_id(RowKey(f"docs:{row}"), chunk)

@@ -28,7 +28,7 @@ def test_everything_holds_in_every_run(totals: Totals) -> None:
 @pytest.mark.parametrize("seed", [3743, 4280, 5039, 5602, 9588])
 def test_what_was_found_once_does_not_come_back(seed: int) -> None:
     # Partial rows after refused ones in one write of a lane; a TRUNCATE that deleted other shards' rows.
-    assert World(seed).run().failure is None
+    assert World(seed, origins=False).run().failure is None
 
 
 @pytest.mark.parametrize("seed", [81, 329, 759, 6086, 6539, 11061])
@@ -36,7 +36,7 @@ def test_a_dead_letter_that_is_right_is_excused(seed: int) -> None:
     # Left-out values: in the middle of the log, with an older state that was accepted; of a row that was
     # half removed when the state was lost; and over two key changes, at a clean stop. A change in a dead
     # letter that was applied after a crash. A row that was half removed when the store refused the next.
-    assert World(seed).run().failure is None
+    assert World(seed, origins=False).run().failure is None
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -12,8 +12,9 @@ from typing import Any
 import orjson
 
 from operators.changes.shards import shard_of
+from operators.changes.version import offset_of, place_of, place_of_partition
 from operators.contract.table import UNAVAILABLE
-from tests.changes import Log, doc, envelope, gone, key, tombstone
+from tests.changes import TOPIC, Log, doc, envelope, gone, key, tombstone
 from tests.simulation.history import Change, Dice, Fault, Kinds
 from tests.simulation.tables import Table
 
@@ -30,12 +31,24 @@ class Topic:
         faults: Count of each kind of fault of the source.
     """
 
-    def __init__(self, table: Table, history: Sequence[Change], rows: int, partitions: int) -> None:
+    def __init__(
+        self,
+        table: Table,
+        history: Sequence[Change],
+        rows: int,
+        partitions: int,
+        tables: int = 1,
+        grown: int = 0,
+    ) -> None:
         self.table = table
+        self.tables = tables
         self.history = list(dict.fromkeys(history))
         self.rows = rows
         self.partitions = partitions
-        self.logs = [Log(written=0, per_read=2) for _ in range(partitions)]
+        self.logs = [Log(written=0, per_read=2) for _ in range(partitions + grown)]
+        self._partition = {
+            place_of_partition(TOPIC, number): number for number in range(len(self.logs))
+        }
         self.places: dict[tuple[int, int], Change] = {}
         self.copies: Counter[Change] = Counter()
         self.faults: Counter[str] = Counter()
@@ -44,8 +57,12 @@ class Topic:
         return "\n".join(f"{place}: {change}" for place, change in self.places.items())
 
     def partition_of(self, row: int) -> int:
-        """The partition of a row's records."""
+        """The partition of a row's records, as long as no partition is added."""
         return row % self.partitions
+
+    def made_by(self, version: str) -> Change:
+        """The change with this version: its partition and offset identify it."""
+        return self.places[self._partition[place_of(version)], offset_of(version)]
 
     def shards(self) -> frozenset[str]:
         """The shards of its rows; all others get TRUNCATEs only."""
@@ -66,7 +83,23 @@ class Topic:
         self.copies[change] += not is_tombstone
         flagged = self.table.flagged
         record = tombstone(change.row) if is_tombstone else _record(change, flagged=flagged)
+        if self.table.section.source_tables:
+            record = _named(record, f"docs_{change.row % self.tables}")
         self.logs[number].records.append(record)
+
+    def send_other(self, dice: Dice, lsn: int) -> None:
+        """Write a change of a table that the contract does not take, under the key of one of its rows."""
+        row = dice.randrange(self.rows)
+        records = dice.choice(
+            [
+                [(key(id=row), envelope("u", lsn, doc(row, "another table's")))],
+                [gone(row, lsn), tombstone(row)],
+                [(None, envelope("t", lsn, None))],
+            ]
+        )
+        log = self.logs[self.partition_of(row)]
+        log.records += [_named(record, "notes") for record in records]
+        self.faults["other table"] += 1
 
     def doubted(self) -> set[Change]:
         """Repeated changes that come after an unreadable record of their row.
@@ -102,13 +135,19 @@ def drawn_topic(
     dice: Dice, table: Table, history: Sequence[Change], kinds: Kinds, partitions: int
 ) -> Topic:
     """The records of a history, with drawn faults of the source."""
-    topic = Topic(table, history, kinds.rows, partitions)
+    topic = Topic(table, history, kinds.rows, partitions, kinds.tables, kinds.grown)
     for log in topic.logs:
         log.per_read = dice.choice([1, 2, 5])
     entries = _sent(dice, history, kinds, topic.faults)
     if kinds.compacted:
         entries = _compacted(dice, entries, topic.faults)
-    for change, is_tombstone in entries:
+    grows_at = dice.randrange(len(entries) + 1) if kinds.grown else len(entries)
+    for index, (change, is_tombstone) in enumerate(entries):
+        if kinds.grown and index == grows_at:
+            topic.partitions += kinds.grown
+            topic.faults["partitions added"] += 1
+        if kinds.others and not is_tombstone and dice.randrange(3) == 0:
+            topic.send_other(dice, change.lsn)
         number = dice.randrange(partitions) if change.emptied else None
         topic.send(change, is_tombstone=is_tombstone, partition=number)
     return topic
@@ -132,24 +171,29 @@ def _sent(
     for index, transaction in enumerate(transactions):
         again = kinds.resent and dice.randrange(6) == 0
         late = again and any(c.values is None and not c.emptied for c in transaction)
-        entries += _entries(dice, transaction, faults, tombstones=not late)
+        entries += _entries(dice, transaction, faults, kinds.tables, tombstones=not late)
         if not again:
             continue
         back = dice.randint(1, 8)
         faults["late tombstone"] += late
         faults["record sent twice" if back == 1 else "range sent again"] += 1
         for each in transactions[max(0, index + 1 - back) : index + 1]:
-            entries += _entries(dice, each, faults, tombstones=True)
+            entries += _entries(dice, each, faults, kinds.tables, tombstones=True)
     return entries
 
 
 def _entries(
-    dice: Dice, transaction: Sequence[Change], faults: Counter[str], *, tombstones: bool
+    dice: Dice,
+    transaction: Sequence[Change],
+    faults: Counter[str],
+    tables: int,
+    *,
+    tombstones: bool,
 ) -> list[_Entry]:
     """The records of a transaction; a TRUNCATE is one record."""
     entries: list[_Entry] = []
     for change in transaction:
-        if change.emptied and change.row:
+        if change.emptied and change.row >= tables:
             continue
         entries.append((change, False))
         deleted = change.values is None and not change.emptied
@@ -185,6 +229,20 @@ def _compacted(dice: Dice, entries: list[_Entry], faults: Counter[str]) -> list[
             continue
         kept.append((change, is_tombstone))
     return kept
+
+
+def _named(record: tuple[Any, ...], table: str) -> tuple[Any, ...]:
+    """The record with the names of its physical table, as the connector or the transform gives them."""
+    raw_key, value, *headers = record
+    if value is None or value == b"{":
+        return record
+    message = orjson.loads(value)
+    names = {"name": "app", "db": "db", "schema": "public", "table": table}
+    if "source" in message:
+        message["source"] |= names
+    else:
+        message |= {f"__{name}": each for name, each in names.items()}
+    return raw_key, orjson.dumps(message), *headers
 
 
 def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:

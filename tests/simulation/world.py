@@ -17,10 +17,10 @@ from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow
 from tests.simulation.history import history_of
 from tests.simulation.oracle import Oracle, Violation, hold
-from tests.simulation.plan import Outcome, knobs_of, plan_of, small_caps
+from tests.simulation.plan import Outcome, knobs_of, plan_of, small_caps, with_origins
 from tests.simulation.schedule import Step, enabled, one_epoch
 from tests.simulation.store import FaultyLedger, FaultyStore, Letters, PowerCut
-from tests.simulation.tables import CHUNKED, FILTERED, PLAIN
+from tests.simulation.tables import CHUNKED, FILTERED, PLAIN, in_parts
 from tests.simulation.topic import drawn_topic
 
 PATIENCE = 400
@@ -33,17 +33,21 @@ class World:
     Args:
         seed: Determines the whole run.
         keep_trace: Whether to keep a line for each event.
+        origins: Whether to draw several physical tables, and partitions that are added.
     """
 
-    def __init__(self, seed: int, *, keep_trace: bool = False) -> None:
+    def __init__(self, seed: int, *, keep_trace: bool = False, origins: bool = True) -> None:
         self._rng = rng = Random(seed)
         self._outcome = Outcome(seed)
         self._keep_trace = keep_trace
         self._digest = hashlib.blake2b(digest_size=16)
         self.clock = Clock(rng)
-        self.plan = plan = plan_of(rng)
+        plan = plan_of(rng)
+        self.plan = plan = with_origins(plan, seed) if origins else plan
         history = history_of(rng, plan.kinds)
         table = FILTERED if plan.kinds.hiding else CHUNKED if plan.chunks else PLAIN
+        if plan.kinds.tables > 1 or plan.kinds.others:
+            table = in_parts(table)
         self.topic = drawn_topic(rng, table, history, plan.kinds, plan.partitions)
         self.store = FaultyStore(rng, self, plan.moods)
         self.letters = Letters(rng, self, plan.moods.letters)

@@ -1,8 +1,8 @@
 """The guards of operators/changes/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import gives, instead, replaced, without
-from tests.mutation.selections import DEDUP, GOLDEN, KEYS, NUMBERS, WRITER
+from tests.mutation.mutations import always, gives, instead, never, replaced, without
+from tests.mutation.selections import DEDUP, GOLDEN, KEYS, NUMBERS, ORDER, TABLES, WRITER
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -46,5 +46,23 @@ GUARDS: tuple[Guard, ...] = (
         "a row keeps its shard for ever",
         replaced("key.encode()", by="key.encode()[::-1]"),
         GOLDEN,
+    ),
+    Guard(
+        "positions-of-one-log",
+        "positions of two logs are not compared",
+        always,
+        ORDER,
+    ),
+    Guard(
+        "offsets-of-one-place",
+        "offsets of two partitions are not compared",
+        never,
+        ORDER,
+    ),
+    Guard(
+        "truncate-one-table",
+        "a TRUNCATE deletes rows of its own physical table alone",
+        without("not other_table(version, truncate)"),
+        TABLES,
     ),
 )

@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, instead, never, replaced, without
-from tests.mutation.selections import BIG_VALUES, EVENTS, KEY_TYPES, KEYS, NUMBERS, SHAPES
+from tests.mutation.selections import BIG_VALUES, EVENTS, KEY_TYPES, KEYS, NUMBERS, SHAPES, TABLES
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -81,8 +81,8 @@ GUARDS: tuple[Guard, ...] = (
         "commit-first-short",
         "the fast path for streamed changes also orders by the commit first",
         replaced(
-            'f"{generation}.{commit:016x}.{own:016x}.{offset:016x}"',
-            by='f"{generation}.{own:016x}.{commit:016x}.{offset:016x}"',
+            'f"{generation}.{commit:016x}.{own:016x}.{offset:016x}{tail}"',
+            by='f"{generation}.{own:016x}.{commit:016x}.{offset:016x}{tail}"',
         ),
         EVENTS,
     ),
@@ -187,5 +187,11 @@ GUARDS: tuple[Guard, ...] = (
         "an unwrapped row whose positions are all null is refused",
         never,
         SHAPES,
+    ),
+    Guard(
+        "source-tables",
+        "a physical table that the contract does not take is ignored",
+        never,
+        TABLES,
     ),
 )

@@ -1,7 +1,7 @@
 """The guards of operators/milvus/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import instead, never, replaced, unwrapped, without
+from tests.mutation.mutations import gives, instead, never, replaced, unwrapped, without
 from tests.mutation.selections import ERRORS, FENCED, STORE
 
 GUARDS: tuple[Guard, ...] = (
@@ -82,5 +82,11 @@ GUARDS: tuple[Guard, ...] = (
         "a new field needs the lease",
         unwrapped,
         FENCED,
+    ),
+    Guard(
+        "truncate-one-table-stored",
+        "a TRUNCATE leaves the stored rows of another physical table",
+        gives('[row["id"] for row in rows]'),
+        ("tests/conformance/test_store.py", "-k", "lite and not server and physical_table"),
     ),
 )

@@ -7,10 +7,12 @@ from tests.mutation.selections import (
     DEDUP,
     EMBED,
     LANES,
+    PLACES,
     REFUSED,
     RESOLVE,
     ROUTE,
     SOURCE,
+    TABLES,
     WRITER,
 )
 
@@ -24,13 +26,13 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "unpositioned-offset",
         "a change without a position is dropped if its offset is the smaller one",
-        never,
+        gives("True"),
         DEDUP,
     ),
     Guard(
         "unpositioned-place",
         "a change without a position is given the position that is known of its row",
-        without("at_offset(newest, event.position.offset)"),
+        replaced("_borrowed(newest, event)", by="event.version"),
         DEDUP,
     ),
     Guard(
@@ -84,16 +86,10 @@ GUARDS: tuple[Guard, ...] = (
         DEDUP,
     ),
     Guard(
-        "stale-tombstone-late",
-        "the tombstone of a later delete is not taken for that of the stale one",
-        dropped,
-        DEDUP,
-    ),
-    Guard(
         "tombstone-position",
         "a tombstone deletes the row at the position that is known of it",
         replaced(
-            "at_offset(version, position.offset)",
+            "borrowed(newest, position.offset, place)",
             by="make_version(0, NO_POSITION, position.offset)",
         ),
         DEDUP,
@@ -125,7 +121,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "truncate-fallbacks",
         "a TRUNCATE removes the fallbacks of rows that may be refused",
-        without("not is_before(each.version, version)"),
+        without("not is_emptied(each.version, version)"),
         WRITER,
     ),
     Guard(
@@ -477,5 +473,41 @@ GUARDS: tuple[Guard, ...] = (
         "a topic that ends before the state's offset is taken for another one",
         never,
         SOURCE,
+    ),
+    Guard(
+        "other-table-refused",
+        "a row is not replaced by another physical table's row of the same key",
+        gives("Meeting.TAKES_OVER"),
+        TABLES,
+    ),
+    Guard(
+        "other-table-deletes-nothing",
+        "a delete of another physical table's row removes nothing",
+        never,
+        TABLES,
+    ),
+    Guard(
+        "other-table-tombstone",
+        "the tombstone of a row that the contract does not take removes nothing",
+        dropped,
+        TABLES,
+    ),
+    Guard(
+        "other-table-refused-stored",
+        "the version map knows whose row the store holds, after another table's was refused",
+        dropped,
+        TABLES,
+    ),
+    Guard(
+        "mixed-tombstone",
+        "a lone tombstone in a topic of several tables is refused",
+        never,
+        TABLES,
+    ),
+    Guard(
+        "log-went-back",
+        "a snapshot read that is older than its row stops the flow",
+        dropped,
+        PLACES,
     ),
 )

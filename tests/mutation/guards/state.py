@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, instead, never, replaced, without
-from tests.mutation.selections import DEDUP, FROZEN, GOLDEN, REFUSED, VERSIONS
+from tests.mutation.selections import DEDUP, FROZEN, GOLDEN, PLACES, REFUSED, VERSIONS
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -32,7 +32,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "learn-newer",
         "what the store holds does not replace a newer version in the map",
-        without("known is None or known[0] < stored[0]"),
+        always,
         DEDUP,
     ),
     Guard(
@@ -97,14 +97,14 @@ GUARDS: tuple[Guard, ...] = (
     ),
     Guard(
         "stale-tombstone-over-crash",
-        "the recovery files keep which deletes were dropped as stale",
-        replaced("self._marks.stale_deletes.pack()", by="(frozenset(), frozenset())"),
+        "the recovery files keep which deletes wait for their tombstones",
+        replaced("self._marks.owed.pack()", by="({}, {})"),
         DEDUP,
     ),
     Guard(
         "truncate-fence",
         "a change older than a TRUNCATE of its table is dropped",
-        never,
+        gives("False"),
         DEDUP,
     ),
     Guard(
@@ -128,7 +128,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "taint-unpositioned",
         "a change without a position takes nothing from before a change that was refused at a position",
-        gives("any((since < each < version for each in refused))"),
+        gives("any(is_older(each, version) for each in refused)"),
         ("tests/unit/state/test_version_map.py",),
     ),
     Guard(
@@ -180,5 +180,23 @@ GUARDS: tuple[Guard, ...] = (
         "but for that of the format before, which is read",
         always,
         GOLDEN,
+    ),
+    Guard(
+        "stale-tombstone-late",
+        "the tombstone of a later delete is not taken for that of the stale one",
+        dropped,
+        DEDUP,
+    ),
+    Guard(
+        "tombstone-of-delete-elsewhere",
+        "a tombstone that another partition brings belongs to the delete before it",
+        gives("owed == place"),
+        PLACES,
+    ),
+    Guard(
+        "log-anew",
+        "after a raised generation, the new log's changes are newer than the old one's",
+        gives("False"),
+        PLACES,
     ),
 )

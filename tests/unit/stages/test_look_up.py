@@ -8,7 +8,13 @@ from operators.changes.events import Delete, KafkaPosition
 from operators.changes.row_key import RowKey
 from operators.changes.rows import PartialRow, Row, Winner
 from operators.changes.text_hash import text_hash
-from operators.changes.version import NO_POSITION, Version, at_offset, make_version
+from operators.changes.version import (
+    NO_POSITION,
+    Version,
+    borrowed,
+    make_version,
+    place_of_partition,
+)
 from operators.retry import RetryPolicy
 from operators.stages.look_up import LookUp
 from operators.stages.window import Window
@@ -97,7 +103,8 @@ def test_a_fallback_without_a_position_is_held_against_the_store_by_its_offset(f
     store = stored(lsn=4, offset=4)
     assert looked_up(store, came(6, 6), fallback(3)).fallbacks == {ONE: []}
     (kept,) = looked_up(store, came(6, 6), fallback(5)).fallbacks[ONE]
-    assert (kept.version, kept.unpositioned) == (at_offset(version(4, 4), 5), False)
+    borrows = borrowed(version(4, 4), 5, place_of_partition(TOPIC, 0))
+    assert (kept.version, kept.unpositioned) == (borrows, False)
 
 
 def test_fallbacks_go_with_a_row_that_the_store_has_overtaken() -> None:

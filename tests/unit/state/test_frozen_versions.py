@@ -14,12 +14,12 @@ from operators.changes.row_key import RowKey
 from operators.changes.version import (
     NO_POSITION,
     Version,
-    at_offset,
+    emptied_by,
     has_position,
     make_version,
     offset_of,
+    tail_of,
 )
-from operators.changes.version import offset_of as offset
 from operators.state import frozen_versions
 from operators.state import map_generation as generation_module
 from operators.state.frozen_versions import FrozenVersions, Known
@@ -45,6 +45,9 @@ VERSIONS = [
     make_version(0, NO_POSITION, 3),
     make_version(0, f"{11:032x}", 3),
     make_version(0, f"{2**64 - 1:016x}.{0:016x}", 2**64 - 1),
+    make_version(1, f"{7:016x}.{8:016x}", 9, tail_of("1234567", "89abcdef01234567")),
+    make_version(1, NO_POSITION, 9, tail_of("1234567")),
+    make_version(0, f"{11:032x}", 3, tail_of("fffffff", "f" * 16)),
     *("", ".", "..", "...", "0", "7", "00", "zz", "00.11", "ABCD.0011.0123456789abcdef"),
     *(PLAIN.upper(), PLAIN.replace(".", "-"), PLAIN.replace(".", ""), f" {PLAIN}", f"{PLAIN}."),
     *(PLAIN + "\n", "Ünï", "\ud800", "0" * 300, f"0000.{'0' * 200}.{0:016x}", "é" * 40_000),
@@ -119,12 +122,16 @@ class PlainMap:
         emptied = self.truncated.get(key[: key.index(":") + 1])
         return max(filter(None, (emptied, known and known[0])), default=None)
 
+    def is_emptied(self, key: RowKey, version: Version) -> bool:
+        emptied = self.truncated.get(key[: key.index(":") + 1])
+        return emptied is not None and version < emptied and has_position(version)
+
     def truncate(self, prefix: str, version: Version) -> None:
         self.truncated[prefix] = max(version, self.truncated.get(prefix, version))
         for rows in (self.young, self.old):
             for key, (was, _) in rows.items():
                 if key.startswith(prefix) and was < version and has_position(was):
-                    rows[key] = (at_offset(version, offset(was)), None)
+                    rows[key] = (emptied_by(version, was), None)
         for key in self.refused:
             if key.startswith(prefix):
                 self._untaint(key, version)
@@ -209,7 +216,7 @@ class PlainMap:
 
 
 ROWS = [RowKey(f"{table}:{i}") for table in ("a", "ab") for i in range(5)]
-LATEST = [make_version(0, f"{position:016x}.{position:016x}", 0) for position in range(8)]
+LATEST = [make_version(0, f"{position:016x}.{position:016x}", 0) for position in range(1, 9)]
 rows = st.sampled_from(ROWS)
 moments = st.builds(
     lambda position, offset: make_version(

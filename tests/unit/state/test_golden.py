@@ -9,6 +9,7 @@ and the file of the format before that, and add a file of the new one.
 import json
 import pickle
 import pickletools
+import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -78,6 +79,15 @@ def from_json(value: Any) -> Any:
             return [from_json(item) for item in inner]
         case _:
             return inner.encode("latin-1")
+
+
+def without_tails(state: Any) -> Any:
+    """A shard's state without what its versions and marks say of partitions and physical tables."""
+    text = re.sub(r"(?<=[0-9a-f]{16})\.[0-9a-f]{24}\"", '"', json.dumps(state))
+    text = re.sub(r'("docs:)[0-9a-f]{16}"', r'\1"', text)
+    text = re.sub(r'("docs:[0-9]+": )"[0-9a-f]{7}"', r'\1""', text)
+    # Nor did it keep the deletes that wait for their tombstone, but for those that were dropped.
+    return json.loads(text.replace(', "docs:6": ""', ""))
 
 
 DEDUP = dedup_checkpoint.STATE_FORMAT
@@ -173,8 +183,8 @@ def source_states() -> list[Any]:
 
 
 def test_the_state_of_a_shard():
-    assert DEDUP == 4
-    assert as_json(dedup_state(Time())) == golden("dedup_state_4.json")
+    assert DEDUP == 5
+    assert as_json(dedup_state(Time())) == golden("dedup_state_5.json")
 
 
 def test_the_frozen_rows_of_a_shard():
@@ -198,7 +208,11 @@ def test_a_shard_resumes_from_each_readable_format(number):
     state = from_json(golden(f"dedup_state_{number}.json"))
     assert state[0] == number
     logic = DedupLogic(shared(time), pickle.loads(pickle.dumps(state)))
-    assert as_json(logic.snapshot()) == golden(f"dedup_state_{DEDUP}.json")
+    now, expected = as_json(logic.snapshot()), golden(f"dedup_state_{DEDUP}.json")
+    if number < DEDUP:
+        # Versions of the format before do not say where their changes come from.
+        now, expected = without_tails(now), without_tails(expected)
+    assert now == expected
     logic.on_batch([ShardRecords(TOPIC, 3, True, (), None)])
     time.now += timedelta(seconds=1)
     (window,), _ = logic.on_notify()
@@ -220,9 +234,17 @@ def test_a_shard_resumes_from_each_readable_format(number):
 
 def test_frozen_rows_are_read_from_the_format_before():
     frozen = from_json(golden("frozen_versions.json"))
-    rows = ({}, frozen)
-    versions = (True, rows, ({}, None), frozenset(), frozenset(), frozenset(), {}, {})
-    logic = DedupLogic(shared(Time()), (DEDUP - 1, versions, (), (), ()))
+    versions = {
+        "complete": True,
+        "young": {"recent": {}, "frozen": frozen},
+        "old": {"recent": {}, "frozen": None},
+        "unverified": frozenset(),
+        "stale_deletes": (frozenset(), frozenset()),
+        "truncated": {},
+        "refused": {},
+    }
+    record = {"versions": versions, "pending": (), "truncates": (), "dead_letters": ()}
+    logic = DedupLogic(shared(Time()), (DEDUP - 1, record))
     logic.on_eof()
     assert logic.snapshot()[1]["versions"]["young"] == {"recent": {}, "frozen": frozen}
 

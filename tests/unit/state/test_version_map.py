@@ -5,11 +5,12 @@ import pickle
 import pytest
 
 from operators.changes.row_key import RowKey
-from operators.changes.version import NO_POSITION, Version, make_version
+from operators.changes.version import NO_POSITION, Version, make_version, place_of_partition
 from operators.state.version_map import VersionMap
 
 A, B = RowKey("docs:1"), RowKey("docs:2")
 HORIZON = 100.0
+HERE, THERE = place_of_partition("t", 0), place_of_partition("t", 1)
 
 
 def version(position: int, offset: int = 0) -> Version:
@@ -167,22 +168,36 @@ def test_unverified_survives_one_rotation_and_goes_with_its_row():
 
 def test_the_tombstone_of_a_dropped_delete_ends_it_once():
     known = versions()
-    assert not known.ends_dropped_delete(A)
-    known.dropped_delete(A)
-    assert not known.ends_dropped_delete(B)
-    assert known.ends_dropped_delete(A)
-    assert not known.ends_dropped_delete(A)
+    assert not known.ends_delete(A, HERE)
+    known.deleted(A, HERE)
+    assert not known.ends_delete(B, HERE)
+    assert known.ends_delete(A, HERE)
+    assert not known.ends_delete(A, HERE)
+
+
+def test_a_tombstone_belongs_to_the_delete_right_before_it_or_in_another_partition():
+    known = versions()
+    known.deleted(A, HERE)
+    known.written(A, HERE)
+    assert not known.ends_delete(A, HERE)
+    known.deleted(A, HERE)
+    known.written(A, THERE)
+    assert known.ends_delete(A, HERE)
+    known.deleted(A, HERE)
+    known.written(A, HERE)
+    assert known.ends_delete(A, THERE)
+    assert not known.ends_delete(A, THERE)
 
 
 def test_a_dropped_delete_is_remembered_as_long_as_a_row():
     known = versions()
-    known.dropped_delete(A)
-    known.dropped_delete(B)
+    known.deleted(A, HERE)
+    known.deleted(B, HERE)
     known.rotate(100.0)
-    assert known.ends_dropped_delete(A)
-    assert not known.ends_dropped_delete(A)
+    assert known.ends_delete(A, HERE)
+    assert not known.ends_delete(A, HERE)
     known.rotate(200.0)
-    assert not known.ends_dropped_delete(B)
+    assert not known.ends_delete(B, HERE)
 
 
 def test_what_a_truncate_took_is_known_as_gone_and_no_older_than_it():
@@ -203,10 +218,10 @@ def filled() -> VersionMap:
     known.put(A, version(1), "one")
     known.learn(A, None)
     known.pack(ending=False)  # by the next checkpoint the store has it
-    known.dropped_delete(A)
+    known.deleted(A, HERE)
     known.rotate(100.0)
     known.put(B, version(2), None)
-    known.dropped_delete(B)
+    known.deleted(B, HERE)
     return known
 
 
@@ -219,8 +234,8 @@ def test_packed_and_pickled_and_unpacked_it_is_the_same():
     assert again.get(B) == (version(2), None)
     assert not again.must_look_up(A)
     assert again.must_look_up(B)
-    assert again.ends_dropped_delete(A)
-    assert again.ends_dropped_delete(B)
+    assert again.ends_delete(A, HERE)
+    assert again.ends_delete(B, HERE)
     assert VersionMap.unpack(
         versions(whole=True).pack(ending=True), horizon_s=HORIZON, now=0.0
     ).whole
@@ -288,7 +303,8 @@ def test_a_truncate_leaves_deleted_rows_to_a_checkpoint():
     known.truncate("docs:", version(5))
     crashed = at_checkpoint(known)
     assert crashed.get(A) == (version(5), None)
-    assert crashed.newest(B) == version(5)
+    assert crashed.is_emptied(B, version(4))
+    assert not crashed.is_emptied(B, version(6))
 
 
 def test_a_row_that_changed_after_a_truncate_is_looked_up_after_a_crash():
@@ -350,15 +366,15 @@ def test_what_was_packed_does_not_change_any_more():
     frozen = pickle.dumps(packed)
     known.put(A, version(9), "nine")
     known.learn(B, None)
-    known.ends_dropped_delete(A)
-    known.dropped_delete(RowKey("docs:3"))
+    known.ends_delete(A, HERE)
+    known.deleted(RowKey("docs:3"), HERE)
     known.rotate(10_000.0)
     assert pickle.dumps(packed) == frozen
     # A map that is restored from the packed state shares nothing with it.
     again = VersionMap.unpack(packed, horizon_s=HORIZON, now=0.0)
     again.put(A, version(9), "nine")
-    again.dropped_delete(RowKey("docs:3"))
-    again.ends_dropped_delete(A)
+    again.deleted(RowKey("docs:3"), HERE)
+    again.ends_delete(A, HERE)
     again.learn(B, (version(9), None))
     assert pickle.dumps(packed) == frozen
 
