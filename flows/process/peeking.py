@@ -27,6 +27,8 @@ class Peeked:
         origin: Schema and name of the table in the database.
         nulls: Columns that are NULL in one of the records.
         defaults: Columns that may be NULL, but have a default, as the messages' schema says.
+        unwrapped: A transform has left only the row.
+        deletes: Its rows say whether they are deleted.
         warnings: What the flow can run with, but its user should know.
     """
 
@@ -34,6 +36,8 @@ class Peeked:
     origin: tuple[str, str] | None = None
     nulls: set[str] = field(default_factory=set)
     defaults: set[str] = field(default_factory=set)
+    unwrapped: bool = False
+    deletes: bool = False
     warnings: list[str] = field(default_factory=list)
 
 
@@ -62,10 +66,22 @@ def peek(rules: Rules, records: Sequence[Record]) -> Peeked:
         raise _refused(rules.table, first)
     if rules.decoder.origins.mixed and not rules.table.source_tables:
         found.warnings.append(several_tables(rules.table))
+    if rules.table.key_from == "row" and not any(record[1] for record in records):
+        found.warnings += _lost_deletes(rules.table, found)
     if keys is not None:
         found.warnings.append(f"table {rules.table.name}, {keys}")
     found.warnings += default_warnings(rules.table, found.defaults, found.nulls)
     return found
+
+
+def _lost_deletes(table: TableSection, found: Peeked) -> Iterator[str]:
+    """A warning if a delete would be a null without key and row."""
+    if found.unwrapped and not found.deletes:
+        yield (
+            f"table {table.name}: its records have no key, and its unwrapped rows no __deleted, so "
+            "that a delete names no row, and the row stays. Set "
+            "delete.tombstone.handling.mode=rewrite in ExtractNewRecordState, or send whole envelopes"
+        )
 
 
 def default_warnings(
@@ -99,6 +115,8 @@ def _upserts(rules: Rules, record: Record) -> Iterator[Upsert]:
 
 def _look(rules: Rules, event: Upsert, found: Peeked) -> None:
     columns, source = event.parsed()
+    found.unwrapped = found.unwrapped or "op" in source or "connector" not in source
+    found.deletes = found.deletes or "deleted" in source
     if not found.fits:
         found.fits = described(source)
         found.origin = origin_of(source, rules.table.topic)

@@ -122,10 +122,8 @@ class Decoder:
         """Row keys from the row's own columns: two if an update changed the key."""
         message, schema = (None, None) if raw is None else self._messages.read(raw)
         if message is None:
-            if raw_key is None:
-                return ()
             # guard: tombstone-of-keyed-row
-            return self._with_former(self._row_of_tombstone(raw_key), raw_key)
+            return self._row_of_tombstone(raw_key, written=raw is not None)
         if self._shapes.is_about_no_row(message):
             return ()
         images = (
@@ -143,10 +141,24 @@ class Decoder:
         former = filter(None, map(self._key.as_written, rows))
         return tuple(dict.fromkeys((*former, *keys)))
 
-    def _row_of_tombstone(self, raw_key: bytes) -> RowKey:
-        """The row that a tombstone deletes where rows are identified by their own columns."""
+    def _row_of_tombstone(self, raw_key: bytes | None, *, written: bool) -> tuple[RowKey, ...]:
+        """The row that a tombstone deletes where rows are identified by their own columns.
+
+        Args:
+            raw_key: The record's key; without one, Kafka's null follows a delete that named its row.
+            written: A converter wrote the null: there is no other message of the delete.
+        """
+        if raw_key is None:
+            if written:  # guard: null-of-no-row
+                raise RecordError(
+                    subject="value",
+                    cause="it is a null without a key: a delete, or a TRUNCATE, that names no row",
+                    hint="let ExtractNewRecordState keep the row that was: "
+                    "delete.tombstone.handling.mode=rewrite; or send whole envelopes",
+                )
+            return ()
         try:
-            return self._row_key(raw_key)
+            return self._with_former(self._row_key(raw_key), raw_key)
         except RecordError as error:
             raise RecordError(
                 subject=self._key.subject,

@@ -171,6 +171,12 @@ GUARDS: tuple[Guard, ...] = (
         SHAPES,
     ),
     Guard(
+        "null-of-no-row",
+        "a converter's null that names no row is refused",
+        never,
+        SHAPES,
+    ),
+    Guard(
         "key-names-the-row",
         "a record whose key names another row than its value is refused",
         never,

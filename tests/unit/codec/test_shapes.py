@@ -2,6 +2,7 @@
 
 import json
 import lzma
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,8 @@ def kept(messages: list[dict[str, Any]], decoder: Decoder) -> dict[str, str]:
             keys = decoder.row_keys(raw_key, raw)
         except RecordError as error:
             # A TRUNCATE that the transform has emptied: neither key nor row.
-            assert (raw_key, error.cause) == (None, "the record has no key")
+            assert raw_key is None
+            assert re.search("has no key|names no row", error.cause)
             continue
         for row_key in keys:
             event = decoder.event(row_key, raw, AT)
@@ -365,6 +367,16 @@ def test_a_tombstone_whose_key_names_no_row_is_refused_with_the_fix(written: byt
     with pytest.raises(RecordError, match="a tombstone names its row by it alone") as caught:
         decoder.row_keys(written, None)
     assert "tombstones.on.delete=false" in caught.value.hint
+
+
+@pytest.mark.parametrize("raw", [b"null", b'{"schema":null,"payload":null}'])
+def test_a_delete_of_a_table_without_keys_that_names_no_row_is_refused(raw: bytes) -> None:
+    """Kafka's null follows a delete that named its row; a converter's null is all there is of one."""
+    with pytest.raises(RecordError, match="names no row") as caught:
+        docs(key_from="row").row_keys(None, raw)
+    assert "delete.tombstone.handling.mode=rewrite" in caught.value.hint
+    with pytest.raises(RecordError, match="no key"):
+        docs().row_keys(None, raw)
 
 
 @pytest.mark.parametrize("written", [b"2", b'"one"', b'{"id":2}', b"true"])

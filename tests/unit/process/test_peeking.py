@@ -93,8 +93,8 @@ def test_a_null_in_any_of_the_records_shows_that_the_converter_is_set_right() ->
 # Keys where the row's own columns identify it.
 
 
-@pytest.mark.parametrize("written", [b'{"id":1}', b"1", None])
-def test_keys_that_name_the_row_are_right(written: bytes | None) -> None:
+@pytest.mark.parametrize("written", [b'{"id":1}', b"1"])
+def test_keys_that_name_the_row_are_right(written: bytes) -> None:
     found = peek(rules(key_from="row"), records((written, orjson.dumps(ROW)), (written, None)))
     assert found.fits
     assert found.warnings == []
@@ -117,6 +117,25 @@ def test_keys_that_name_no_row_are_warned_of_before_a_tombstone_has_come() -> No
         rules(key_from="row"), records((key(region="eu"), orjson.dumps(ROW)))
     ).warnings
     assert "a tombstone names its row by it alone, and it has no column 'id'" in warning
+
+
+@pytest.mark.parametrize(
+    ("written", "raw", "warned"),
+    [
+        (None, orjson.dumps(ROW), True),
+        (None, orjson.dumps({**ROW, "__deleted": "false"}), False),
+        (None, put(1, 5)[1], False),
+        (key(id=1), orjson.dumps(ROW), False),
+    ],
+)
+def test_deletes_that_will_name_no_row_are_warned_of(
+    written: bytes | None, raw: bytes, warned: bool
+) -> None:
+    found = peek(rules(key_from="row"), records((written, raw)))
+    assert found.fits
+    assert ["delete.tombstone.handling.mode=rewrite" in each for each in found.warnings] == (
+        [True] if warned else []
+    )
 
 
 # Partitions of PostgreSQL.
