@@ -4,6 +4,7 @@ Nothing waits in real time: a wait is a `pause` of the world, in which other thr
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from random import Random
@@ -19,7 +20,7 @@ from operators.changes.vector import Vector
 from operators.changes.version import Version
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.retry import RetryPolicy
-from operators.store.protocol import Entity, Stored
+from operators.store.protocol import Entity, Fence, Stored
 from tests.fakes import HashEmbedder, MemoryLedger, MemoryStore
 from tests.simulation.history import POISON
 
@@ -242,27 +243,27 @@ class FaultyLedger(MemoryLedger):
         self._rng = rng
         self._around = around
 
-    def write(self, entries: Mapping[str, str]) -> None:
+    def write(self, entries: Mapping[str, str], fence: Fence = nullcontext) -> None:
         if self._rng.random() >= self.rate:
-            super().write(entries)
+            super().write(entries, fence)
             return
         match self._rng.choice(["refused", "unheard", "slow", "cut", "cut after"]):
             case "refused":
                 self._around.happened("ledger: refused")
                 raise RetriableError(subject="ledger", cause="is down")
             case "unheard":
-                super().write(entries)
+                super().write(entries, fence)
                 self._around.happened("ledger: written, then an error")
                 raise RetriableError(subject="ledger", cause="did not answer")
             case "slow":
                 self._around.happened("ledger: slow")
                 self._around.pause(1.0)
-                super().write(entries)
+                super().write(entries, fence)
             case "cut":
                 self._around.happened("crash before a write to the ledger")
                 raise PowerCut("in the ledger")
             case _:
-                super().write(entries)
+                super().write(entries, fence)
                 self._around.happened("crash after a write to the ledger")
                 raise PowerCut("in the ledger")
 
