@@ -129,7 +129,8 @@ class KeyMaker:
             raise RecordError(
                 subject=self.subject,
                 cause=f"it is {len(key)} characters long once encoded",
-                hint=f"keys may have up to {MAX_ROW_KEY_BYTES}",
+                hint=f"an id in Milvus holds up to {MAX_ROW_KEY_BYTES}: a letter that is not ASCII "
+                "takes 6 of them, a Chinese one 9; use a shorter key",
             )
         return key
 
