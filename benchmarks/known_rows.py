@@ -27,7 +27,7 @@ from operators.changes.row_key import RowKey, key_prefix
 from operators.changes.shards import ALL_SHARDS, shard_of
 from operators.changes.text_hash import text_hash
 from operators.changes.version import make_version
-from operators.kafka.log_reader import BEGINNING, Record
+from operators.kafka.log_reader import BEGINNING, Bounds, Record
 from operators.stages.dedup import DedupLogic
 from operators.stages.settle import DedupContext
 from operators.stages.window_clock import WindowClock
@@ -361,6 +361,9 @@ class _Due:
 
     def lag(self) -> int:
         return self._due() - self._next
+
+    def bounds(self) -> Bounds:
+        return Bounds(0, self._due())
 
     def close(self) -> None:
         pass

@@ -26,13 +26,14 @@ from operators.changes.vector import Vector
 from operators.changes.version import Version
 from operators.contract.sections import Contract
 from operators.contract.table import ColumnSpec
-from operators.kafka.log_reader import BEGINNING, LogReader, Record
+from operators.kafka.log_reader import BEGINNING, Bounds, LogReader, Record
 from operators.retry import RetryPolicy
 from operators.stages.dedup import dedup
 from operators.stages.lane_writer import Receipt
+from operators.stages.partitions import PartitionedSource
 from operators.stages.route import Router, route
 from operators.stages.settle import DedupContext
-from operators.stages.source import PartitionedSource, SourceSettings
+from operators.stages.source import SourceSettings
 from operators.stages.window import Window
 from operators.stages.window_clock import WindowClock
 from operators.store.protocol import CollectionSpec, Entity, Stored, VectorStore
@@ -62,6 +63,10 @@ class MemoryReader:
     def lag(self) -> int | None:
         """See `LogReader.lag`."""
         return len(self._changes) - self._next
+
+    def bounds(self) -> Bounds | None:
+        """See `LogReader.bounds`."""
+        return Bounds(0, len(self._changes))
 
     def close(self) -> None:
         """See `LogReader.close`."""
@@ -272,6 +277,9 @@ class _Timed:
 
     def lag(self) -> int | None:
         return self._reader.lag()
+
+    def bounds(self) -> Bounds | None:
+        return self._reader.bounds()
 
     def close(self) -> None:
         self._reader.close()

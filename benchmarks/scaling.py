@@ -54,7 +54,7 @@ from benchmarks.processes import LIMIT_S, cpu_s, module, pid_of, tell, wait_for
 from flows.embedded.broker import Broker
 from flows.embedded.process import Child, free_ports
 from operators.contract.sections import Contract
-from operators.kafka.log_reader import LogReader, Record
+from operators.kafka.log_reader import Bounds, LogReader, Record
 
 PARTITIONS = 4
 WARM_UP = 10_500
@@ -192,6 +192,9 @@ class _Gate:
 
     def lag(self) -> int | None:
         return self._reader.lag()
+
+    def bounds(self) -> Bounds | None:
+        return self._reader.bounds()
 
     def close(self) -> None:
         self._reader.close()

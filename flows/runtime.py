@@ -24,6 +24,7 @@ from flows.settings import (
     load_contract,
     process_from_env,
 )
+from flows.sync import SOURCE_STEP
 from operators import crash_points
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RowvecError
@@ -64,20 +65,26 @@ def run(
             locks=recovery.identities(),
             on_epoch=recovery.check_intact,
             accepted=accepted,
+            recorded=recovery.keys_of(SOURCE_STEP),
+            renews=True,
         )
         try:
             with _stopping(session.stop), seldom_collected():
                 on_ready()
-                cli_main(  # type: ignore[no-untyped-call]
-                    session.flow.dataflow,
-                    process_id=cluster.process_id,
-                    # Passed even if empty: without addresses Bytewax runs the worker on the main
-                    # thread, where a Rust panic prints its own trace and a long batch delays signals.
-                    addresses=list(cluster.addresses),
-                    epoch_interval=timedelta(seconds=contract.recovery.epoch_interval_s),
-                    recovery_config=recovery.config(),
-                )
-                session.ended()
+                running = True
+                while running:
+                    cli_main(  # type: ignore[no-untyped-call]
+                        session.flow.dataflow,
+                        process_id=cluster.process_id,
+                        # Passed even if empty: without addresses Bytewax runs the worker on the main
+                        # thread, where a Rust panic prints its own trace and a long batch delays
+                        # signals.
+                        addresses=list(cluster.addresses),
+                        epoch_interval=timedelta(seconds=contract.recovery.epoch_interval_s),
+                        recovery_config=recovery.config(),
+                    )
+                    session.ended()
+                    running = session.renewed()
         except BaseException as error:
             if isinstance(error, Exception) or type(error).__name__ == _PANIC:
                 raise _reason(error) from error
@@ -117,6 +124,7 @@ def flow_from_env() -> Dataflow:
             locks=() if recovery is None else recovery.identities(),
             accepted=process.accepted,
             on_epoch=lambda: None if recovery is None else recovery.check_intact(),
+            recorded=() if recovery is None else recovery.keys_of(SOURCE_STEP),
         )
     except Exception as error:  # noqa: BLE001 - told as a message, and the process ends
         sys.exit(f"rowvec: {_reason(error)}")

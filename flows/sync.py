@@ -54,6 +54,9 @@ UPSERT = "upsert"
 
 RECEIPTS = "receipts"
 
+SOURCE_STEP = f"{FLOW_ID}.{SOURCE}"
+"""What recovery files call the source."""
+
 
 @dataclass(frozen=True, slots=True)
 class Parts:

@@ -146,6 +146,14 @@ class Telemetry:
                 raise
 
 
+def partition_labels(topic: str, partition: int) -> dict[str, str]:
+    """Attributes of spans and metrics that are about a partition."""
+    return {
+        "messaging.destination.name": topic,
+        "messaging.destination.partition.id": str(partition),
+    }
+
+
 def context_of(span: Span) -> TraceContext | None:
     """The context to carry in a batch, or None if no SDK records spans."""
     context = span.get_span_context()

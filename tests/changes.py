@@ -8,7 +8,7 @@ import orjson
 from operators.changes.events import DeadLetter
 from operators.contract.sections import Contract
 from operators.contract.table import TableSection
-from operators.kafka.log_reader import BEGINNING, OffsetGone, Record
+from operators.kafka.log_reader import BEGINNING, Bounds, OffsetGone, Record
 
 TOPIC = "app.public.docs"
 PAIRS_TOPIC = "app.public.pairs"
@@ -144,6 +144,9 @@ class LogReader:
 
     def lag(self) -> int | None:
         return self._log.end() - self._next
+
+    def bounds(self) -> Bounds | None:
+        return Bounds(self._log.first, self._log.end())
 
     def close(self) -> None:
         pass

@@ -308,7 +308,9 @@ def _ledger(contract: Contract, opened: Opened) -> str:
     if opened.store is None or opened.ledger is None or opened.embedder is None:
         raise _NotPossible
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]
-    opened.ledger.start.check({name: opened.store.identity(name) for name in names})
+    opened.ledger.start.check(
+        {name: opened.store.identity(name) for name in names}, opened.partitions
+    )
     key_types = {topic: rules.decoder.key_types for topic, rules in opened.rules.items()}
     for topic, types in key_types.items():
         types.adopt(opened.ledger.entries.known_keys(topic))

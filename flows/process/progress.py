@@ -29,7 +29,7 @@ class Figures:
     """Totals since the start.
 
     Attributes:
-        lag: Records not yet read, over all partitions of this process.
+        lag: Records not yet read, over all partitions of this process; None until that is known.
         freshness_sum_s, freshness_count: Seconds from commit to acknowledged write, over all rows
             written.
     """
@@ -40,7 +40,7 @@ class Figures:
     unchanged: int = 0
     dropped: int = 0
     dead_letters: int = 0
-    lag: int = 0
+    lag: int | None = None
     freshness_sum_s: float = 0.0
     freshness_count: int = 0
 
@@ -49,6 +49,7 @@ def figures(reader: InMemoryMetricReader) -> Figures:
     """Read the current totals from the metrics."""
     totals: defaultdict[str, float] = defaultdict(float)
     counts: defaultdict[str, int] = defaultdict(int)
+    lag: int | None = None
     data = reader.get_metrics_data()
     for resource in data.resource_metrics if data is not None else ():
         for scope in resource.scope_metrics:
@@ -62,6 +63,8 @@ def figures(reader: InMemoryMetricReader) -> Figures:
                         counts[name] += point.count
                     elif isinstance(point, NumberDataPoint):
                         totals[name] += point.value
+                        if name == "rowvec.kafka.lag":
+                            lag = int(totals[name])
     return Figures(
         consumed=int(totals["rowvec.records.consumed"]),
         written=int(totals["rowvec.rows.written"]),
@@ -69,7 +72,7 @@ def figures(reader: InMemoryMetricReader) -> Figures:
         unchanged=int(totals["rowvec.texts.unchanged"]),
         dropped=int(totals["rowvec.rows.dropped"]),
         dead_letters=int(totals["rowvec.dead_letters"]),
-        lag=int(totals["rowvec.kafka.lag"]),
+        lag=lag,
         freshness_sum_s=totals["rowvec.freshness"],
         freshness_count=counts["rowvec.freshness"],
     )
@@ -85,7 +88,8 @@ def line(now: Figures, before: Figures, seconds: float) -> str:
     """
     rate = (now.written - before.written) / seconds if seconds > 0 else 0.0
     fresh = now.freshness_count - before.freshness_count
-    parts = [f"{now.written:,} rows written", f"{rate:,.0f} rows/s", f"lag {now.lag:,}"]
+    lag = "?" if now.lag is None else f"{now.lag:,}"
+    parts = [f"{now.written:,} rows written", f"{rate:,.0f} rows/s", f"lag {lag}"]
     if fresh:
         mean = (now.freshness_sum_s - before.freshness_sum_s) / fresh
         parts.append(f"freshness {mean:,.2f} s")

@@ -1,10 +1,12 @@
 """A session: the flow with real clients, and everything that it holds open."""
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -13,9 +15,11 @@ from opentelemetry.sdk.metrics.export import MetricReader
 
 from flows.process import preflight
 from flows.process.observability import Observability
+from flows.process.partition_watch import PartitionWatch
 from flows.settings import exporters_from_env
 from flows.sync import Flow, Parts, build_flow
-from operators.contract.sections import Contract
+from operators.contract.sections import Contract, KafkaSection
+from operators.kafka import topics as kafka_topics
 from operators.kafka.dead_letters import DeadLetterProducer
 from operators.kafka.reader import KafkaReader
 from operators.ownership.accept_options import Accept
@@ -23,7 +27,12 @@ from operators.ownership.gate import Gate
 from operators.ownership.ledger import Ledger
 from operators.retry import RetryPolicy
 from operators.stages.lane_writer import Receipt
-from operators.stages.source import PartitionedSource, SourceSettings
+from operators.stages.partitions import PartitionedSource
+from operators.stages.source import SourceSettings
+
+logger = logging.getLogger(__name__)
+
+REFRESH_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +58,14 @@ class Session:
         stop: Set it to end the flow.
     """
 
-    def __init__(
-        self, flow: Flow, ledger: Ledger, stop: threading.Event, closing: ExitStack
-    ) -> None:
-        self.flow = flow
+    def __init__(self, wiring: "_Wiring", stop: threading.Event, closing: ExitStack) -> None:
         self.stop = stop
-        self._ledger = ledger
+        self._wiring = wiring
+        self._watch: PartitionWatch | None = None
         self._closing = closing
+        self._running = ExitStack()
+        closing.callback(self._running.close)
+        self._wire()
 
     @classmethod
     def open(
@@ -69,6 +79,8 @@ class Session:
         locks: tuple[str, ...] = (),
         accepted: frozenset[Accept] = frozenset(),
         on_epoch: Callable[[], None] = lambda: None,
+        recorded: Sequence[str] = (),
+        renews: bool = False,
     ) -> Self:
         """Pass the preflight checks, take the lease, and wire the flow.
 
@@ -81,6 +93,8 @@ class Session:
             locks: See `preflight.Claim`.
             on_epoch: Called at every checkpoint.
             accepted: Findings that the user accepts for this start.
+            recorded: Names of the partitions that the recovery files have.
+            renews: The caller runs the flow again for as long as `renewed` says so.
 
         Raises:
             RowvecError: A check failed. Nothing was read, and all that was opened is closed again.
@@ -98,90 +112,183 @@ class Session:
             claim = preflight.Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
             opened = preflight.pass_all(contract, claim)
             closing.callback(opened.close)
-            assert opened.store is not None
-            assert opened.embedder is not None
-            assert opened.ledger is not None
-            assert opened.lease is not None
-            opened.store.fence = opened.lease.gate.writing
-            source = _source(
+            wiring = _Wiring(
                 contract,
                 opened,
                 observability,
-                stop=_stop_unless_lost(stop, opened.lease.gate),
+                retry,
+                stop=stop,
                 exit_at_end=exit_at_end,
                 on_epoch=_each(on_epoch, _touching(heartbeat)),
+                recorded=tuple(recorded),
             )
-            flow = build_flow(
-                Parts(
-                    contract=contract,
-                    source=source,
-                    embedder=opened.embedder,
-                    store=opened.store,
-                    dead_letters=DeadLetterProducer(
-                        contract.kafka, {t.topic: t.generation for t in contract.tables}
-                    ),
-                    receipts=_Discard(),
-                    retry=retry,
-                    telemetry=observability.telemetry,
-                    whole=opened.collections_empty,
-                    partitions=opened.partitions,
-                    framed=opened.framed,
-                    database=opened.database,
-                    distrust=opened.ledger.start.distrusts,
-                    key_types={t: rules.decoder.key_types for t, rules in opened.rules.items()},
-                )
-            )
-            closing.callback(flow.close)
-            # Called first: threads that wait to retry a request give up, and flow.close waits for them.
+            session = cls(wiring, stop, closing)
+            session._watch_partitions(renews=renews and cluster.processes == 1)
+            # Called first: threads that wait to retry a request give up, and closing waits for them.
             closing.callback(abort.set)
-            return cls(flow, opened.ledger, stop, closing.pop_all())
+            session._closing = closing.pop_all()
+            return session
 
     def ended(self) -> None:
         """Note that the flow has ended cleanly, so everything it read is committed."""
-        self._ledger.epochs.ended()
+        self._wiring.ledger.epochs.ended()
+
+    def renewed(self) -> bool:
+        """Wire the flow anew if it ended because topics got partitions; it is to be run again then.
+
+        Call it after `ended`. Clients, model and lease stay open.
+
+        Returns:
+            False if the flow ended for another reason.
+        """
+        watch = self._watch
+        if watch is None or not self._wiring.drain.is_set() or self.stop.is_set():
+            return False
+        self._running.close()
+        self._wiring.extend(watch.unread)
+        self._wire()
+        self._watch_partitions(renews=True)
+        logger.info("Running again, with the new partitions")
+        return True
 
     def close(self) -> None:
         """End the threads, close the connections, and send the last spans and metrics."""
         self._closing.close()
 
+    def _wire(self) -> None:
+        self.flow = self._wiring.flow()
+        self._running.callback(self.flow.close)
 
-def _source(
-    contract: Contract,
-    opened: preflight.Opened,
-    observability: Observability,
-    *,
-    stop: Callable[[], bool],
-    exit_at_end: bool,
-    on_epoch: Callable[[], None],
-) -> PartitionedSource:
-    traced = observability.traced
-    needles = {topic: rule.decoder.header_needles for topic, rule in opened.rules.items()}
-    return PartitionedSource(
-        opened.partitions,
-        lambda topic, partition, offset: KafkaReader(
-            contract.kafka, topic, partition, offset, traced=traced, needles=needles[topic]
-        ),
-        SourceSettings(
-            batch_size=contract.kafka.source_batch_size,
-            max_epoch_records=contract.flow.max_epoch_records,
-            max_epoch_bytes=contract.flow.max_epoch_bytes,
-            epoch_interval_s=contract.recovery.epoch_interval_s,
-            exit_at_end=exit_at_end,
-            stop=stop,
-            now=time.monotonic,
-            telemetry=observability.telemetry,
-            on_epoch=on_epoch,
-            ledger=opened.ledger,
-        ),
-    )
+    def _watch_partitions(self, *, renews: bool) -> None:
+        wiring = self._wiring
+        section = wiring.contract.kafka
+        topics = [table.topic for table in wiring.contract.tables]
+        self._watch = PartitionWatch(
+            wiring.opened.partitions,
+            partial(kafka_topics.partitions_now, section, topics),
+            partial(kafka_topics.bounds_of, section),
+            wiring.observability.telemetry,
+            wiring.drain.set if renews else lambda: None,
+            "as soon as this flow has written what it has read: it runs again by itself"
+            if renews
+            else "only after all processes of this flow were stopped and started again",
+            _refresh_s(section),
+        )
+        self._watch.start()
+        self._running.callback(self._watch.close)
 
 
-def _stop_unless_lost(stop: threading.Event, gate: Gate) -> Callable[[], bool]:
+class _Wiring:
+    """Builds the flow from what the checks opened; again, if topics get partitions.
+
+    Attributes:
+        drain: Set it to end the flow so that it can be built again.
+    """
+
+    def __init__(
+        self,
+        contract: Contract,
+        opened: preflight.Opened,
+        observability: Observability,
+        retry: RetryPolicy,
+        *,
+        stop: threading.Event,
+        exit_at_end: bool,
+        on_epoch: Callable[[], None],
+        recorded: tuple[str, ...],
+    ) -> None:
+        assert opened.ledger is not None
+        self.contract = contract
+        self.opened = opened
+        self.observability = observability
+        self.ledger: Ledger = opened.ledger
+        self.drain = threading.Event()
+        self._retry = retry
+        self._stop = stop
+        self._exit_at_end = exit_at_end
+        self._on_epoch = on_epoch
+        self._recorded = recorded
+
+    def flow(self) -> Flow:
+        """The flow over all partitions that are known now."""
+        opened, telemetry = self.opened, self.observability.telemetry
+        assert opened.store is not None
+        assert opened.embedder is not None
+        assert opened.lease is not None
+        opened.store.fence = opened.lease.gate.writing
+        return build_flow(
+            Parts(
+                contract=self.contract,
+                source=self._source(opened.lease.gate),
+                embedder=opened.embedder,
+                store=opened.store,
+                dead_letters=DeadLetterProducer(
+                    self.contract.kafka, {t.topic: t.generation for t in self.contract.tables}
+                ),
+                receipts=_Discard(),
+                retry=self._retry,
+                telemetry=telemetry,
+                whole=opened.collections_empty,
+                partitions=opened.partitions,
+                framed=opened.framed,
+                database=opened.database,
+                distrust=self.ledger.start.distrusts,
+                key_types={t: rules.decoder.key_types for t, rules in opened.rules.items()},
+            )
+        )
+
+    def extend(self, added: Sequence[tuple[str, int]]) -> None:
+        """Have the next flow read more partitions, from where the flow before it has ended."""
+        self.opened.partitions = [*self.opened.partitions, *added]
+        self.opened.collections_empty = False
+        self.ledger.run_again()
+        self.drain.clear()
+
+    def _source(self, gate: Gate) -> PartitionedSource:
+        contract, opened = self.contract, self.opened
+        traced = self.observability.traced
+        needles = {topic: rule.decoder.header_needles for topic, rule in opened.rules.items()}
+        source = PartitionedSource(
+            opened.partitions,
+            lambda topic, partition, offset: KafkaReader(
+                contract.kafka, topic, partition, offset, traced=traced, needles=needles[topic]
+            ),
+            SourceSettings(
+                batch_size=contract.kafka.source_batch_size,
+                max_epoch_records=contract.flow.max_epoch_records,
+                max_epoch_bytes=contract.flow.max_epoch_bytes,
+                epoch_interval_s=contract.recovery.epoch_interval_s,
+                exit_at_end=self._exit_at_end,
+                stop=_stop_unless_lost((self._stop, self.drain), gate),
+                now=time.monotonic,
+                telemetry=self.observability.telemetry,
+                on_epoch=self._on_epoch,
+                ledger=self.ledger,
+                bounds=kafka_topics.bounds_of(contract.kafka, opened.partitions),
+            ),
+            self._recorded,
+        )
+        if source.parked:
+            logger.info(
+                "Not read, because no table of the contract needs them, or they are gone: %s. The "
+                "recovery directory keeps up to where they were read",
+                ", ".join(source.parked),
+            )
+        return source
+
+
+def _refresh_s(section: KafkaSection) -> float:
+    """Seconds between two looks at the partitions: librdkafka's own setting, if the contract has it."""
+    given = section.librdkafka.get("topic.metadata.refresh.interval.ms")
+    return REFRESH_S if given is None else max(0.1, float(given) / 1000)
+
+
+def _stop_unless_lost(ends: Sequence[threading.Event], gate: Gate) -> Callable[[], bool]:
     """Whether the sources should end; raises `FatalError` if the lease was lost."""
 
     def stops() -> bool:
         gate.check()
-        return stop.is_set()
+        return any(end.is_set() for end in ends)
 
     return stops
 

@@ -24,7 +24,14 @@ from bytewax.recovery import (
     init_db_dir,
 )
 
-from flows.recovery.files import OR_LOSE, PUT_BACK, damaged, database_files, is_complete
+from flows.recovery.files import (
+    OR_LOSE,
+    PUT_BACK,
+    damaged,
+    database_files,
+    is_complete,
+    keys_of,
+)
 from operators.contract.sections import RecoverySection
 from operators.errors import FatalError
 
@@ -173,6 +180,10 @@ class Recovery:
     def identities(self) -> tuple[str, ...]:
         """`identity`, and those of the free locks of processes of higher numbers."""
         return (self.identity(), *self._free)
+
+    def keys_of(self, step_id: str) -> list[str]:
+        """All state keys of a step. Call it only while Bytewax is not running on the directory."""
+        return keys_of(self._directory, step_id)
 
     def check_intact(self) -> None:
         """Raise if a file of the directory was removed or replaced while the flow runs.

@@ -10,7 +10,8 @@ import os
 import sqlite3
 import stat
 from collections import Counter
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -162,15 +163,8 @@ def _check_file(path: Path, *, beside: bool) -> None:
 
 def _read(path: Path) -> Part:
     """Read a part's own tables as of its last commit, and let SQLite check the file."""
-    uri = f"{path.absolute().as_uri()}?mode=ro"
     try:
-        wal = Path(f"{path}-wal")
-        if not (wal.exists() and wal.stat().st_size):
-            uri += "&immutable=1"  # otherwise SQLite would create the files beside it
-        with closing(sqlite3.connect(uri, uri=True)) as database:
-            if sqlite3.sqlite_version_info < (3, 37):
-                # SQLite's manual: this lets older versions read STRICT tables.
-                database.execute("PRAGMA writable_schema = ON")
+        with _connected(path) as database:
             names = {name for (name,) in database.execute("SELECT name FROM sqlite_master")}
             if not names >= _TABLES:
                 raise _no_part(path)
@@ -195,6 +189,44 @@ def _read(path: Path) -> Part:
         raise damaged(path, f"it {how}: {error}") from None
     epoch = max((each for (each,) in epochs), default=0)
     return Part(path, index, count, epoch, frozenset(resumed), bool(epochs or resumed or used))
+
+
+def keys_of(directory: Path, step_id: str) -> list[str]:
+    """All state keys that the files of a directory have of a step, in order.
+
+    Bytewax resumes only if the source has a partition for each of its keys. Call it before Bytewax
+    opens the files.
+
+    Raises:
+        FatalError: A file cannot be read.
+    """
+    found: set[str] = set()
+    for path in database_files(directory):
+        try:
+            with _connected(path) as database:
+                found |= {
+                    key
+                    for (key,) in database.execute(
+                        "SELECT DISTINCT state_key FROM snaps WHERE step_id = ?", (step_id,)
+                    )
+                }
+        except (sqlite3.Error, OSError) as error:
+            raise damaged(path, f"it cannot be read: {error}") from None
+    return sorted(found)
+
+
+@contextmanager
+def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+    """A connection that only reads, and is closed at the end."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    wal = Path(f"{path}-wal")
+    if not (wal.exists() and wal.stat().st_size):
+        uri += "&immutable=1"  # otherwise SQLite would create the files beside it
+    with closing(sqlite3.connect(uri, uri=True)) as database:
+        if sqlite3.sqlite_version_info < (3, 37):
+            # SQLite's manual: this lets older versions read STRICT tables.
+            database.execute("PRAGMA writable_schema = ON")
+        yield database
 
 
 def database_files(directory: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from confluent_kafka import (
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka.config import REQUEST_TIMEOUT_S, consumer_config
-from operators.kafka.log_reader import BEGINNING, OffsetGone, Record
+from operators.kafka.log_reader import BEGINNING, Bounds, OffsetGone, Record
 from operators.telemetry import TraceContext, context_from_headers
 
 OLD_KEY_HEADER = "__debezium.oldkey"
@@ -66,6 +66,7 @@ class KafkaReader:
         self._needles = needles
         self._traced = traced
         self._at_end = False
+        self._gone = False
         self._assigned = TopicPartition(  # guard: beginning
             topic, partition, OFFSET_BEGINNING if offset == BEGINNING else offset
         )
@@ -78,9 +79,12 @@ class KafkaReader:
         """See `LogReader.read`."""
         records: list[Record] = []
         contexts: list[TraceContext] = []
-        for message in self._consumer.consume(max_records, 0):
+        for message in () if self._gone else self._consumer.consume(max_records, 0):
             error = message.error()
             if error is not None:
+                if error.code() == KafkaError._AUTO_OFFSET_RESET:  # guard: offset-gone
+                    self._gone = True
+                    break
                 self._on_message_error(error)
                 continue
             self._at_end = False
@@ -93,6 +97,8 @@ class KafkaReader:
             raise self._failed
         if records:
             self._next = records[-1][0] + 1
+        elif self._gone:  # guard: records-before-gone
+            raise OffsetGone(self._first())
         return records, contexts
 
     def at_end(self) -> bool:
@@ -110,27 +116,32 @@ class KafkaReader:
         """See `LogReader.close`."""
         self._consumer.close()
 
-    def _first(self) -> int:
-        """The oldest offset that exists."""
+    def bounds(self) -> Bounds | None:
+        """See `LogReader.bounds`."""
         try:
-            low, _ = self._consumer.get_watermark_offsets(
+            low, high = self._consumer.get_watermark_offsets(
                 self._assigned, timeout=REQUEST_TIMEOUT_S, cached=False
             )
         except KafkaException as error:
+            logger.warning("%s: its bounds are not known: %s", self._subject, error.args[0].str())
+            return None
+        return Bounds(int(low), int(high))
+
+    def _first(self) -> int:
+        """The oldest offset that exists."""
+        bounds = self.bounds()
+        if bounds is None:
             raise FatalError(
                 subject=self._subject,
-                cause=f"offset {self._next} is not there, and Kafka does not tell which is: "
-                f"{error.args[0].str()}",
+                cause=f"offset {self._next} is not there, and Kafka does not tell which is",
                 hint="look whether the broker is well, and start again",
-            ) from None
-        return int(low)
+            )
+        return bounds.first
 
     def _on_message_error(self, error: KafkaError) -> None:
         code = error.code()
         if code == KafkaError._PARTITION_EOF:
             self._at_end = True
-        elif code == KafkaError._AUTO_OFFSET_RESET:  # guard: offset-gone
-            raise OffsetGone(self._first())
         elif code in _GONE_ERRORS:
             raise FatalError(
                 subject=self._subject,

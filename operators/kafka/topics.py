@@ -1,5 +1,6 @@
 """Asks the brokers, before the first message is read, for topics, partitions and first records."""
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,14 +11,16 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 from confluent_kafka.cimpl import NewTopic
 
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka.config import REQUEST_TIMEOUT_S, client_config, consumer_config, ignore
-from operators.kafka.log_reader import Record
+from operators.kafka.log_reader import Bounds, Record
 from operators.kafka.reader import record_of
+
+logger = logging.getLogger(__name__)
 
 
 def topic_partitions(section: KafkaSection, topics: Iterable[str]) -> list[tuple[str, int]]:
@@ -26,16 +29,14 @@ def topic_partitions(section: KafkaSection, topics: Iterable[str]) -> list[tuple
     Raises:
         FatalError: No broker answers, or topics are missing; all of them are named together.
     """
-    admin = _admin(section)
-    metadata = _list_topics(admin, section)
+    metadata = _list_topics(_admin(section), section)
     missing: list[str] = []
     partitions: list[tuple[str, int]] = []
     for topic in topics:
-        found = metadata.topics.get(topic)
-        if found is None or found.error is not None or not found.partitions:
+        numbers = _numbers(metadata, topic)
+        if not numbers:
             missing.append(topic)
-        else:
-            partitions += [(topic, number) for number in sorted(found.partitions)]
+        partitions += [(topic, number) for number in numbers]
     if missing:
         similar = sorted(t for t in metadata.topics if not t.startswith("_"))[:20]
         raise FatalError(
@@ -54,6 +55,24 @@ def broker_count(section: KafkaSection) -> int:
         FatalError: No broker answers.
     """
     return len(_list_topics(_admin(section), section).brokers)
+
+
+def partitions_now(section: KafkaSection, topics: Iterable[str]) -> dict[str, list[int]] | None:
+    """The partitions that each topic has now, for a flow that is running; None if no broker answers.
+
+    One request asks for all topics, whatever their number: that creates none of them, as asking for one
+    by name would where the brokers create topics by themselves.
+    """
+    try:
+        metadata = _list_topics(_admin(section), section)
+    except FatalError:
+        return None
+    return {topic: _numbers(metadata, topic) for topic in topics}
+
+
+def _numbers(metadata: Any, topic: str) -> list[int]:
+    found = metadata.topics.get(topic)
+    return [] if found is None or found.error is not None else sorted(found.partitions)
 
 
 def first_records(
@@ -81,6 +100,32 @@ def first_records(
     finally:
         consumer.close()
     return records
+
+
+def bounds_of(
+    section: KafkaSection, partitions: Sequence[tuple[str, int]]
+) -> dict[tuple[str, int], Bounds]:
+    """The bounds of partitions, by two requests for all; left out are those that no broker tells."""
+    if not partitions:
+        return {}
+    admin = _admin(section)
+    asked = [TopicPartition(topic, partition) for topic, partition in partitions]
+    found: list[dict[tuple[str, int], int]] = []
+    for spec in (OffsetSpec.earliest(), OffsetSpec.latest()):  # type: ignore[no-untyped-call]
+        offsets: dict[tuple[str, int], int] = {}
+        futures = admin.list_offsets(dict.fromkeys(asked, spec), request_timeout=REQUEST_TIMEOUT_S)
+        for each, future in futures.items():
+            try:
+                offsets[each.topic, each.partition] = future.result(REQUEST_TIMEOUT_S).offset
+            except (KafkaException, TimeoutError) as error:
+                logger.debug(
+                    "%s[%s]: its bounds are not known: %s", each.topic, each.partition, error
+                )
+        found.append(offsets)
+    first, end = found
+    return {
+        part: Bounds(first[part], end[part]) for part in partitions if part in first and part in end
+    }
 
 
 def ensure_dead_letter_topic(section: KafkaSection) -> None:

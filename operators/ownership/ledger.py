@@ -52,3 +52,12 @@ class Ledger:
         self.entries = OwnEntries(store, tables, process)
         self.start = StartChecks(self.entries, tables, accepted, hmac_key)
         self.epochs = EpochEnds(self.entries, retry)
+        self._retry = retry
+
+    def run_again(self) -> None:
+        """Prepare for another run of the flow in this process, after one that has ended cleanly.
+
+        What the user accepted was for one start, so it is not accepted again.
+        """
+        self.start.accept_no_more()
+        self.epochs = EpochEnds(self.entries, self._retry)

@@ -68,12 +68,15 @@ class Entry:
     a lower count are ignored for that partition."""
     keys: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """By table and key column, what its raw values mean; see `operators.codec.key_types`."""
+    left: Mapping[str, str] = field(default_factory=dict)
+    """As `tables`, of those that left the contract: their rows may still be in the collection."""
 
     def pack(self) -> str:
         """The entry as text for the ledger store."""
         holder = self.holder
         # Left out where nothing is known, as in the entries of the releases before.
         keys = {"keys": {name: dict(each) for name, each in self.keys.items()}} if self.keys else {}
+        left = {"left": dict(self.left)} if self.left else {}
         return json.dumps(
             {
                 "format": FORMAT,
@@ -87,6 +90,7 @@ class Entry:
                 "seen": dict(self.seen),
                 "breaks": dict(self.breaks),
                 **keys,
+                **left,
             },
             separators=(",", ":"),
         )

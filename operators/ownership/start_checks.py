@@ -14,6 +14,9 @@ from operators.ownership.own_entries import OwnEntries
 
 logger = logging.getLogger(__name__)
 
+_DISTRUSTED = frozenset({Accept.OLDER_STATE, Accept.OTHER_COLLECTION, Accept.RECREATED_TOPIC})
+"""Findings after whose acceptance the versions in the recovery state may be behind the collection."""
+
 
 class StartChecks:
     """Refuses a start whose contract, collections or recovery state do not fit the ledger.
@@ -42,25 +45,32 @@ class StartChecks:
         for table in tables:
             self._tables[table.collection][table.name] = table_digest(table, hmac_key)
 
-    def check(self, identities: Mapping[str, str]) -> None:
-        """Compare contract and collections with the entries.
+    def check(
+        self, identities: Mapping[str, str], partitions: Collection[tuple[str, int]] = ()
+    ) -> None:
+        """Compare contract, collections and topics with the entries.
 
         Args:
             identities: Identity of each collection, by name.
+            partitions: All partitions that the contract's topics have; empty: they are not compared.
 
         Raises:
-            FatalError: The contract, a collection or the number of shards is another one, and the
-                user has not accepted that.
+            FatalError: The contract, a collection, a topic or the number of shards is another one, and
+                the user has not accepted that.
         """
+        left: dict[str, Mapping[str, str]] = {}
         for collection, entries in self._entries.adopted.items():
             filled = [entry for entry in entries if entry.tables]
             if filled:
                 latest = max(filled, key=lambda entry: entry.sequence)
-                self._check_collection(collection, identities[collection], latest)
+                left[collection] = self._check_collection(
+                    collection, identities[collection], latest
+                )
         remade = Accept.OTHER_COLLECTION in self._used
         for collection, entries in self._entries.adopted.items():
             history, seen, breaks = _committed(entries)
             mine, identity = self._entries[collection], identities[collection]
+            lost = self._lost_partitions(seen, frozenset(partitions))
             self._entries.start_from(
                 collection,
                 partial(
@@ -72,10 +82,38 @@ class StartChecks:
                     seen={} if remade else seen,
                     breaks=breaks,
                     keys=mine.keys if mine.identity == identity else {},
+                    left={} if remade else left.get(collection, {}),
                 ),
             )
+            for topic, partition in lost:
+                self._entries.forget(topic, partition)
 
-    def _check_collection(self, collection: str, identity: str, entry: Entry) -> None:
+    def _lost_partitions(
+        self, seen: Mapping[str, int], partitions: Collection[tuple[str, int]]
+    ) -> list[tuple[str, int]]:
+        """Partitions that were read, and that their topic no longer has, if the user accepts that."""
+        topics = {topic for topic, _ in partitions}
+        lost: list[tuple[str, int]] = []
+        for part, offset in seen.items():
+            topic, _, number = part.rpartition("/")
+            read = offset > 0 and topic in topics
+            if read and (topic, int(number)) not in partitions:  # guard: partitions-lost
+                self.refuse(
+                    Accept.RECREATED_TOPIC,
+                    f"{topic}[{number}]",
+                    f"the topic has no such partition any more, though it was read up to offset "
+                    f"{offset}: the topic was made anew, with fewer partitions",
+                    "name the topic's cluster; or fill the collection anew",
+                )
+                lost.append((topic, int(number)))
+        return lost
+
+    def _check_collection(self, collection: str, identity: str, entry: Entry) -> Mapping[str, str]:
+        """Compare one collection with its latest entry.
+
+        Returns:
+            The digests of tables that have left the contract.
+        """
         subject = f"collection '{collection}'"
         if entry.shards != SHARDS:  # guard: other-shards
             raise FatalError(
@@ -91,7 +129,8 @@ class StartChecks:
                 "restore it; or have it filled anew, with an empty recovery directory",
             )
         tables = self._tables[collection]
-        changed = [name for name in tables if entry.tables.get(name, tables[name]) != tables[name]]
+        known = {**entry.left, **entry.tables}  # guard: table-comes-back
+        changed = [name for name in tables if known.get(name, tables[name]) != tables[name]]
         if changed:  # guard: other-contract
             self.refuse(
                 Accept.OTHER_CONTRACT,
@@ -106,9 +145,9 @@ class StartChecks:
                 Accept.OTHER_CONTRACT,
                 subject,
                 f"it also holds rows of {', '.join(gone)}, which the contract no longer names",
-                "put the table back; or start with an empty recovery directory, for the old one "
-                "knows its partitions",
+                "put the table back",
             )
+        return {name: digest for name, digest in known.items() if name not in tables}
 
     def resume(self, topic: str, partition: int, at: int | None, stamp: Stamp | None) -> None:
         """Check the recovery state of a partition before it is resumed.
@@ -171,7 +210,11 @@ class StartChecks:
         broken = any(
             entry.breaks for entries in self._entries.adopted.values() for entry in entries
         )
-        return broken or bool(self._accepted & {Accept.OLDER_STATE, Accept.OTHER_COLLECTION})
+        return broken or bool(self._accepted & _DISTRUSTED)
+
+    def accept_no_more(self) -> None:
+        """Refuse what the user accepted for the start that is over."""
+        self._accepted = frozenset()
 
     def refuse(self, what: Accept, subject: str, cause: str, hint: str) -> None:
         """Stop, unless the user has accepted this finding.

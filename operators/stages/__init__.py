@@ -1,9 +1,9 @@
 """The stages of the flow, one per file: each a pure logic class and a thin Bytewax operator.
 
-In this order: `source` (with `epoch_budget`), `route`, `dedup` (with `pending`, `settle` and
-`window_clock`), `look_up`, `embed`, `upsert` (with `lanes`, `lane_writer`, `lane_batch`). `window` has
-the items that pass between them; `unchanged_text` decides which rows reuse a vector. No stage imports
-another one. May import: everything below.
+In this order: `source` (with `epoch_budget` and `partitions`), `route`, `dedup` (with `pending`,
+`parked`, `settle` and `window_clock`), `look_up`, `embed`, `upsert` (with `lanes`, `lane_writer`,
+`lane_batch`). `window` has the items that pass between them; `unchanged_text` decides which rows reuse
+a vector. No stage imports another one. May import: everything below.
 """
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "lane_writer",
     "lanes",
     "look_up",
+    "partitions",
     "route",
     "settle",
     "source",

@@ -22,6 +22,7 @@ from operators.changes.version import (
 )
 from operators.codec.decoder import Decoder
 from operators.errors import RecordError
+from operators.stages.parked import ParkedChanges
 from operators.stages.pending import PendingChanges
 from operators.stages.settle import DedupContext, Settler
 from operators.stages.unchanged_text import expect_stored
@@ -76,6 +77,9 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 self._versions.distrust()  # guard: distrust
         self._settler = Settler(shared, self._versions)
         self._pending = PendingChanges(shared, self._versions, self._settler, shared.moves)
+        self._parked = ParkedChanges(
+            shared.rules.keys(), {rules.table.name for rules in shared.rules.values()}
+        )
         if record is not None:
             self._restore(record)
 
@@ -132,12 +136,14 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         crash_points.reach("in_snapshot")
         self._settle()
         fallbacks = chain(*self._settler.superseded.values())
-        pending = (*fallbacks, *self._pending.rows.values())  # guard: fallbacks-in-state
+        # guard: fallbacks-in-state, parked-in-state
+        pending = (*fallbacks, *self._pending.rows.values(), *self._parked.rows)
+        truncates = (*self._pending.truncates.values(), *self._parked.truncates)
         # guard: dead-letter-over-crash
         record = PackedShard(
             versions=self._versions.pack(ending=self._ending),
             pending=tuple(map(pack, pending)),
-            truncates=tuple(map(pack_truncate, self._pending.truncates.values())),
+            truncates=tuple(map(pack_truncate, truncates)),
             dead_letters=tuple(map(pack_letter, self._settler.dead)),
         )
         return STATE_FORMAT, record
@@ -145,12 +151,19 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
     def _restore(self, record: PackedShard) -> None:
         crash_points.reach("in_recovery")
         for winner in map(unpack, record["pending"]):
-            self._pending.restore(winner)
+            if not self._parked.keeps_row(winner):
+                self._pending.restore(winner)
         for truncate in map(unpack_truncate, record["truncates"]):
-            name = truncate.table, origin_of(truncate.version)
-            self._pending.truncates[name] = truncate
+            if not self._parked.keeps_truncate(truncate):
+                name = truncate.table, origin_of(truncate.version)
+                self._pending.truncates[name] = truncate
         self._settler.dead = list(map(unpack_letter, record["dead_letters"]))
-        self._held |= {_partition(winner) for winner in self._pending.rows.values()}
+        # A partition that is gone will never be gathered, so nothing is held back for it.
+        self._held |= {
+            part
+            for part in map(_partition, self._pending.rows.values())
+            if not self._shared.partitions or part in self._shared.partitions  # guard: held-gone
+        }
         self._clock.count(len(self._pending.rows))
 
     def _settle(self) -> None:

@@ -15,28 +15,34 @@ record again: if the topic was recreated, or belongs to another cluster, the dig
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from zlib import crc32
 
-from bytewax.inputs import FixedPartitionedSource, StatefulSourcePartition
+from bytewax.inputs import StatefulSourcePartition
 from opentelemetry.trace import SpanKind
 
 from operators import crash_points
 from operators.errors import FatalError
-from operators.kafka.log_reader import BEGINNING, LogReader, OffsetGone, Record
+from operators.kafka.log_reader import BEGINNING, Bounds, LogReader, OffsetGone, Record
 from operators.ownership.accept_options import Accept
 from operators.ownership.ledger import Ledger
 from operators.ownership.ledger_entries import Stamp
 from operators.stages.epoch_budget import FIRST_CAP, FIRST_CAP_BYTES, EpochBudget
 from operators.stages.window import SourceBatch
 from operators.state.source_checkpoint import STATE_FORMAT, PackedPartition, SourceState, read
-from operators.telemetry import Telemetry, TraceContext, context_of
+from operators.telemetry import Telemetry, TraceContext, context_of, partition_labels
 
 IDLE_WAIT = timedelta(milliseconds=5)
 
 FIRST_RECORD_WAIT_S = 60.0
+
+ASK_BOUNDS_AFTER_S = 1.0
+
+BELIEVE_BOUNDS_AFTER_S = 10.0
+"""Seconds without a record after which an end offset before it is believed. Apache Kafka reports an
+offset out of range at once. Not every broker does, and of those one tells too low an end offset."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,7 @@ class SourceSettings:
         now: Seconds of a monotonic clock.
         on_epoch: Called at every checkpoint of every partition, for the liveness check.
         ledger: Detects state that does not match the topic or collection; None: nothing is checked.
+        bounds: Of the partitions, as they were just before the start; for the lag that is told first.
     """
 
     batch_size: int
@@ -63,6 +70,7 @@ class SourceSettings:
     on_epoch: Callable[[], None] = lambda: None
     sleep: Callable[[float], None] = time.sleep
     ledger: Ledger | None = None
+    bounds: Mapping[tuple[str, int], Bounds] = field(default_factory=dict)
 
 
 class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
@@ -106,10 +114,10 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
         self._gathered: list[Record] | None = []
         self._links: dict[TraceContext, None] = {}
         self._idle = False
-        self._labels = {
-            "messaging.destination.name": topic,
-            "messaging.destination.partition.id": str(partition),
-        }
+        self._labels = partition_labels(topic, partition)
+        bounds = settings.bounds.get((topic, partition))
+        if bounds is not None:
+            settings.telemetry.lag.set(bounds.lag(self._next), self._labels)
 
     def next_batch(self) -> list[SourceBatch]:
         """The next item, or none yet.
@@ -207,7 +215,8 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
     def _first(self, reader: LogReader) -> Record | None:
         """The first record of a reader; None if the partition has none from there on."""
         settings = self._settings
-        deadline = settings.now() + FIRST_RECORD_WAIT_S
+        began = settings.now()
+        deadline, ask_at = began + FIRST_RECORD_WAIT_S, began + ASK_BOUNDS_AFTER_S
         while settings.now() < deadline:
             records, links = reader.read(1)
             if records:
@@ -215,6 +224,15 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
                 return records[0]
             if reader.at_end():
                 return None
+            if settings.now() >= ask_at:
+                bounds = reader.bounds()
+                believed = settings.now() - began >= BELIEVE_BOUNDS_AFTER_S
+                out = bounds is not None and (
+                    bounds.first == bounds.end or (believed and bounds.end < self._next)
+                )
+                if bounds is not None and out:  # guard: record-out-of-bounds
+                    raise OffsetGone(bounds.first)
+                ask_at = settings.now() + ASK_BOUNDS_AFTER_S
             settings.sleep(IDLE_WAIT.total_seconds())
         raise FatalError(
             subject=f"{self._topic}[{self._partition}]",
@@ -296,43 +314,3 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
 def digest_of(record: Record) -> int:
     """A digest of key and value, to recognise the record when it is read again."""
     return crc32(record[2] or b"", crc32(record[1] or b""))
-
-
-class PartitionedSource(FixedPartitionedSource[SourceBatch, SourceState]):
-    """All partitions of all topics.
-
-    Args:
-        partitions: (topic, partition) pairs, with all that the recovery files have: a partition that
-            is left out would lose its offset. New ones join at the next start.
-        open_reader: Opens a partition at an offset.
-        settings: What all partitions share.
-    """
-
-    def __init__(
-        self,
-        partitions: Sequence[tuple[str, int]],
-        open_reader: Callable[[str, int, int], LogReader],
-        settings: SourceSettings,
-    ) -> None:
-        self._partitions = {
-            f"{topic}/{partition}": (topic, partition) for topic, partition in partitions
-        }
-        self._open_reader = open_reader
-        self._settings = settings
-
-    def list_parts(self) -> list[str]:
-        """Names of the partitions, `topic/number`."""
-        return list(self._partitions)
-
-    def build_part(
-        self, step_id: str, for_part: str, resume_state: SourceState | None
-    ) -> PartitionLogic:
-        """Open one partition where the last committed epoch ended."""
-        topic, partition = self._partitions[for_part]
-        return PartitionLogic(
-            topic,
-            partition,
-            lambda offset: self._open_reader(topic, partition, offset),
-            self._settings,
-            resume_state,
-        )

@@ -58,7 +58,7 @@ def write_notes(path: Path, collection: str) -> None:
     from operators.milvus.client import Client
     from operators.stages.dedup import DedupLogic
     from operators.stages.epoch_budget import FIRST_CAP
-    from operators.stages.source import PartitionedSource
+    from operators.stages.partitions import PartitionedSource
     from operators.state import source_checkpoint
     from operators.state.dedup_checkpoint import unpack
     from operators.store.protocol import entity_id

@@ -15,7 +15,8 @@ from operators.contract.sections import Contract
 from operators.errors import RowvecError
 from operators.retry import RetryPolicy
 from operators.stages.lane_writer import Receipt
-from operators.stages.source import PartitionedSource, SourceSettings
+from operators.stages.partitions import PartitionedSource
+from operators.stages.source import SourceSettings
 from operators.store.protocol import VectorStore
 from operators.telemetry import Telemetry
 from tests.changes import LetterBox, Log

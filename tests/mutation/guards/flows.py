@@ -1,7 +1,7 @@
 """The guards of flows/."""
 
 from tests.mutation.guard import Guard
-from tests.mutation.mutations import never, replaced
+from tests.mutation.mutations import dropped, never, replaced
 from tests.mutation.selections import OPEN_FILES, PEEKING, RECOVERY
 
 GUARDS: tuple[Guard, ...] = (
@@ -73,5 +73,11 @@ GUARDS: tuple[Guard, ...] = (
         "tombstones that name no row are refused before anything is written",
         never,
         PEEKING,
+    ),
+    Guard(
+        "lag-of-unread",
+        "records of partitions that are not read yet count as lag",
+        dropped,
+        ("tests/unit/process/test_partition_watch.py",),
     ),
 )

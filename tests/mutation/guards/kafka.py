@@ -41,4 +41,10 @@ GUARDS: tuple[Guard, ...] = (
         never,
         LETTERS,
     ),
+    Guard(
+        "records-before-gone",
+        "a missing offset is reported, also if records were fetched before it",
+        never,
+        KAFKA,
+    ),
 )

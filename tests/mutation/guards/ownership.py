@@ -227,4 +227,16 @@ GUARDS: tuple[Guard, ...] = (
         without("self.fence"),
         LEASE,
     ),
+    Guard(
+        "partitions-lost",
+        "a topic without a partition that was read is refused",
+        never,
+        LEDGER,
+    ),
+    Guard(
+        "table-comes-back",
+        "a table that was away is compared with what it was",
+        gives("dict(entry.tables)"),
+        LEDGER,
+    ),
 )

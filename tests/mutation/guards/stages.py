@@ -510,4 +510,34 @@ GUARDS: tuple[Guard, ...] = (
         dropped,
         PLACES,
     ),
+    Guard(
+        "parked-listed",
+        "the source has every partition of the recovery files, so that a resume is possible",
+        gives("list(self._partitions)"),
+        SOURCE,
+    ),
+    Guard(
+        "parked-in-state",
+        "changes that wait stay in the state while their table is not in the contract",
+        gives("(*fallbacks, *self._pending.rows.values())"),
+        DEDUP,
+    ),
+    Guard(
+        "parked-renamed",
+        "changes that wait are neither written nor dropped if their table has another topic",
+        never,
+        DEDUP,
+    ),
+    Guard(
+        "held-gone",
+        "nothing is held back for a partition that is gone",
+        replaced("not self._shared.partitions or part in self._shared.partitions", by="True"),
+        DEDUP,
+    ),
+    Guard(
+        "record-out-of-bounds",
+        "an offset out of range is noticed where the broker does not report it",
+        never,
+        SOURCE,
+    ),
 )

@@ -3,13 +3,13 @@
 from typing import Any
 
 import pytest
-from confluent_kafka import OFFSET_BEGINNING, KafkaError, TopicPartition
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
 from operators.contract.sections import KafkaSection
 from operators.errors import FatalError
 from operators.kafka import reader as reader_module
 from operators.kafka.config import consumer_config
-from operators.kafka.log_reader import BEGINNING, OffsetGone
+from operators.kafka.log_reader import BEGINNING, Bounds, OffsetGone
 from operators.kafka.reader import KafkaReader
 
 SECTION = KafkaSection(bootstrap_servers="broker:9092")
@@ -101,6 +101,27 @@ def test_an_offset_that_is_gone_is_told_with_the_first_that_is_there(
     with pytest.raises(OffsetGone) as caught:
         reader(7).read(10)
     assert caught.value.first == 40
+
+
+def test_records_before_an_offset_that_is_gone_are_given_first(client: type[Consumer]) -> None:
+    client.answers = (Message(7), Message(8), Message(code=KafkaError._AUTO_OFFSET_RESET))
+    each = reader(7)
+    assert [record[0] for record in each.read(10)[0]] == [7, 8]
+    for _ in range(2):
+        with pytest.raises(OffsetGone) as caught:
+            each.read(10)
+        assert caught.value.first == 40
+
+
+def test_the_bounds_are_asked_for(client: type[Consumer], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reader(7).bounds() == (40, 90)
+    assert [Bounds(40, 90).lag(offset) for offset in (BEGINNING, 7, 50, 95)] == [50, 50, 40, 0]
+
+    def fails(*_: Any, **__: Any) -> None:
+        raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+
+    monkeypatch.setattr(client, "get_watermark_offsets", fails)
+    assert reader(7).bounds() is None
 
 
 @pytest.mark.parametrize(

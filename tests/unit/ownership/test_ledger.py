@@ -317,6 +317,63 @@ def test_tables_may_come_and_must_not_go():
         started(store)
 
 
+def test_a_table_that_left_may_come_back_as_it_was():
+    said = table().model_dump(exclude_defaults=True)
+    more = {**said, "topic": "app.public.more", "name": "more"}
+    both = (table(), TableSection.model_validate(more))
+    store = MemoryLedger()
+    started(store, tables=both).epochs.emitting(0)
+    started(store, Accept.OTHER_CONTRACT).epochs.emitting(0)
+    for _ in range(2):  # it need not be accepted again, and is remembered
+        started(store).epochs.emitting(0)
+    other = TableSection.model_validate({**more, "text": "{doc}"})
+    with refused(Accept.OTHER_CONTRACT, "says something else of more"):
+        started(store, tables=(table(), other))
+    started(store, tables=both).epochs.emitting(0)
+    with refused(Accept.OTHER_CONTRACT, "no longer names"):
+        started(store)
+
+
+def test_a_topic_that_lost_partitions_is_refused():
+    store = MemoryLedger()
+    ran(store, 5, 10, 20)
+    ran(store, 7, 30, 40, process=1, partition=1)
+    ran(store, 0, 0, partition=2)  # nothing was ever read from it
+    ledger = Ledger(store, retry(), (table(),), 0, ())
+    ledger.entries.adopt(ledger.entries.read())
+    identities = {"docs": ID}
+    ledger.start.check(identities, [(TOPIC, 0), (TOPIC, 1)])
+    with refused(Accept.RECREATED_TOPIC, f"{TOPIC}[1]", "no such partition", "offset 40"):
+        ledger.start.check(identities, [(TOPIC, 0)])
+    accepts = Ledger(store, retry(), (table(),), 0, [Accept.RECREATED_TOPIC])
+    accepts.entries.adopt(accepts.entries.read())
+    accepts.start.check(identities, [(TOPIC, 0)])
+    assert accepts.start.distrusts
+    accepts.epochs.emitting(0)
+    again = Ledger(store, retry(), (table(),), 0, ())
+    again.entries.adopt(again.entries.read())
+    again.start.check(identities, [(TOPIC, 0)])
+
+
+def test_what_was_accepted_is_not_accepted_for_the_next_run_in_the_process():
+    store = MemoryLedger()
+    ran(store, 5, 10, 20)
+    ledger = started(store, Accept.LOST_STATE)
+    ledger.start.resume(TOPIC, 0, None, None)
+    ledger.epochs.closed(TOPIC, 0, -1, -2)
+    ledger.epochs.emitting(0)
+    ledger.epochs.closed(TOPIC, 0, 0, 30)
+    ledger.epochs.ended()
+    ledger.run_again()
+    ledger.start.resume(TOPIC, 0, 30, ledger.epochs.stamp(TOPIC))
+    with refused(Accept.LOST_STATE, "up to offset 30"):
+        ledger.start.resume(TOPIC, 0, None, None)
+    # The new run counts its epochs from the first again.
+    ledger.epochs.closed(TOPIC, 0, -1, 30)
+    ledger.epochs.emitting(0)
+    assert ledger.entries["docs"].seen == {f"{TOPIC}/0": 30}
+
+
 def test_another_shard_count_cannot_be_accepted():
     store = MemoryLedger()
     ran(store, 5, 10)

@@ -65,6 +65,11 @@ def test_figures_are_totals_over_all_labels(reader, telemetry):
     assert figures(reader).lag == 123
 
 
+def test_a_lag_that_is_not_known_is_no_zero():
+    assert "lag ?" in line(Figures(), Figures(), 1.0)
+    assert "lag 0" in line(Figures(lag=0), Figures(), 1.0)
+
+
 def test_a_line():
     now = Figures(
         written=12_345,
@@ -83,10 +88,10 @@ def test_a_line():
 
 
 def test_a_line_of_nothing():
-    assert line(Figures(), Figures(), 0.5) == (
+    assert line(Figures(lag=0), Figures(lag=0), 0.5) == (
         "0 rows written · 0 rows/s · lag 0 · 0 texts embedded"
     )
-    assert "0 rows/s" in line(Figures(written=5), Figures(), 0.0)
+    assert "0 rows/s" in line(Figures(written=5), Figures(lag=0), 0.0)
 
 
 def test_freshness_is_that_of_the_last_interval():

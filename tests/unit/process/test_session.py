@@ -2,11 +2,12 @@
 
 from contextlib import nullcontext
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from flows.process import session as sessions
-from flows.process.session import Session
+from flows.process.session import Cluster, Session
 from operators.errors import FatalError
 from tests.changes import contract
 
@@ -30,7 +31,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         "checks",
         store=SimpleNamespace(),
         embedder=SimpleNamespace(),
-        ledger=SimpleNamespace(start=SimpleNamespace(distrusts=False)),
+        ledger=SimpleNamespace(start=SimpleNamespace(distrusts=False), run_again=lambda: None),
         lease=SimpleNamespace(gate=gate),
         rules={},
         partitions=[],
@@ -43,6 +44,59 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setattr(sessions, "DeadLetterProducer", lambda *_: None)
     monkeypatch.setattr(sessions, "build_flow", lambda *_: part("flow"))
     return names
+
+
+class Watch:
+    """Stands for the watch; a test says what it has seen."""
+
+    unread: tuple[tuple[str, int], ...] = ()
+    last: "Watch"
+
+    def __init__(self, reads: list[tuple[str, int]], *rest: Any) -> None:
+        Watch.last = self
+        self.reads, self.on_added, self.what_then = list(reads), rest[3], rest[4]
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_flow_that_ended_for_new_partitions_runs_again_with_them(
+    closed: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PartitionWatch", Watch)
+    session = Session.open(contract(), renews=True)
+    first = session.flow
+    assert not session.renewed()
+    Watch.last.unread = (("docs", 1),)
+    Watch.last.on_added()
+    assert session.renewed()
+    assert closed == ["flow"]
+    assert session.flow is not first
+    assert Watch.last.reads == [("docs", 1)]
+    assert not session.renewed()
+    # SIGTERM comes first.
+    Watch.last.on_added()
+    session.stop.set()
+    assert not session.renewed()
+    session.close()
+    assert closed == ["flow", "flow", "checks", "telemetry"]
+
+
+@pytest.mark.parametrize(
+    "how", [{"renews": False}, {"renews": True, "cluster": Cluster(0, ("a:1", "b:1"))}]
+)
+@pytest.mark.usefixtures("closed")
+def test_a_flow_that_cannot_run_again_asks_to_be_restarted(
+    how: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "PartitionWatch", Watch)
+    session = Session.open(contract(), **how)
+    Watch.last.on_added()
+    assert not session.renewed()
+    assert "all processes of this flow were stopped and started again" in Watch.last.what_then
 
 
 def fail(*_: object) -> None:

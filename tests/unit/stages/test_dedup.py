@@ -16,6 +16,8 @@ from operators.changes.row_key import RowKey
 from operators.changes.shards import ALL_SHARDS, shard_of
 from operators.changes.text_hash import text_hash
 from operators.changes.version import NO_POSITION, make_version, offset_of, same_position
+from operators.contract.table import TableSection
+from operators.errors import FatalError
 from operators.stages.dedup import DedupLogic
 from operators.stages.route import Router
 from operators.stages.settle import MAX_DEAD_LETTER_BYTES, DedupContext
@@ -622,6 +624,56 @@ def test_a_held_row_is_replaced_by_what_was_gathered():
     shard.restart()
     shard.take(put(1, 2, "new"), resumed=True)
     assert shard.closed().rows[ONE].text == "doc 1\nnew"
+
+
+def restart_with(shard: Shard, table: dict[str, Any]) -> None:
+    """Restart a shard under a contract that has this table alone."""
+    only = contract().model_copy(update={"tables": (TableSection.model_validate(table),)})
+    shard.shared = replace(shard.shared, rules=rules_of(only))
+    shard.restart()
+
+
+NOTES = {"topic": "app.public.notes", "collection": "docs", "key": ["id"], "text": "{doc}"}
+
+
+def test_what_waits_of_a_table_that_left_the_contract_is_kept_until_it_comes_back():
+    shard = Shard()
+    before = shard.shared.rules
+    shard.take(truncate(1), put(1, 2, "mine"), put(2, 3, "mine"), gone(2, 4))
+    restart_with(shard, NOTES)
+    for _ in range(2):
+        shard.restart()
+        shard.logic.on_batch([ShardRecords(NOTES["topic"], 0, True, (), None)])
+        assert shard.close() is None
+        assert shard.logic.on_eof() == ([], False)
+    shard.shared = replace(shard.shared, rules=before)
+    shard.restart()
+    assert shard.close() is None
+    shard.take(resumed=True)
+    window = shard.closed()
+    assert (set(window.rows), set(window.deletes)) == ({ONE}, {TWO})
+    assert [each.table for each in window.truncates] == ["docs"]
+
+
+@pytest.mark.parametrize(
+    "waits", [put(1, 1), gone(1, 1), truncate(1)], ids=["row", "delete", "all"]
+)
+def test_what_waits_of_a_table_whose_topic_is_another_one_is_never_dropped(waits):
+    shard = Shard()
+    shard.take(waits)
+    words = r"table docs: .*app\.public\.docs are not written yet"
+    with pytest.raises(FatalError, match=words) as caught:
+        restart_with(shard, {**NOTES, "name": "docs"})
+    assert "put topic app.public.docs back" in caught.value.hint
+
+
+def test_a_partition_that_is_gone_holds_nothing_back():
+    shard = Shard(partitions={(TOPIC, 0), (TOPIC, 1)})
+    shard.take(put(1, 1, "mine"), partition=1)
+    shard.shared = replace(shard.shared, partitions=frozenset({(TOPIC, 0)}))
+    shard.restart()
+    shard.take(put(2, 1), partition=0, resumed=True)
+    assert set(shard.closed().rows) == {ONE, TWO}
 
 
 def test_held_rows_stay_in_the_state():

@@ -7,14 +7,18 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 
+from flows.process.progress import figures
 from operators.errors import FatalError, RetriableError
-from operators.kafka.log_reader import BEGINNING
+from operators.kafka.log_reader import BEGINNING, Bounds
 from operators.ownership.ledger import Ledger
 from operators.ownership.ledger_entries import Entry
 from operators.retry import RetryPolicy
 from operators.stages.epoch_budget import FIRST_CAP, MIN_CAP, EpochBudget
-from operators.stages.source import PartitionedSource, PartitionLogic, SourceSettings
+from operators.stages.partitions import PartitionedSource
+from operators.stages.source import PartitionLogic, SourceSettings
 from operators.stages.window import SourceBatch
 from operators.state.source_checkpoint import STATE_FORMAT, PackedPartition, SourceState
 from operators.telemetry import Telemetry
@@ -31,7 +35,7 @@ class Partition:
         self.now = 1_000.0
         self.stopped = False
         self.epochs = 0
-        self.readers: list[Reader] = []
+        self.readers: list[Any] = []
         self.log = log
         values: dict[str, Any] = {
             "batch_size": 10,
@@ -46,17 +50,18 @@ class Partition:
             3,
             self._open,
             SourceSettings(
-                **{"now": lambda: self.now, **values},
+                **{"now": lambda: self.now, "telemetry": Telemetry(), **values},
                 stop=lambda: self.stopped,
-                telemetry=Telemetry(),
                 on_epoch=self._on_epoch,
             ),
             state,
         )
 
     def _open(self, offset: int) -> LogReader:
-        self.readers.append(Reader(self.log, offset))
-        return self.readers[-1]
+        unreported = isinstance(self.log, Unreported)
+        reader = self.log.reader(offset) if unreported else Reader(self.log, offset)
+        self.readers.append(reader)
+        return reader
 
     def _on_epoch(self) -> None:
         self.epochs += 1
@@ -510,6 +515,81 @@ def test_a_broker_that_does_not_find_the_last_record_is_told():
         Partition(source, state, now=lambda: float(next(clock)), sleep=lambda _: None)
 
 
+class Unreported(Log):
+    """A log of a broker that does not report an offset out of range, and waits instead."""
+
+    def reader(self, offset: int) -> LogReader:
+        reader = Reader(self, offset)
+        read, at_end = reader.read, reader.at_end
+
+        def quiet(max_records: int) -> Any:
+            out = not self.first <= reader._next <= self.end()
+            return ([], []) if out else read(max_records)
+
+        reader.read = quiet  # type: ignore[method-assign]
+        reader.at_end = lambda: reader._next <= self.end() and at_end()  # type: ignore[method-assign]
+        return reader
+
+
+@pytest.mark.parametrize(
+    ("held", "first", "what", "within_s"),
+    [
+        (0, 0, "it ends before that", 2.0),
+        (3, 0, "it ends before that", 12.0),
+        (20, 20, "retention has removed all before 20", 2.0),
+    ],
+    ids=["emptied", "shorter", "expired"],
+)
+def test_an_offset_out_of_range_is_noticed_where_the_broker_does_not_report_it(
+    held: int, first: int, what: str, within_s: float
+) -> None:
+    _, state = taken(7)
+    now = [0.0]
+
+    def sleep(_: float) -> None:
+        now[0] += 0.5
+
+    remade = Unreported([(b"k", b"v") for _ in range(held)], first=first)
+    with pytest.raises(FatalError, match=what):
+        Partition(remade, state, now=lambda: now[0], sleep=sleep)
+    assert now[0] <= within_s
+
+
+def test_an_emptied_partition_goes_on_where_it_ended() -> None:
+    _, state = taken(7)
+    now = [0.0]
+
+    def sleep(_: float) -> None:
+        now[0] += 0.5
+
+    emptied = Unreported([(b"k", b"v") for _ in range(7)], first=7)
+    partition = Partition(emptied, state, now=lambda: now[0], sleep=sleep)
+    emptied.records += [(b"k", b"new")]
+    assert offsets(partition.polls(1)) == [7]
+
+
+# What is told of the lag at the start.
+
+
+@pytest.mark.parametrize(
+    ("state", "lag"), [(None, 90), (at(0, 500, MIB), 90), (at(45, 500, MIB), 55)]
+)
+def test_the_lag_is_known_before_the_first_record_is_read(
+    state: SourceState | None, lag: int
+) -> None:
+    metrics = InMemoryMetricReader()
+    telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[metrics]))
+    Partition(log(100), state, telemetry=telemetry, bounds={(TOPIC, 3): Bounds(10, 100)})
+    assert figures(metrics).lag == lag
+
+
+def test_a_lag_that_no_broker_tells_is_not_zero() -> None:
+    metrics = InMemoryMetricReader()
+    telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[metrics]))
+    Partition(log(100), telemetry=telemetry)
+    assert figures(metrics).lag is None
+
+
 # The end.
 
 
@@ -606,3 +686,33 @@ def test_each_partition_resumes_from_its_own_state():
     source.build_part("source", f"{TOPIC}/0", None)
     source.build_part("source", "app/odd/7", at(4, 500, MIB))
     assert opened == [(TOPIC, 0, BEGINNING), ("app/odd", 7, 4)]
+
+
+@pytest.mark.parametrize("state", [None, at(4, 700, MIB, digest=9)], ids=["none", "some"])
+def test_a_partition_that_is_not_read_is_kept_as_it_was(state: SourceState | None) -> None:
+    def never(*_: Any) -> LogReader:
+        raise AssertionError
+
+    settings = Partition(log(0)).logic._settings
+    recorded = [f"{TOPIC}/0", "app.public.gone/1"]
+    source = PartitionedSource([(TOPIC, 0)], never, settings, recorded)
+    assert source.list_parts() == recorded
+    parked = source.build_part("source", "app.public.gone/1", state)
+    with pytest.raises(StopIteration):
+        parked.next_batch()
+    kept = parked.snapshot()
+    assert kept == (at(BEGINNING, FIRST_CAP, MIB) if state is None else state)
+    # The table is back: its partition goes on from there, by the checks of any start.
+    opened: list[int] = []
+
+    def open_reader(_topic: str, _partition: int, offset: int) -> LogReader:
+        opened.append(offset)
+        return Log([(b"k", b"v")] * 9).reader(offset)
+
+    source = PartitionedSource([("app.public.gone", 1)], open_reader, settings, recorded)
+    if state is None:
+        source.build_part("source", "app.public.gone/1", kept)
+        assert opened == [BEGINNING]
+    else:
+        with pytest.raises(FatalError, match="not the topic that was read up to offset 4"):
+            source.build_part("source", "app.public.gone/1", kept)

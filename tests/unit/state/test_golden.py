@@ -26,8 +26,9 @@ from operators.errors import FatalError
 from operators.retry import RetryPolicy
 from operators.stages.dedup import DedupLogic
 from operators.stages.lanes import Lanes
+from operators.stages.partitions import PartitionedSource
 from operators.stages.settle import DedupContext
-from operators.stages.source import PartitionedSource, PartitionLogic, SourceSettings
+from operators.stages.source import PartitionLogic, SourceSettings
 from operators.stages.upsert import UpsertLogic
 from operators.stages.window import ShardRecords
 from operators.stages.window_clock import WindowClock
