@@ -58,6 +58,7 @@ class Flow:
         older: Earlier committed states, oldest first.
         epoch: Number of the current epoch.
         emitted: The highest next offset of each partition that any process has reached.
+        known: How many partitions the topic has at the next start; the others are added later.
         untold: Partitions whose process has emitted nothing since a wrong state was accepted, so that the
             ledger does not know of it yet.
     """
@@ -90,6 +91,7 @@ class Flow:
         self.emitted = [0] * len(logs)
         self.pending_at_start = 0
         self.untold: set[int] = set()
+        self.known = len(logs)
         self._starts = 0
         self._ledger = ledger
         self._letters = letters
@@ -137,7 +139,7 @@ class Flow:
                     retry,
                     knobs,
                     epoch=self.epoch,
-                    partitions=len(self.logs),
+                    partitions=self.known,
                     horizon_s=self._horizon_s,
                     whole=whole,
                     database=self._database,
@@ -148,7 +150,7 @@ class Flow:
         if accepted:
             self.emitted = [offset for offset, _ in self.offsets()]
             self.older.clear()
-            self.untold = set(range(len(self.logs)))
+            self.untold = set(range(self.known))
 
     def _check(self, ledgers: Sequence[Ledger]) -> None:
         """Check the ledger in every process, as at its start; processes do not wait for one another."""
@@ -168,7 +170,7 @@ class Flow:
     def _restore(self, knobs: Knobs) -> None:
         """Read the recovery state: sources first, since they may refuse it."""
         self._router = Router({TOPIC: self.table.rules[TOPIC].decoder})
-        for number, log in enumerate(self.logs):
+        for number, log in enumerate(self.logs[: self.known]):
             state = self.committed.get(f"p{number}")
             loaded = None if state is None else pickle.loads(state)
             owner = self.owner_of(number)
@@ -268,8 +270,9 @@ class Flow:
     # ------------------------------------------------------------------ what is left
 
     def read(self) -> list[int]:
-        """Next offset of each partition in its process."""
-        return [logic._next for logic in self.partitions]
+        """Next offset of each partition in its process; 0 if it is not read yet."""
+        unread = len(self.logs) - len(self.partitions)
+        return [*(logic._next for logic in self.partitions), *[0] * unread]
 
     def is_writing(self) -> bool:
         """Whether a write is half done: it runs, it failed, or its process died."""

@@ -57,6 +57,9 @@ OTHERS = (
     "clean stop",
     "rescaled after a stop",
     "rescaled after a crash",
+    "partition added after a stop",
+    "partition added after a crash",
+    "table away for a run",
     "window closes between two polls",
     "window closes right at the snapshot",
     "state lost",
@@ -91,7 +94,12 @@ class Outcome:
 
 
 class Plan(NamedTuple):
-    """The settings of a run."""
+    """The settings of a run.
+
+    Attributes:
+        hidden: How many partitions are added only after the first start.
+        away: How often the table leaves the contract for a run, between two others.
+    """
 
     kinds: Kinds
     partitions: int
@@ -110,6 +118,8 @@ class Plan(NamedTuple):
     lose: float
     take_back: float
     twice: float
+    hidden: int
+    away: float
 
 
 def plan_of(rng: Random) -> Plan:
@@ -144,7 +154,7 @@ def plan_of(rng: Random) -> Plan:
     moods = {mood for mood in Moods.__dataclass_fields__ if rng.random() < 0.45}
     return Plan(
         kinds,
-        partitions=rng.randint(1, 3),
+        partitions=(partitions := rng.randint(1, 3)),
         steps=rng.randint(60, 260),
         chunks=rng.random() < 0.5,
         horizon_s=horizon_s,
@@ -160,6 +170,8 @@ def plan_of(rng: Random) -> Plan:
         lose=rng.choice([0.0] * 5 + [0.01]),
         take_back=rng.choice([0.0] * 5 + [0.01]),
         twice=rng.choice([0.0, 0.3]),
+        hidden=rng.choice([0, 0, rng.randrange(partitions)]),
+        away=rng.choice([0.0, 0.0, 0.3]),
     )
 
 

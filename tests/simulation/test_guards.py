@@ -12,6 +12,7 @@ from operators.ownership.start_checks import StartChecks
 from operators.stages import look_up, source
 from operators.stages.dedup import DedupLogic
 from operators.stages.epoch_budget import EpochBudget
+from operators.stages.parked import ParkedChanges
 from operators.stages.source import PartitionLogic
 from operators.state.version_map import VersionMap
 from tests.simulation.flow import Flow
@@ -92,6 +93,13 @@ def _lanes_out_of_order(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Worker, "lane_of", lambda self, shard: dice.choice(self.lanes))
 
 
+def _nothing_parked(patch: pytest.MonkeyPatch) -> None:
+    def dropped(self: Any, change: Any) -> bool:
+        return change.position.topic not in self._topics
+
+    patch.setattr(ParkedChanges, "keeps_row", dropped)
+
+
 GUARDS: dict[str, Guard] = {
     "versions are compared": _no_version_compare,
     "what may have been written is gathered": _no_gathering,
@@ -104,6 +112,7 @@ GUARDS: dict[str, Guard] = {
     "the tombstone of a stale delete is stale": _tombstones_of_the_past,
     "a TRUNCATE is a fence": _no_truncate_fence,
     "a shard has one lane": _lanes_out_of_order,
+    "changes of a table that is away are kept": _nothing_parked,
 }
 
 

@@ -13,6 +13,7 @@ from random import Random
 from operators import crash_points
 from operators.errors import FatalError, RetriableError
 from operators.ownership.accept_options import Accept
+from tests.simulation.away import after_a_run_without
 from tests.simulation.clock import Clock
 from tests.simulation.flow import Flow
 from tests.simulation.history import history_of
@@ -63,9 +64,10 @@ class World:
             horizon_s=plan.horizon_s,
             relevant=self.topic.shards(),
         )
+        self.flow.known = plan.partitions - plan.hidden
         self.oracle = Oracle(self.topic, self.store)
-        # The two halves of a key change may come to two processes.
-        self.oracle.excuses.lost = plan.workers > 1 or plan.rescales
+        # The two halves of a key change may come to two processes, or to two runs.
+        self.oracle.excuses.lost = plan.workers > 1 or plan.rescales or plan.hidden > 0
         for fault, count in self.topic.faults.items():
             self._outcome.faults[f"source: {fault}"] += count
         self._outcome.faults["source: bad record"] += sum(
@@ -248,9 +250,10 @@ class World:
     def _start_again(self, after: str) -> None:
         """Start all processes, again until a start succeeds."""
         plan, rng, flow = self.plan, self._rng, self.flow
-        right, accepted = flow.committed, frozenset[Accept]()
         if after == "a stop":
             self.oracle.stopped(flow)
+        self._change_topics(after)
+        right, accepted = flow.committed, frozenset[Accept]()
         meddled = False
         while True:
             flow.kill()
@@ -295,6 +298,23 @@ class World:
             self.happened("state lost or taken back, and that did no harm")
         self.oracle.started(flow)
 
+    def _change_topics(self, after: str) -> None:
+        """Between two runs, add a partition, or have the table leave the contract for a run."""
+        plan, rng, flow = self.plan, self._rng, self.flow
+        if after == "first start":
+            return
+        if flow.known < len(flow.logs) and (self._calm or rng.random() < 0.3):
+            flow.known = len(flow.logs) if self._calm else flow.known + 1
+            self.happened(f"partition added after {after}")
+        if flow.committed and rng.random() < plan.away and not self._calm:
+            try:
+                flow.committed = after_a_run_without(
+                    flow.committed, rng, self.clock, plan.horizon_s
+                )
+            except PowerCut as cut:
+                self._note(f"crashed in a run without the table: {cut}")
+            self.happened("table away for a run")
+
     def _meddle(self) -> bool:
         """Lose the recovery state, or replace it by an older one, as after restoring a disk."""
         plan, rng, flow = self.plan, self._rng, self.flow
@@ -326,6 +346,8 @@ class World:
         for log in self.topic.logs:
             log.written = None
         for round_ in range(PATIENCE):
+            if self.flow.known < len(self.flow.logs):
+                self.flow.stopping = True
             try:
                 self._sweep(0.2 if round_ < 20 else 2.0)
             except PowerCut as cut:
