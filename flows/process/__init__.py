@@ -1,12 +1,13 @@
 """What surrounds the flow in a process: `preflight` checks, and the `session` that they open.
 
-Also telemetry (`observability`), the `progress` display, the watch for new partitions
-(`partition_watch`), settings of Python's `garbage_collector`, the limit of `open_files`, and what
-process 1 of a container does (`first_process`). May import: recovery, settings, sync, and all of
-operators.
+Also telemetry (`observability`), the `progress` display, the watches for new partitions and for the
+system clock (`partition_watch`, `clock_watch`), settings of Python's `garbage_collector`, the limit of
+`open_files`, and what process 1 of a container does (`first_process`). May import: recovery, settings,
+sync, and all of operators.
 """
 
 __all__ = [
+    "clock_watch",
     "first_process",
     "garbage_collector",
     "observability",

@@ -14,6 +14,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from opentelemetry.sdk.metrics.export import MetricReader
 
 from flows.process import preflight
+from flows.process.clock_watch import ClockWatch
 from flows.process.observability import Observability
 from flows.process.partition_watch import PartitionWatch
 from flows.settings import exporters_from_env
@@ -123,6 +124,9 @@ class Session:
                 recorded=tuple(recorded),
             )
             session = cls(wiring, stop, closing)
+            clock = ClockWatch()
+            closing.callback(clock.close)
+            clock.start()
             session._watch_partitions(renews=renews and cluster.processes == 1)
             # Called first: threads that wait to retry a request give up, and closing waits for them.
             closing.callback(abort.set)

@@ -108,6 +108,17 @@ def test_the_partition_files_are_made_once(directory):
     assert {name: (directory / name).stat().st_ino for name in parts(directory)} == before
 
 
+def test_the_keys_of_a_step_are_read_from_all_files(once, tmp_path):
+    directory = tmp_path / "recovery"
+    shutil.copytree(once, directory)
+    recovery = Recovery(section(directory))
+    before = sorted(path.name for path in directory.iterdir())
+    assert recovery.keys_of("flow.in") == ["one"]
+    assert recovery.keys_of("flow.out") == []
+    assert sorted(path.name for path in directory.iterdir()) == before
+    recovery.release()
+
+
 @pytest.mark.parametrize("allowed", [0o700, 0o750, 0o755, 0o711])
 def test_a_directory_that_others_may_read(directory, allowed):
     directory.mkdir(parents=True)
