@@ -172,9 +172,10 @@ class PartitionLogic(StatefulSourcePartition[SourceBatch, SourceState]):
                 settings.now(), settings.max_epoch_records, settings.max_epoch_bytes
             )
             settings.telemetry.epoch_seconds.record(took, self._labels)
-            lag = self._reader.lag()
-            if lag is not None:
-                settings.telemetry.lag.set(lag + len(self._fetched), self._labels)
+        lag = self._reader.lag()
+        if lag is not None:
+            waiting = len(self._fetched) + len(self._gathered or ())
+            settings.telemetry.lag.set(lag + waiting, self._labels)
         budget = self._budget
         record = PackedPartition(
             next_offset=self._next,

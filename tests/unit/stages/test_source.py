@@ -583,6 +583,20 @@ def test_the_lag_is_known_before_the_first_record_is_read(
     assert figures(metrics).lag == lag
 
 
+def test_what_is_gathered_and_not_sent_yet_counts_as_lag() -> None:
+    metrics = InMemoryMetricReader()
+    telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[metrics]))
+    source = log(100)
+    source.per_read = 30
+    partition = Partition(source, at(0, 80, MIB), telemetry=telemetry)
+    partition.polls(2)
+    partition.epoch()
+    assert figures(metrics).lag == 100
+    partition.polls(1)
+    partition.epoch()
+    assert figures(metrics).lag == 20
+
+
 def test_a_lag_that_no_broker_tells_is_not_zero() -> None:
     metrics = InMemoryMetricReader()
     telemetry = Telemetry(meter_provider=MeterProvider(metric_readers=[metrics]))
