@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from argparse import ArgumentParser
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
@@ -18,6 +19,7 @@ from opentelemetry.sdk.metrics.export import MetricReader
 from flows.process.garbage_collector import seldom_collected
 from flows.process.session import Cluster, Session
 from flows.recovery.directory import Recovery, fault_of
+from flows.recovery.files import keys_of
 from flows.settings import (
     Process,
     bytewax_cluster,
@@ -124,7 +126,7 @@ def flow_from_env() -> Dataflow:
             locks=() if recovery is None else recovery.identities(),
             accepted=process.accepted,
             on_epoch=lambda: None if recovery is None else recovery.check_intact(),
-            recorded=() if recovery is None else recovery.keys_of(SOURCE_STEP),
+            recorded=_recorded(process.recovery or _recovery_option()),
         )
     except Exception as error:  # noqa: BLE001 - told as a message, and the process ends
         sys.exit(f"rowvec: {_reason(error)}")
@@ -137,6 +139,19 @@ def flow_from_env() -> Dataflow:
     # `atexit` would be too late: thread pools are shut down by then, and Milvus Lite answers from one.
     threading._register_atexit(ending.close)  # type: ignore[attr-defined]
     return session.flow.dataflow
+
+
+def _recovery_option() -> Path | None:
+    """`-r` of Bytewax's own command, which it does not tell the flow."""
+    options = ArgumentParser(add_help=False, allow_abbrev=False)
+    options.add_argument("-r", "--recovery-directory", type=Path)
+    found: Path | None = options.parse_known_args(sys.argv[1:])[0].recovery_directory
+    return found
+
+
+def _recorded(directory: Path | None) -> list[str]:
+    """Names of the partitions that a recovery directory has; none if it is not there."""
+    return [] if directory is None or not directory.is_dir() else keys_of(directory, SOURCE_STEP)
 
 
 def arm(process: Process) -> None:

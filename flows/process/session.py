@@ -127,7 +127,10 @@ class Session:
             clock = ClockWatch()
             closing.callback(clock.close)
             clock.start()
-            session._watch_partitions(renews=renews and cluster.processes == 1)
+            session._watch_partitions(
+                renews=renews and cluster.processes == 1,
+                counts=cluster.process_id == 0,  # else each process would count the same records
+            )
             # Called first: threads that wait to retry a request give up, and closing waits for them.
             closing.callback(abort.set)
             session._closing = closing.pop_all()
@@ -151,7 +154,7 @@ class Session:
         self._running.close()
         self._wiring.extend(watch.unread)
         self._wire()
-        self._watch_partitions(renews=True)
+        self._watch_partitions(renews=True, counts=True)
         logger.info("Running again, with the new partitions")
         return True
 
@@ -163,14 +166,14 @@ class Session:
         self.flow = self._wiring.flow()
         self._running.callback(self.flow.close)
 
-    def _watch_partitions(self, *, renews: bool) -> None:
+    def _watch_partitions(self, *, renews: bool, counts: bool) -> None:
         wiring = self._wiring
         section = wiring.contract.kafka
         topics = [table.topic for table in wiring.contract.tables]
         self._watch = PartitionWatch(
             wiring.opened.partitions,
             partial(kafka_topics.partitions_now, section, topics),
-            partial(kafka_topics.bounds_of, section),
+            partial(kafka_topics.bounds_of, section) if counts else lambda _: {},
             wiring.observability.telemetry,
             wiring.drain.set if renews else lambda: None,
             "as soon as this flow has written what it has read: it runs again by itself"

@@ -3,4 +3,4 @@
 May import: contract, errors.
 """
 
-__all__ = ["directory"]
+__all__ = ["directory", "files"]
