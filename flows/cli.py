@@ -7,7 +7,12 @@ import typer
 from rich.markup import escape
 
 from flows.commands import check, dead_letters, demo, health, run, search
-from flows.commands.options import EXIT_CONTRACT, EXIT_FAILED, error_console
+from flows.commands.options import (
+    EXIT_CONTRACT,
+    EXIT_FAILED,
+    error_console,
+    write_in_any_encoding,
+)
 from operators.errors import ContractError, RowvecError
 
 app = typer.Typer(
@@ -33,6 +38,7 @@ app.add_typer(dead_letters.dead_letters, name="dead-letters")
 
 def main() -> None:
     """Entry point: run a command; print every expected error as a message instead of a traceback."""
+    write_in_any_encoding()
     # A shell script starts its background jobs (`rowvec run &`) with SIGINT ignored. The flow handles
     # SIGINT once it is up, and must not lose one that comes before that.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

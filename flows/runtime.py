@@ -21,16 +21,15 @@ from flows.process.session import Cluster, Session
 from flows.recovery.directory import Recovery, fault_of
 from flows.recovery.files import keys_of
 from flows.settings import (
-    Process,
     bytewax_cluster,
     load_contract,
     process_from_env,
 )
 from flows.sync import SOURCE_STEP
-from operators import crash_points
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RowvecError
 from operators.ownership.accept_options import Accept
+from operators.printable import LogFormatter
 
 logger = logging.getLogger(__name__)
 
@@ -109,10 +108,11 @@ def flow_from_env() -> Dataflow:
     checked and locked; otherwise a start after a crash waits until the lease has run out. SIGTERM and
     SIGINT end the flow cleanly. If a check fails, the process exits with a message.
     """
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    handler = logging.StreamHandler()
+    handler.setFormatter(LogFormatter("%(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
     try:
         process = process_from_env()
-        arm(process)
         contract = load_contract(process.contract)
         cluster = Cluster(*bytewax_cluster())
         recovery = None
@@ -152,12 +152,6 @@ def _recovery_option() -> Path | None:
 def _recorded(directory: Path | None) -> list[str]:
     """Names of the partitions that a recovery directory has; none if it is not there."""
     return [] if directory is None or not directory.is_dir() else keys_of(directory, SOURCE_STEP)
-
-
-def arm(process: Process) -> None:
-    """For tests: kill the process at the crash point that the environment names."""
-    if process.kill_at is not None:
-        crash_points.listen(crash_points.kill_at(*process.kill_at))
 
 
 @contextmanager

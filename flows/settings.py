@@ -36,7 +36,6 @@ from operators.contract.sections import (
     SourceSection,
 )
 from operators.contract.table import Chunks, ColumnSpec, Condition, Drift, Mask, TableSection
-from operators.crash_points import POINTS, Point
 from operators.errors import ContractError
 from operators.ownership.accept_options import Accept
 
@@ -47,8 +46,6 @@ SECRETS_VARIABLE = "ROWVEC_SECRETS_DIR"
 HEARTBEAT_VARIABLE = "ROWVEC_HEARTBEAT_FILE"
 
 ACCEPT_VARIABLE = "ROWVEC_ACCEPT"
-
-KILL_VARIABLE = "ROWVEC_KILL_AT"
 
 DEFAULT_CONTRACT = Path("rowvec.toml")
 
@@ -78,34 +75,19 @@ class Process:
         heartbeat: File to touch at every checkpoint, for a liveness probe.
         recovery: Recovery directory in the variable of Bytewax's own command.
         accepted: Findings that the user accepts for this start.
-        kill_at: For tests: the crash point at which the process is killed, and at which visit of it.
     """
 
     contract: Path
     heartbeat: Path | None
     recovery: Path | None = None
     accepted: frozenset[Accept] = frozenset()
-    kill_at: tuple[Point, int] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Exporters:
-    """Exporters of spans and metrics, each `otlp`, `console` or `none`.
-
-    Attributes:
-        default_name: Whether the environment leaves the service without a name.
-    """
-
-    traces: str
-    metrics: str
-    default_name: bool = True
 
 
 def process_from_env() -> Process:
     """Settings of this process from its environment.
 
     Raises:
-        ContractError: `ROWVEC_ACCEPT` or `ROWVEC_KILL_AT` has an unknown value.
+        ContractError: `ROWVEC_ACCEPT` has an unknown value.
     """
     heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
     recovery = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
@@ -114,7 +96,6 @@ def process_from_env() -> Process:
         heartbeat=Path(heartbeat) if heartbeat else None,
         recovery=Path(recovery) if recovery else None,
         accepted=_accepted(os.environ.get(ACCEPT_VARIABLE, "")),
-        kill_at=_kill_at(os.environ.get(KILL_VARIABLE, "")),
     )
 
 
@@ -128,49 +109,6 @@ def _accepted(text: str) -> frozenset[Accept]:
             hint=f"there are {', '.join(Accept)}, with commas between them",
         )
     return frozenset(map(Accept, names))
-
-
-def _kill_at(text: str) -> tuple[Point, int] | None:
-    name, _, times = text.partition(":")
-    point = next((each for each in POINTS if each == name), None)
-    if text and (point is None or not (times or "1").isdecimal()):
-        raise ContractError(
-            subject=KILL_VARIABLE,
-            cause=f"'{text}' is no point",
-            hint=f"it is POINT or POINT:TIMES, of {', '.join(POINTS)}",
-        )
-    return None if point is None else (point, int(times or 1))
-
-
-def exporters_from_env() -> Exporters:
-    """Which exporters the standard OpenTelemetry variables ask for.
-
-    Raises:
-        ContractError: They name an exporter or protocol that is not there.
-    """
-    off = os.environ.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
-    common = os.environ.get("OTEL_EXPORTER_OTLP_ENDPOINT")
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-    chosen: dict[str, str] = {}
-    for signal in ("traces", "metrics"):
-        name = f"OTEL_{signal.upper()}_EXPORTER"
-        endpoint = os.environ.get(f"OTEL_EXPORTER_OTLP_{signal.upper()}_ENDPOINT") or common
-        exporter = os.environ.get(name) or ("otlp" if endpoint else "none")
-        if exporter not in ("otlp", "console", "none"):
-            raise ContractError(
-                subject=name, cause=f"'{exporter}' is unknown", hint="use otlp, console or none"
-            )
-        chosen[signal] = "none" if off else exporter
-        if chosen[signal] == "otlp" and protocol != "http/protobuf":
-            raise ContractError(
-                subject="OTEL_EXPORTER_OTLP_PROTOCOL",
-                cause=f"'{protocol}' is not supported",
-                hint="use http/protobuf, and the collector's HTTP port (4318)",
-            )
-    named = "OTEL_SERVICE_NAME" in os.environ or "service.name" in os.environ.get(
-        "OTEL_RESOURCE_ATTRIBUTES", ""
-    )
-    return Exporters(chosen["traces"], chosen["metrics"], default_name=not named)
 
 
 def bytewax_cluster() -> tuple[int, tuple[str, ...]]:
@@ -240,6 +178,8 @@ def load_contract(path: Path) -> Contract:
         raise ContractError(subject=str(path), cause=f"it cannot be read: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise ContractError(subject=str(path), cause=f"it is no TOML: {error}") from None
+    except RecursionError:
+        raise ContractError(subject=str(path), cause="its values are nested too deep") from None
     return contract_from(data, str(path))
 
 
@@ -257,9 +197,14 @@ def contract_from(data: dict[str, Any], subject: str) -> Contract:
         problems = [_problem(each) for each in details if not _follows_from_another(each, details)]
     except SettingsError as error:
         problems = [f"environment: {error}"]
+    except UnicodeDecodeError:
+        problems = [f"{SECRETS_VARIABLE}: a file in it is no text in UTF-8"]
+    except OSError as error:
+        problems = [f"{SECRETS_VARIABLE}: it cannot be read: {error.strerror}"]
+    except RecursionError:
+        problems = ["a value of it, or of a variable, is nested too deep"]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
-    lines = "".join(f"\n  - {problem}" for problem in problems)
-    raise ContractError(subject=subject, cause=f"{count}{lines}\nNothing was started")
+    raise ContractError(subject=subject, cause=count, details=problems, hint="nothing was started")
 
 
 class _Settings(Contract, BaseSettings):

@@ -1,6 +1,6 @@
 """Named points in the code where a test may kill the process.
 
-They do nothing unless a listener is set, by a simulation or by `ROWVEC_KILL_AT`.
+They do nothing unless a test sets a listener. Nothing in the environment of a process can.
 """
 
 import os

@@ -8,6 +8,10 @@ the hint (what to do about it). The type says who acts on it:
 - `RecordError`: this one record can never succeed; it becomes a dead letter and the rest goes on.
 """
 
+from collections.abc import Sequence
+
+from operators.printable import printable
+
 
 class RowvecError(Exception):
     """Base of all errors that Rowvec raises on purpose.
@@ -16,21 +20,31 @@ class RowvecError(Exception):
         subject: What it is about: a key of the contract, a topic, an entity id.
         cause: What happened, as a clause without a full stop.
         hint: What the reader can do about it, as a clause without a full stop.
+        details: The parts of the cause, each printed on a line of its own.
+
+    The parts may hold names from outside as they are: `str()` escapes control characters in them.
     """
 
-    def __init__(self, *, subject: str, cause: str, hint: str = "") -> None:
+    def __init__(
+        self, *, subject: str, cause: str, hint: str = "", details: Sequence[str] = ()
+    ) -> None:
         self.subject = subject
         self.cause = cause
         self.hint = hint
+        self.details = tuple(details)
         super().__init__(subject, cause, hint)
 
     def __str__(self) -> str:
-        text = f"{self.subject}: {self.cause}."
-        return f"{text} {self.hint[0].upper()}{self.hint[1:]}." if self.hint else text
+        # guard: error-printable
+        lines = [printable(f"{self.subject}: {self.cause}"), *map(printable, self.details)]
+        hint = printable(f"{self.hint[:1].upper()}{self.hint[1:]}.") if self.hint else ""
+        if self.details:
+            return "\n  - ".join(lines) + (f"\n{hint}" if hint else "")
+        return f"{lines[0]}. {hint}" if hint else f"{lines[0]}."
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only constructors do not survive pickling (and Bytewax pickles between processes).
-        return _rebuild, (type(self), self.subject, self.cause, self.hint)
+        return _rebuild, (type(self), self.subject, self.cause, self.hint, self.details)
 
 
 class FatalError(RowvecError):
@@ -49,5 +63,7 @@ class RecordError(RowvecError):
     """This record cannot be applied, now or ever; the others can."""
 
 
-def _rebuild(kind: type[RowvecError], subject: str, cause: str, hint: str) -> RowvecError:
-    return kind(subject=subject, cause=cause, hint=hint)
+def _rebuild(
+    kind: type[RowvecError], subject: str, cause: str, hint: str, details: tuple[str, ...] = ()
+) -> RowvecError:
+    return kind(subject=subject, cause=cause, hint=hint, details=details)

@@ -20,6 +20,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from flows.embedded import launcher
+from operators import crash_points
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -42,6 +43,7 @@ class Order(NamedTuple):
         directory: Where it works.
         stdout, stderr: Where its standard output and errors go; may be the same.
         notes: Where it writes down what it does to the collection; "" for not at all.
+        kill_at: The crash point at which it is killed, and at which visit of it.
     """
 
     argv: Sequence[str]
@@ -51,6 +53,7 @@ class Order(NamedTuple):
     stderr: str
     notes: str = ""
     collection: str = ""
+    kill_at: tuple[crash_points.Point, int] | None = None
 
 
 class Fork:
@@ -258,6 +261,8 @@ def _become(order: Order) -> None:
         from tests.chaos.notes import write_notes
 
         write_notes(Path(order.notes), order.collection)
+    if order.kill_at is not None:
+        crash_points.listen(crash_points.kill_at(*order.kill_at))
     sys.argv = ["rowvec", *order.argv]
     from flows import cli
 

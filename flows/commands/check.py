@@ -1,17 +1,17 @@
 """`rowvec check`."""
 
-import json
-
 import typer
 from rich.console import Console
-from rich.markup import escape
 
 from flows.commands.options import (
     EXIT_FAILED,
     ContractOption,
     JsonOption,
     error_console,
+    mark,
+    print_json,
     set_up_log,
+    shown,
 )
 
 
@@ -23,10 +23,11 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
     """
     console = Console()
     set_up_log(error_console(), verbose=False)
-    from flows import settings
+    from flows import exporters, settings
     from flows.process import preflight
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
+    exporters.exporters_from_env()  # what it refuses, `run` refuses, too
     opened = preflight.Opened()
     found: list[dict[str, str | bool | list[str]]] = []
     for outcome in preflight.outcomes(loaded, opened):
@@ -40,15 +41,13 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
             }
         )
         if not as_json:
-            mark = "[green]✓[/]" if good else "[bold red]✗[/]"
-            console.print(
-                f"{mark} {outcome.name:<12} {escape(str(found[-1]['message']))}", soft_wrap=True
-            )
+            text = shown(str(found[-1]["message"]))
+            console.print(f"{mark(console, good=good)} {outcome.name:<12} {text}", soft_wrap=True)
             for warning in outcome.warnings:
-                console.print(f"[yellow]![/] {outcome.name:<12} {escape(warning)}", soft_wrap=True)
+                console.print(f"[yellow]![/] {outcome.name:<12} {shown(warning)}", soft_wrap=True)
     if opened.store is not None:
         opened.store.close()
     if as_json:
-        console.print_json(json.dumps(found))
+        print_json(found)
     if not all(entry["ok"] for entry in found):
         raise typer.Exit(EXIT_FAILED)

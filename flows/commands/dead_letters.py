@@ -1,12 +1,10 @@
 """`rowvec dead-letters list` and `replay`."""
 
-import json
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from flows.commands.options import (
@@ -14,7 +12,10 @@ from flows.commands.options import (
     ContractOption,
     JsonOption,
     error_console,
+    mark,
+    print_json,
     set_up_log,
+    shown,
 )
 
 dead_letters = typer.Typer(
@@ -63,18 +64,18 @@ def list_dead_letters(
         for letter in letters
     ]
     if as_json:
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        print_json(rows)
         return
-    shown = Table(box=None, pad_edge=False)
+    listed = Table(box=None, pad_edge=False)
     for name in ("position", "table", "stage", "cause", "hint", "when", "status"):
         # A position is copied into a command, so it must not be cut.
-        shown.add_column(name, overflow="fold")
+        listed.add_column(name, overflow="fold")
     for row in rows:
         about = f"{row['subject']}: {row['cause']}"
         cells = [row[n] for n in ("position", "table", "stage")]
         cells += [about, *(row[n] for n in ("hint", "when", "status"))]
-        shown.add_row(*map(escape, cells))
-    Console().print(shown if rows else "There are no dead letters.")
+        listed.add_row(*map(shown, cells))
+    Console().print(listed if rows else "There are no dead letters.")
 
 
 @dead_letters.command("replay")
@@ -126,9 +127,10 @@ def replay_dead_letters(
     def tell(place: str, name: str, result: str, detail: str, *, settled: bool) -> None:
         found.append({"position": place, "table": name, "result": result, "detail": detail})
         if not as_json:
-            mark = "[green]✓[/]" if settled else "[bold red]✗[/]"
             line = f"{place} {name} {result}" + (f": {detail}" if detail else "")
-            console.print(f"{mark} {escape(line)}", soft_wrap=True, highlight=False)
+            console.print(
+                f"{mark(console, good=settled)} {shown(line)}", soft_wrap=True, highlight=False
+            )
 
     for letter in chosen:
         if letter.status != "open":
@@ -154,7 +156,7 @@ def replay_dead_letters(
     finally:
         # After an error, still print what was sent before it.
         if as_json:
-            typer.echo(json.dumps(found, ensure_ascii=False))
+            print_json(found)
     if not found and not as_json:
         console.print("There are no dead letters.")
     if not good:

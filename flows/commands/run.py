@@ -84,7 +84,6 @@ def run(
     if process.heartbeat is not None:
         # A file left by an earlier container would make a probe think that this flow is alive.
         process.heartbeat.unlink(missing_ok=True)
-    runtime.arm(process)
     loaded = settings.load_contract(contract or process.contract)
     cluster = settings.cluster_from(process_id, addresses)
     logging.getLogger("rowvec").info("Checking Kafka, Milvus and the model")

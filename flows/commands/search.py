@@ -1,15 +1,20 @@
 """`rowvec search`."""
 
-import json
 from contextlib import closing
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
-from flows.commands.options import ContractOption, JsonOption, error_console, set_up_log
+from flows.commands.options import (
+    ContractOption,
+    JsonOption,
+    error_console,
+    print_json,
+    set_up_log,
+    shown,
+)
 
 
 def search(
@@ -44,11 +49,11 @@ def search(
             }
             for hit in hits
         ]
-        typer.echo(json.dumps(rows, ensure_ascii=False))
+        print_json(rows)
         return
     table = Table("score", "id", "text", box=None, pad_edge=False)
     for hit in hits:
         first = hit.text.strip().replace("\n", " ")
-        shown = first if len(first) <= 100 else f"{first[:99]}…"
-        table.add_row(f"{hit.score:.3f}", escape(hit.id), escape(shown))
+        start = first if len(first) <= 100 else f"{first[:99]}…"
+        table.add_row(f"{hit.score:.3f}", shown(hit.id), shown(start))
     Console().print(table if hits else "Nothing found.")

@@ -15,6 +15,7 @@ from flows.process.peeking import default_warnings, peek
 from flows.recovery.directory import check_directory
 from flows.settings import bytewax_cluster
 from flows.sync import collection_specs, ensure_collections, rules_of
+from operators.contract.addresses import unencrypted
 from operators.contract.sections import Contract
 from operators.errors import FatalError, RowvecError
 from operators.kafka import topics as kafka_topics
@@ -29,6 +30,7 @@ from operators.ownership.ledger import Ledger
 from operators.ownership.ledger_entries import Holder
 from operators.postgres.hidden_changes import partition_warnings
 from operators.postgres.reselect import Reselector
+from operators.printable import without_credentials
 from operators.rendering.renderer import Rules
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
@@ -179,6 +181,7 @@ def _recovery(contract: Contract, _opened: Opened) -> str:
 
 
 def _kafka(contract: Contract, opened: Opened) -> str:
+    opened.warnings += unencrypted(contract, "kafka")
     check_clients(contract.kafka)
     opened.partitions = kafka_topics.topic_partitions(
         contract.kafka, [table.topic for table in contract.tables]
@@ -203,6 +206,7 @@ def _processes(opened: Opened) -> int:
 
 
 def _registry(contract: Contract, opened: Opened) -> str:
+    opened.warnings += unencrypted(contract, "registry")
     if contract.schema_registry is not None:
         # Imported here: it brings an HTTP client and two formats that most flows do not need.
         from operators.codec.registry.decoder import RegistryDecoder
@@ -212,7 +216,7 @@ def _registry(contract: Contract, opened: Opened) -> str:
     opened.rules = rules_of(contract, opened.framed)
     if contract.schema_registry is None:
         raise _NotPossible
-    return contract.schema_registry.url
+    return without_credentials(contract.schema_registry.url)
 
 
 def _tables(contract: Contract, opened: Opened) -> str:
@@ -255,6 +259,7 @@ def _database(contract: Contract, opened: Opened) -> str:
 
 
 def _milvus(contract: Contract, opened: Opened) -> str:
+    opened.warnings += unencrypted(contract, "milvus")
     opened.store = MilvusStore(contract.milvus)
     return contract.milvus.uri
 

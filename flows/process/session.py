@@ -13,11 +13,11 @@ from typing import Self
 from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from opentelemetry.sdk.metrics.export import MetricReader
 
+from flows.exporters import exporters_from_env
 from flows.process import preflight
 from flows.process.clock_watch import ClockWatch
 from flows.process.observability import Observability
 from flows.process.partition_watch import PartitionWatch
-from flows.settings import exporters_from_env
 from flows.sync import Flow, Parts, build_flow
 from operators.contract.sections import Contract, KafkaSection
 from operators.kafka import topics as kafka_topics

@@ -1,6 +1,6 @@
 """Recovery directories: `directory` locks and creates one, `files` checks that its files are intact.
 
-May import: contract, errors.
+`permissions` keeps everyone but their owner out. May import: contract, errors.
 """
 
 __all__ = ["directory", "files"]

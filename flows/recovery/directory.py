@@ -1,14 +1,12 @@
-"""The recovery directory: permissions, creation, locks, and whether it can be resumed from.
+"""The recovery directory: creation, locks, and whether it can be resumed from.
 
-Recovery files are pickles, so anyone who can write to them can run code in the flow. Therefore the
-directory must belong to the user who runs the flow, and be writable by nobody else.
+Who may reach it is in `permissions`.
 """
 
 import fcntl
 import os
 import re
 import shutil
-import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from flows.recovery.files import (
     is_complete,
     keys_of,
 )
+from flows.recovery.permissions import check_place, close_to_others, create, open_lock
 from operators.contract.sections import RecoverySection
 from operators.errors import FatalError
 
@@ -47,7 +46,7 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def check_directory(directory: Path) -> None:
-    """Refuse a directory that others can write to, that this user cannot write to, or that is damaged.
+    """Refuse a directory that others can reach, that this user cannot write to, or that is damaged.
 
     A flow may be running on it: the check changes nothing, and tolerates writes meanwhile. A directory
     that does not exist, is empty, or whose creation was interrupted, passes: a start creates it.
@@ -132,15 +131,16 @@ class Recovery:
 
     def __init__(self, section: RecoverySection, process: int = 0, processes: int = 1) -> None:
         self._directory = section.directory
-        _check_place(self._directory)
+        check_place(self._directory)
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)  # guard: recovery-mode
+            create(self._directory)
         except OSError as error:
             raise FatalError(
                 subject=f"recovery directory {self._directory}",
                 cause=f"it cannot be created: {error.strerror}",
                 hint="name another in [recovery] directory",
             ) from None
+        check_place(self._directory)  # Meanwhile it may have come from elsewhere.
         # A process keeps the lock of its own number while it runs. A second lock lets one process at
         # a time set the directory up.
         self._lock = self._lock_file(f"{_LOCK}.{process}")
@@ -152,6 +152,7 @@ class Recovery:
                     hint="stop that one first, or give this flow a directory of its own",
                 )
             _check_room(self._directory, _ROOM)
+            close_to_others(self._directory)
             with self._lock_file(_LOCK) as setting_up:
                 fcntl.flock(setting_up, fcntl.LOCK_EX)
                 self._free = self._refuse_others(max(processes, process + 1))
@@ -226,53 +227,16 @@ class Recovery:
 
     def _lock_file(self, name: str) -> IO[str]:
         try:
-            return (self._directory / name).open("w")
+            return open_lock(self._directory / name)
         except OSError as error:
             raise _not_writable(self._directory, error) from None
 
 
 def _is_usable(directory: Path) -> bool:
-    if not _check_place(directory):
+    if not check_place(directory):
         return False
     _check_room(directory, _ROOM)
     return is_complete(directory)
-
-
-def _check_place(directory: Path) -> bool:
-    """Check type, owner and permissions of the directory; False if it does not exist."""
-    subject = f"recovery directory {directory}"
-    try:
-        found = directory.stat()
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise FatalError(
-            subject=subject,
-            cause=f"it cannot be read: {error.strerror}",
-            hint="name another in [recovery] directory",
-        ) from None
-    if not stat.S_ISDIR(found.st_mode):
-        raise FatalError(subject=subject, cause="it is no directory", hint="name another")
-    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):  # guard: recovery-others-write
-        raise FatalError(
-            subject=subject,
-            cause=f"others can write to it (mode {stat.S_IMODE(found.st_mode):04o})",
-            hint=f"recovery files are executable in effect: chmod 700 {directory}",
-        )
-    if found.st_uid != os.geteuid():  # guard: recovery-owner
-        raise FatalError(
-            subject=subject,
-            cause=f"it belongs to user id {found.st_uid}, and this is user id {os.geteuid()}",
-            hint="run as its owner, or name another in [recovery] directory",
-        )
-    if not os.access(directory, os.R_OK | os.W_OK | os.X_OK):
-        raise FatalError(
-            subject=subject,
-            cause=f"this user cannot read and write it (mode {stat.S_IMODE(found.st_mode):04o}), "
-            "or its file system is read-only",
-            hint=f"mend that (chmod 700 {directory}), or name another in [recovery] directory",
-        )
-    return True
 
 
 def _check_room(directory: Path, size: int) -> None:
@@ -296,6 +260,7 @@ def _create(directory: Path, partitions: int) -> None:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700)
         init_db_dir(staging, partitions)  # type: ignore[no-untyped-call]
+        close_to_others(staging)
         for path in database_files(staging):
             path.rename(directory / path.name)
         shutil.rmtree(staging)

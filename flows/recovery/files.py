@@ -127,7 +127,10 @@ def behind(before: list[Part], now: list[Part]) -> Part | None:
 
 
 def _check_file(path: Path, *, beside: bool) -> None:
-    """Check owner and permissions of a database, or of a file beside it, which may vanish meanwhile."""
+    """Check the owner of a database, or of a file beside it, which may vanish meanwhile.
+
+    Rights of others to it have no effect, since they cannot enter the directory.
+    """
     try:
         found = path.lstat()
     except OSError as error:
@@ -141,17 +144,6 @@ def _check_file(path: Path, *, beside: bool) -> None:
             path,
             f"it belongs to user id {found.st_uid}, and this is user id {os.geteuid()}",
             f"give it to this user (chown {os.geteuid()})",
-        )
-    around = path.parent.stat().st_mode
-    # If others cannot enter the directory, their permissions on the file have no effect.
-    if (found.st_mode & stat.S_IWGRP and around & stat.S_IXGRP) or (
-        found.st_mode & stat.S_IWOTH and around & stat.S_IXOTH
-    ):
-        raise damaged(
-            path,
-            f"others can write to it (mode {stat.S_IMODE(found.st_mode):04o}), and recovery files "
-            "are executable in effect",
-            "if nobody did, take that right away (chmod 600)",
         )
     if not os.access(path, os.R_OK | os.W_OK):
         raise damaged(

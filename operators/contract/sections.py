@@ -6,10 +6,11 @@ environment and mounted secrets. `operators.contract.table` has the part about o
 
 from collections import Counter
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
+from operators.contract.addresses import brokers, milvus_uri, registry_urls
 from operators.contract.table import Section, TableSection
 
 MIN_HMAC_KEY_BYTES = 16
@@ -18,7 +19,7 @@ MIN_HMAC_KEY_BYTES = 16
 class KafkaSection(Section):
     """How to reach Kafka. `librdkafka` passes further options to the client, by their own names."""
 
-    bootstrap_servers: str = Field(min_length=1)
+    bootstrap_servers: Annotated[str, AfterValidator(brokers)] = Field(min_length=1)
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] | None = None
     username: str | None = None
@@ -41,7 +42,7 @@ class KafkaSection(Section):
 class MilvusSection(Section):
     """How to reach Milvus: a path for Milvus Lite, `http(s)://host:port` for a server."""
 
-    uri: str = Field(min_length=1)
+    uri: Annotated[str, AfterValidator(milvus_uri)] = Field(min_length=1)
     token: SecretStr | None = None
     database: str = ""
     ca_file: Path | None = None
@@ -96,7 +97,7 @@ class FlowSection(Section):
 class SchemaRegistrySection(Section):
     """The schema registry of Avro and Protobuf messages; it must have the API of Confluent's."""
 
-    url: str = Field(min_length=1, pattern=r"^https?://")
+    url: Annotated[str, AfterValidator(registry_urls)] = Field(min_length=1, pattern=r"^https?://")
     username: str | None = None
     password: SecretStr | None = None
     ca_file: Path | None = None

@@ -6,7 +6,7 @@ contain them.
 
 import string
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal, Self
 
 import regex
@@ -20,6 +20,8 @@ from pydantic import (
     model_validator,
 )
 
+from operators.printable import without_credentials
+
 RESERVED_FIELDS = frozenset({"id", "vector", "text"})
 """Fields of every collection besides the provenance fields, which all start with `rv_`."""
 
@@ -27,6 +29,9 @@ LEDGER = "rowvec_ledger"
 """The collection where Rowvec keeps what it knows of the others."""
 
 PROVENANCE_PREFIX = "rv_"
+
+MAX_PATTERN = 10_000
+"""Characters of a mask's pattern; a longer one is none that a person wrote."""
 
 MAX_VARCHAR_BYTES = 65_535
 """A Milvus VARCHAR field holds no more; the limit counts bytes of UTF-8."""
@@ -49,9 +54,15 @@ Encoding = Annotated[
 
 
 class Section(BaseModel):
-    """A part of the contract."""
+    """A part of the contract. Neither its repr nor an error of its validation shows a credential."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, hide_input_in_errors=True
+    )
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        for name, value in super().__repr_args__():
+            yield name, without_credentials(value) if isinstance(value, str) else value
 
 
 class ColumnSpec(Section):
@@ -115,11 +126,18 @@ class Mask(Section):
     @field_validator("patterns")
     @classmethod
     def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
+        for number, pattern in enumerate(patterns, 1):
+            which = f"pattern {number} ('{pattern[:40]}{'…' if len(pattern) > 40 else ''}')"
+            if len(pattern) > MAX_PATTERN:
+                raise ValueError(f"{which} has more than {MAX_PATTERN:,} characters; split it")
             try:
                 regex.compile(pattern)
             except regex.error as error:
-                raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+                raise ValueError(f"{which} is no regular expression: {error}") from None
+            except (RecursionError, MemoryError, OverflowError, ValueError):
+                raise ValueError(
+                    f"{which} is nested too deep, or repeats too much; make it simpler"
+                ) from None
         return patterns
 
     @model_validator(mode="after")

@@ -151,7 +151,7 @@ class Attack:
                 self._feeder.stop()
         return self.toll
 
-    def _start(self, env: dict[str, str]) -> tuple[Fork, Path]:
+    def _start(self, kill_at: tuple[Point, int] | None = None) -> tuple[Fork, Path]:
         self._count += 1
         written = self._directory / "notes.json"
         written.unlink(missing_ok=True)
@@ -160,19 +160,19 @@ class Attack:
             output.rename(self._directory / "flow.log.1")
         order = Order(
             argv=("run", "-c", str(self._directory / "rowvec.toml")),
-            env={"HOME": str(self._directory), **env},
+            env={"HOME": str(self._directory)},
             directory=str(self._directory),
             stdout=str(output),
             stderr=str(output),
             notes=str(written),
             collection=self.name,
+            kill_at=kill_at,
         )
         return self._zygote.start(order), written
 
     def _one(self, kill: Kill) -> None:
-        armed = {} if kill.point is None else {"ROWVEC_KILL_AT": f"{kill.point}:{kill.times}"}
         began = time.monotonic()
-        flow, written = self._start(armed)
+        flow, written = self._start(None if kill.point is None else (kill.point, kill.times))
         struck = self._strike(flow, written, kill)
         self._judge(flow, written, began, kill.point if struck else None)
         if not struck:
@@ -232,7 +232,7 @@ class Attack:
 
     def _finish(self, store: MilvusStore) -> None:
         """Start the flow once more, let it drain the topic, and stop it with SIGTERM."""
-        flow, written = self._start({})
+        flow, written = self._start()
         wanted = {entity: state.lsn for entity, state in self.stream.truth.final().items()}
         deadline = time.monotonic() + STUCK_S
         while not flow.wait(0.1):

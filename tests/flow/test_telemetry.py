@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from flows.exporters import Exporters, exporters_from_env
 from flows.process.observability import Observability
-from flows.settings import Exporters, exporters_from_env
 from operators.errors import FatalError, RecordError
 from operators.kafka.log_reader import BEGINNING
 from operators.telemetry import MAX_LINKS, Telemetry, TraceContext, context_from_headers

@@ -1,11 +1,12 @@
 """Fetches schemas from a schema registry, and turns its errors into Rowvec's."""
 
 import ssl
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
-from urllib.parse import urlsplit, urlunsplit
 
 from confluent_kafka.schema_registry import (
     Schema,
@@ -16,6 +17,10 @@ from confluent_kafka.schema_registry import (
 
 from operators.contract.sections import SchemaRegistrySection
 from operators.errors import ContractError, FatalError, RecordError, RetriableError
+from operators.printable import without_credentials
+
+MAX_ANSWER_BYTES = 16 * 2**20
+"""A longer answer is none of a registry, which keeps each schema in a message of Kafka."""
 
 T = TypeVar("T")
 
@@ -43,12 +48,13 @@ class RegistryClient:
 
     def __init__(self, section: SchemaRegistrySection) -> None:
         try:
-            self.subject = f"schema registry {_without_credentials(section.url)}"
+            self.subject = f"schema registry {without_credentials(section.url)}"
+            self._request_s = section.request_timeout_s * len(section.url.split(","))
             options = _options(section)
             with ExitStack() as opening:
                 # Two clients, because each caches only one form of a schema.
                 self._as_text, self._serialized = (
-                    opening.enter_context(SchemaRegistryClient(options)) for _ in range(2)
+                    opening.enter_context(_limited(SchemaRegistryClient(options))) for _ in range(2)
                 )
                 self._open = opening.pop_all()
         except OSError as error:
@@ -101,9 +107,13 @@ class RegistryClient:
 
     def _asked(self, schema_id: int, ask: Callable[[], T]) -> T:
         try:
-            return ask()
+            return _within(self._request_s, ask)
         except SchemaRegistryError as error:
             raise self._error_of(schema_id, error) from error
+        except _TooLong:
+            raise self._no_registry(
+                f"its answer is longer than {MAX_ANSWER_BYTES // 2**20} MiB"
+            ) from None
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise self._no_registry("its answer is none of a schema registry") from error
         except Exception as error:  # of its HTTP library, which depends on its version
@@ -151,6 +161,12 @@ class RegistryClient:
                     "that signed it",
                 )
             cause = cause.__cause__ or cause.__context__
+        if "Timeout" in type(error).__name__:
+            return RetriableError(
+                subject=self.subject,
+                cause=f"it does not answer within {self._request_s:g} s",
+                hint="look into its log, or raise request_timeout_s in [schema_registry]",
+            )
         return RetriableError(
             subject=self.subject,
             cause=f"it cannot be reached ({type(error).__name__})",
@@ -173,9 +189,41 @@ def _options(section: SchemaRegistrySection) -> dict[str, Any]:
     return options
 
 
-def _without_credentials(urls: str) -> str:
-    shown = []
-    for url in urls.split(","):
-        parts = urlsplit(url.strip())
-        shown.append(urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])))
-    return ", ".join(shown)
+class _TooLong(Exception):
+    """An answer is longer than that of any registry."""
+
+
+def _limited(client: SchemaRegistryClient) -> SchemaRegistryClient:
+    """The client, which from now on reads no answer beyond the limit.
+
+    Its HTTP library calls the hook before it reads the body, and then takes the body that it finds.
+    """
+
+    def read(response: Any) -> None:
+        body = bytearray()
+        for part in response.iter_bytes():
+            body += part
+            if len(body) > MAX_ANSWER_BYTES:  # guard: registry-size
+                raise _TooLong
+        response._content = bytes(body)
+
+    client._rest_client.session.event_hooks = {"response": [read]}
+    return client
+
+
+def _within(seconds: float, ask: Callable[[], T]) -> T:
+    """The result of `ask`, or TimeoutError.
+
+    The HTTP library limits each read, and a server that sends a byte a second passes that limit for
+    ever. So a thread of its own asks, which is left alone if it takes longer.
+    """
+    answer: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            answer.set_result(ask())
+        except BaseException as error:  # noqa: BLE001 - whoever waits raises it
+            answer.set_exception(error)
+
+    threading.Thread(target=run, name="rowvec-registry", daemon=True).start()
+    return answer.result(seconds)  # guard: registry-deadline

@@ -2,7 +2,16 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, instead, never, replaced, without
-from tests.mutation.selections import BIG_VALUES, EVENTS, KEY_TYPES, KEYS, NUMBERS, SHAPES, TABLES
+from tests.mutation.selections import (
+    BIG_VALUES,
+    EVENTS,
+    KEY_TYPES,
+    KEYS,
+    NUMBERS,
+    REGISTRY,
+    SHAPES,
+    TABLES,
+)
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -199,5 +208,17 @@ GUARDS: tuple[Guard, ...] = (
         "a physical table that the contract does not take is ignored",
         never,
         TABLES,
+    ),
+    Guard(
+        "registry-size",
+        "a registry's answer that fills the memory is given up",
+        never,
+        REGISTRY,
+    ),
+    Guard(
+        "registry-deadline",
+        "a registry that answers a byte at a time is given up",
+        replaced("seconds", by="None"),
+        REGISTRY,
     ),
 )

@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import dropped, never, replaced
-from tests.mutation.selections import OPEN_FILES, PEEKING, RECOVERY
+from tests.mutation.selections import EXPORTERS, OPEN_FILES, PEEKING, RECOVERY
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -15,9 +15,27 @@ GUARDS: tuple[Guard, ...] = (
         ("tests/flow/test_sync.py", "-k", "lanes"),
     ),
     Guard(
-        "recovery-others-write",
-        "a recovery directory that others can write is refused",
+        "recovery-others",
+        "a recovery directory to which others have any right is refused",
         never,
+        RECOVERY,
+    ),
+    Guard(
+        "recovery-parent",
+        "a recovery directory that anyone can replace is refused",
+        never,
+        RECOVERY,
+    ),
+    Guard(
+        "recovery-files-closed",
+        "recovery files are for their owner alone",
+        dropped,
+        RECOVERY,
+    ),
+    Guard(
+        "recovery-lock-link",
+        "a lock file that is a symbolic link is not followed",
+        replaced("os.O_NOFOLLOW", by="0"),
         RECOVERY,
     ),
     Guard(
@@ -79,5 +97,23 @@ GUARDS: tuple[Guard, ...] = (
         "records of partitions that are not read yet count as lag",
         dropped,
         ("tests/unit/process/test_partition_watch.py",),
+    ),
+    Guard(
+        "otel-protocol",
+        "a protocol of OpenTelemetry that is not there is refused, not passed over",
+        never,
+        EXPORTERS,
+    ),
+    Guard(
+        "otel-values",
+        "a value of OpenTelemetry's variables that the SDK would pass over is refused",
+        never,
+        EXPORTERS,
+    ),
+    Guard(
+        "telemetry-bounded",
+        "a collector that is down does not hold up the end of a flow",
+        replaced("SHUTDOWN_S", by="None"),
+        ("tests/unit/process/test_observability.py",),
     ),
 )

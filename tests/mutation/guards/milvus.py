@@ -89,4 +89,10 @@ GUARDS: tuple[Guard, ...] = (
         gives('[row["id"] for row in rows]'),
         ("tests/conformance/test_store.py", "-k", "lite and not server and physical_table"),
     ),
+    Guard(
+        "no-dotenv",
+        "no file beside the installation changes the environment",
+        unwrapped,
+        ("tests/unit/milvus/test_environment.py",),
+    ),
 )

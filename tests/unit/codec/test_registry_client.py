@@ -1,12 +1,17 @@
 """A registry that is down, refuses, is no registry, or has an untrusted certificate: the errors."""
 
 import datetime
+import gzip
 import ipaddress
 import json
+import socket
 import ssl
+import threading
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -112,8 +117,74 @@ def test_a_registry_that_does_not_answer_is_given_up_in_time(
     filled: RegistryStub, make: Decoder
 ) -> None:
     filled.silent = True
-    with pytest.raises(FatalError, match="cannot be reached"):
+    with pytest.raises(FatalError, match=r"it does not answer within 0\.05 s"):
         make(filled.url, request_timeout_s=0.05).decode(ONE, TOPIC, key=False)
+
+
+SLOWLY = b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n" + json.dumps({"schema": ROW}).encode()
+
+
+@contextmanager
+def serving(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A server that answers its only request as it likes; its address."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(65_536)
+                answer(connection)
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        thread.join()
+
+
+@pytest.mark.parametrize("whole", [0, 20, SLOWLY.index(b"{")], ids=["first", "header", "body"])
+def test_a_registry_that_answers_a_byte_at_a_time_is_given_up(make: Decoder, whole: int) -> None:
+    given_up = threading.Event()
+
+    def answer(connection: socket.socket) -> None:
+        connection.sendall(SLOWLY[:whole])
+        for byte in SLOWLY[whole:].ljust(whole + 600):
+            connection.sendall(bytes([byte]))
+            if given_up.wait(0.005):
+                return
+
+    with serving(answer) as url:
+        decoder = make(url, request_timeout_s=0.1)
+        with pytest.raises(FatalError, match=r"it does not answer within 0\.1 s"):
+            decoder.decode(ONE, TOPIC, key=False)
+        given_up.set()
+
+
+@pytest.mark.parametrize("packed", [False, True], ids=["as it is", "compressed"])
+@pytest.mark.parametrize("told", [False, True], ids=["no length", "length"])
+def test_an_answer_that_would_fill_the_memory_is_given_up(
+    make: Decoder, monkeypatch: pytest.MonkeyPatch, packed: bool, told: bool
+) -> None:
+    monkeypatch.setattr(client, "MAX_ANSWER_BYTES", 2**20)
+    body = json.dumps({"schema": ROW, "more": " " * 2**20}).encode()
+    body = gzip.compress(body) if packed else body
+    head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+    head += b"Content-Encoding: gzip\r\n" if packed else b""
+    head += b"Content-Length: %d\r\n" % len(body) if told else b""
+
+    def answer(connection: socket.socket) -> None:
+        with suppress(OSError):  # the client hangs up
+            connection.sendall(head + b"\r\n" + body)
+
+    with serving(answer) as url, pytest.raises(FatalError, match="longer than 1 MiB") as caught:
+        make(url).decode(ONE, TOPIC, key=False)
+    assert "Confluent's API" in caught.value.hint
+
+
+def test_a_long_answer_is_taken(registry: RegistryStub, make: Decoder) -> None:
+    named = {**json.loads(ROW), "doc": "x" * 2**20}
+    registry.add(f"{TOPIC}-value", json.dumps(named))
+    assert make(registry.url).decode(ONE, TOPIC, key=False) == ({"id": 1}, {})
 
 
 @pytest.mark.parametrize(
@@ -222,6 +293,8 @@ def test_if_the_second_client_fails_the_first_is_closed(monkeypatch: pytest.Monk
     opened: list[str] = []
 
     class Client:
+        _rest_client = SimpleNamespace(session=SimpleNamespace())
+
         def __init__(self, _options: Any) -> None:
             if opened:
                 raise OSError("no such file")

@@ -10,10 +10,8 @@ from pydantic import ValidationError
 
 from flows.settings import (
     DEFAULT_CONTRACT,
-    Exporters,
     cluster_from,
     contract_from,
-    exporters_from_env,
     load_contract,
     process_from_env,
 )
@@ -559,57 +557,3 @@ def test_a_host_file_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("BYTEWAX_HOSTFILE_PATH", str(tmp_path / "none"))
     with pytest.raises(ContractError, match="BYTEWAX_HOSTFILE_PATH: cannot be read"):
         cluster_from(0, "")
-
-
-# OpenTelemetry's variables.
-
-
-@pytest.mark.parametrize(
-    ("variables", "traces", "metrics"),
-    [
-        ({}, "none", "none"),
-        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}, "otlp", "otlp"),
-        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://c:4318"}, "otlp", "none"),
-        ({"OTEL_EXPORTER_OTLP_METRICS_ENDPOINT": "http://c:4318"}, "none", "otlp"),
-        ({"OTEL_TRACES_EXPORTER": "console"}, "console", "none"),
-        ({"OTEL_TRACES_EXPORTER": "otlp", "OTEL_METRICS_EXPORTER": "none"}, "otlp", "none"),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_TRACES_EXPORTER": "none"},
-            "none",
-            "otlp",
-        ),
-        (
-            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318", "OTEL_SDK_DISABLED": " True "},
-            "none",
-            "none",
-        ),
-        ({"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "none", "none"),
-    ],
-)
-def test_exporters(variables, traces, metrics, monkeypatch):
-    for name, value in variables.items():
-        monkeypatch.setenv(name, value)
-    assert exporters_from_env() == Exporters(traces, metrics, default_name=True)
-
-
-def test_an_exporter_that_is_not_there(monkeypatch):
-    monkeypatch.setenv("OTEL_METRICS_EXPORTER", "prometheus")
-    with pytest.raises(ContractError, match="OTEL_METRICS_EXPORTER: 'prometheus' is unknown"):
-        exporters_from_env()
-
-
-def test_a_protocol_that_is_not_there(monkeypatch):
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317")
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
-    with pytest.raises(ContractError, match="'grpc' is not supported") as caught:
-        exporters_from_env()
-    assert "4318" in caught.value.hint
-
-
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [("OTEL_SERVICE_NAME", "mine"), ("OTEL_RESOURCE_ATTRIBUTES", "a=b,service.name=mine")],
-)
-def test_a_service_that_has_a_name(monkeypatch, name, value):
-    monkeypatch.setenv(name, value)
-    assert not exporters_from_env().default_name

@@ -119,24 +119,108 @@ def test_the_keys_of_a_step_are_read_from_all_files(once, tmp_path):
     recovery.release()
 
 
-@pytest.mark.parametrize("allowed", [0o700, 0o750, 0o755, 0o711])
-def test_a_directory_that_others_may_read(directory, allowed):
-    directory.mkdir(parents=True)
-    directory.chmod(allowed)
-    Recovery(section(directory)).release()
-    assert mode(directory) == allowed
-
-
-@pytest.mark.parametrize("refused", [0o770, 0o720, 0o702, 0o777, 0o1777])
-def test_a_directory_that_others_may_write(directory, refused):
+@pytest.mark.parametrize(
+    "refused", [0o750, 0o755, 0o711, 0o704, 0o770, 0o702, 0o777, 0o1777, 0o2770]
+)
+def test_a_directory_to_which_others_have_rights(directory, refused):
     directory.mkdir(parents=True)
     directory.chmod(refused)
-    with pytest.raises(
-        FatalError, match=rf"others can write to it \(mode {refused:04o}\)"
-    ) as caught:
-        Recovery(section(directory))
-    assert f"chmod 700 {directory}" in caught.value.hint
+    for refuse in (check_directory, check_ready, lambda d: Recovery(section(d))):
+        with pytest.raises(
+            FatalError, match=rf"others have rights to it \(mode {refused:04o}\)"
+        ) as caught:
+            refuse(directory)
+        assert f"chmod 700 {directory}" in caught.value.hint
     assert list(directory.iterdir()) == []
+
+
+def test_a_directory_that_was_closed_on_a_volume_with_a_group(directory):
+    """As Kubernetes mounts it with `fsGroup`: what is in it is the group's, its folder ours alone."""
+    directory.mkdir(parents=True)
+    directory.parent.chmod(0o2770)
+    directory.chmod(0o2700)
+    Recovery(section(directory)).release()
+    for path in directory.iterdir():
+        path.chmod(0o660)
+    check_directory(directory)
+    Recovery(section(directory)).release()
+    assert {mode(path) for path in directory.iterdir()} == {0o600}
+
+
+def test_its_files_are_for_the_owner_alone(directory, caplog):
+    before = os.umask(0o000)
+    try:
+        Recovery(section(directory)).release()
+        assert mode(directory.parent) == 0o755
+        assert {mode(path) for path in directory.iterdir()} == {0o600}
+        run(directory, 3)
+        assert {mode(path) for path in directory.iterdir()} == {0o600}
+    finally:
+        os.umask(before)
+
+
+def test_files_that_an_earlier_release_left_open_are_closed(directory, caplog):
+    Recovery(section(directory)).release()
+    for path in directory.iterdir():
+        path.chmod(0o644)
+    with caplog.at_level("INFO"):
+        Recovery(section(directory)).release()
+    assert {mode(path) for path in directory.iterdir()} == {0o600}
+    assert "Took the rights of others to 4 files" in caplog.text
+
+
+def test_a_parent_in_which_anyone_can_replace_it(directory):
+    directory.mkdir(parents=True, mode=0o700)
+    directory.parent.chmod(0o777)
+    for refuse in (check_directory, lambda d: Recovery(section(d))):
+        with pytest.raises(FatalError, match="anyone can replace it") as caught:
+            refuse(directory)
+        assert f"chmod o-w {directory.parent}" in caught.value.hint
+    directory.parent.chmod(0o1777)
+    check_directory(directory)
+    directory.parent.chmod(0o775)
+    check_directory(directory)
+
+
+def test_a_parent_that_is_the_root_of_a_volume(directory, monkeypatch):
+    directory.mkdir(parents=True, mode=0o700)
+    directory.parent.chmod(0o777)
+    monkeypatch.setattr(os.path, "ismount", lambda path: path == directory.parent)
+    check_directory(directory)
+
+
+def test_a_link_to_a_directory_that_anyone_can_replace(directory):
+    (directory.parent / "open" / "real").mkdir(parents=True, mode=0o700)
+    (directory.parent / "open").chmod(0o777)
+    directory.symlink_to(directory.parent / "open" / "real")
+    with pytest.raises(FatalError, match="anyone can replace it"):
+        check_directory(directory)
+    (directory.parent / "open").chmod(0o700)
+    Recovery(section(directory)).release()
+
+
+@pytest.mark.parametrize("lock", ["rowvec.lock", "rowvec.lock.0"])
+@pytest.mark.parametrize("there", [True, False])
+def test_a_lock_that_is_a_link_is_not_followed(directory, lock, there):
+    victim = directory.parent / "victim"
+    directory.mkdir(parents=True, mode=0o700)
+    if there:
+        victim.write_text("precious", "utf-8")
+    (directory / lock).symlink_to(victim)
+    with pytest.raises(FatalError, match="symbolic link") as caught:
+        Recovery(section(directory))
+    assert lock in caught.value.subject
+    assert victim.exists() is there
+    assert not there or victim.read_text("utf-8") == "precious"
+
+
+def test_a_lock_that_is_another_name_of_a_file_leaves_it_as_it_is(directory):
+    directory.mkdir(parents=True, mode=0o700)
+    victim = directory.parent / "victim"
+    victim.write_text("precious", "utf-8")
+    (directory / "rowvec.lock.0").hardlink_to(victim)
+    Recovery(section(directory)).release()
+    assert victim.read_text("utf-8") == "precious"
 
 
 def test_a_directory_of_another_user(directory, monkeypatch):
@@ -409,16 +493,6 @@ def link(directory: Path, once: Path) -> None:
     path.symlink_to(directory.parent / "elsewhere.sqlite3")
 
 
-def writable_by_a_group(directory: Path, once: Path) -> None:
-    directory.chmod(0o755)
-    (directory / "part-2.sqlite3").chmod(0o620)
-
-
-def writable_by_others(directory: Path, once: Path) -> None:
-    directory.chmod(0o755)
-    (directory / "part-2.sqlite3").chmod(0o602)
-
-
 def unused(directory: Path, once: Path) -> None:
     Recovery(section(directory.parent / "new", PARTS)).release()
     shutil.copy(directory.parent / "new" / "part-2.sqlite3", directory)
@@ -455,8 +529,6 @@ Damage = Callable[[Path, Path], None]
         (another_database, "notes.sqlite3", "it is no part of a recovery store"),
         (folder, "old.sqlite3", "it is no regular file"),
         (link, "part-2.sqlite3", "it is no regular file"),
-        (writable_by_a_group, "part-2.sqlite3", r"others can write to it \(mode 0620\)"),
-        (writable_by_others, "part-2.sqlite3", r"others can write to it \(mode 0602\)"),
         (unused, "part-2.sqlite3", "it ends at epoch 0, and part-.* are copies of different times"),
         (without_its_log, "part-2.sqlite3", "it ends at epoch .* are copies of different times"),
     ],
