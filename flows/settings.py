@@ -24,6 +24,7 @@ from pydantic_settings import (
 )
 from pydantic_settings.exceptions import SettingsError
 
+from operators.contract.addresses import is_proxy
 from operators.contract.sections import (
     Contract,
     EmbeddingSection,
@@ -48,6 +49,8 @@ HEARTBEAT_VARIABLE = "ROWVEC_HEARTBEAT_FILE"
 ACCEPT_VARIABLE = "ROWVEC_ACCEPT"
 
 DEFAULT_CONTRACT = Path("rowvec.toml")
+
+_PROXIES = frozenset({"http_proxy", "https_proxy", "all_proxy", "grpc_proxy"})
 
 _SECTIONS: dict[str, type] = {
     "kafka": KafkaSection,
@@ -189,6 +192,7 @@ def contract_from(data: dict[str, Any], subject: str) -> Contract:
     Raises:
         ContractError: It is invalid; the message lists all problems, each with its key.
     """
+    _check_proxies()
     try:
         return _Settings(**data)
     except ValidationError as error:
@@ -205,6 +209,18 @@ def contract_from(data: dict[str, Any], subject: str) -> Contract:
         problems = ["a value of it, or of a variable, is nested too deep"]
     count = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"
     raise ContractError(subject=subject, cause=count, details=problems, hint="nothing was started")
+
+
+def _check_proxies() -> None:
+    """Refuse a proxy that is none: each client would tell it with a traceback that quotes it."""
+    for name, value in os.environ.items():
+        if name.lower() in _PROXIES and value.strip() and not is_proxy(value.strip()):
+            raise ContractError(
+                subject=name,
+                cause="it is no address of a proxy",
+                hint="write http://user:password@host:port, with whatever is no letter or digit in "
+                "the password percent-encoded; or unset it",
+            )
 
 
 class _Settings(Contract, BaseSettings):

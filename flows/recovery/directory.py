@@ -4,6 +4,7 @@ Who may reach it is in `permissions`.
 """
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -33,6 +34,8 @@ from flows.recovery.files import (
 from flows.recovery.permissions import check_place, close_to_others, create, open_lock
 from operators.contract.sections import RecoverySection
 from operators.errors import FatalError
+
+logger = logging.getLogger(__name__)
 
 _LOCK = "rowvec.lock"
 
@@ -152,7 +155,9 @@ class Recovery:
                     hint="stop that one first, or give this flow a directory of its own",
                 )
             _check_room(self._directory, _ROOM)
-            close_to_others(self._directory)
+            closed = close_to_others(self._directory)
+            if closed:
+                logger.info("%d files in %s are no longer open to others", closed, self._directory)
             with self._lock_file(_LOCK) as setting_up:
                 fcntl.flock(setting_up, fcntl.LOCK_EX)
                 self._free = self._refuse_others(max(processes, process + 1))

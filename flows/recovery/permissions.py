@@ -5,7 +5,6 @@ rows and texts that wait to be written, so nobody else may read them either.
 """
 
 import errno
-import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -14,8 +13,6 @@ from pathlib import Path
 from typing import IO
 
 from operators.errors import FatalError
-
-logger = logging.getLogger(__name__)
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
@@ -101,8 +98,8 @@ def create(directory: Path) -> None:
     directory.mkdir(mode=0o700, exist_ok=True)  # guard: recovery-mode
 
 
-def close_to_others(directory: Path) -> None:
-    """Take from group and others every right to files of this user in the directory.
+def close_to_others(directory: Path) -> int:
+    """Take from group and others every right to files of this user in the directory; to how many.
 
     SQLite makes its files readable for all, and a mount with `fsGroup` makes them writable for a group.
     """
@@ -114,8 +111,7 @@ def close_to_others(directory: Path) -> None:
             if open_to_others and found.st_uid == os.geteuid():
                 path.chmod(stat.S_IMODE(found.st_mode) & ~_OTHERS)  # guard: recovery-files-closed
                 changed += 1
-    if changed:
-        logger.info("Took the rights of others to %d files in %s away", changed, directory)
+    return changed
 
 
 def open_lock(path: Path) -> IO[str]:

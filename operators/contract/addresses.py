@@ -62,6 +62,11 @@ def registry_urls(text: str) -> str:
     return text
 
 
+def is_proxy(text: str) -> bool:
+    """Whether it is the address of a proxy, with or without a scheme."""
+    return _split(text if "://" in text else f"http://{text}") is not None
+
+
 def is_loopback(host: str) -> bool:
     """Whether a host, as an address names it, is this machine."""
     try:

@@ -52,6 +52,22 @@ def test_a_collector_that_is_down_does_not_hold_up_the_end(
     observability._closer.join()
 
 
+def test_a_collector_that_cannot_be_reached_is_told_without_its_password(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:S3CRET@127.0.0.1:9")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization=Bearer%20S3CRET")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.1")
+    observability = Observability(Exporters("otlp", "otlp"))
+    with observability.telemetry.span("x"):
+        observability.telemetry.tokens.add(5)
+    observability.shutdown()
+    told = " ".join(f"{each.getMessage()} {each.exc_text}" for each in caplog.records)
+    assert "export" in told
+    assert "S3CRET" not in told
+
+
 def test_a_set_up_that_fails_is_told_without_its_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_PYTHON_EXPORTER_OTLP_HTTP_CREDENTIAL_PROVIDER", "S3CRET")
     with pytest.raises(ContractError, match="cannot be set up") as caught:

@@ -349,3 +349,20 @@ def test_a_secret_that_would_go_over_a_network_without_tls(
     assert far in output
     assert output.count("without TLS") == 1
     assert S not in output
+
+
+@pytest.mark.parametrize(
+    "proxy", [f"http://u:{S}@{NOWHERE}", f"u:{S}@{NOWHERE}", f"http://u:{S}/x@p", f"u:{S}?x@p"]
+)
+@pytest.mark.parametrize("command", ["check", "search"])
+def test_a_proxy_that_cannot_be_reached(
+    command: str, proxy: str, tmp_path: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_PROXY")
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    write_contract(tmp_path / "rowvec.toml", **sections(tmp_path))
+    code, output = told(COMMANDS[command])
+    assert code == (1 if NOWHERE in proxy else 2)
+    assert S not in output
+    assert "Traceback" not in output

@@ -147,7 +147,7 @@ def test_a_directory_that_was_closed_on_a_volume_with_a_group(directory):
     assert {mode(path) for path in directory.iterdir()} == {0o600}
 
 
-def test_its_files_are_for_the_owner_alone(directory, caplog):
+def test_its_files_are_for_the_owner_alone(directory):
     before = os.umask(0o000)
     try:
         Recovery(section(directory)).release()
@@ -166,7 +166,7 @@ def test_files_that_an_earlier_release_left_open_are_closed(directory, caplog):
     with caplog.at_level("INFO"):
         Recovery(section(directory)).release()
     assert {mode(path) for path in directory.iterdir()} == {0o600}
-    assert "Took the rights of others to 4 files" in caplog.text
+    assert f"4 files in {directory} are no longer open to others" in caplog.text
 
 
 def test_a_parent_in_which_anyone_can_replace_it(directory):
