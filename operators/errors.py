@@ -10,7 +10,7 @@ the hint (what to do about it). The type says who acts on it:
 
 from collections.abc import Sequence
 
-from operators.printable import printable
+from operators.printable import printable_message
 
 
 class RowvecError(Exception):
@@ -36,8 +36,10 @@ class RowvecError(Exception):
 
     def __str__(self) -> str:
         # guard: error-printable
-        lines = [printable(f"{self.subject}: {self.cause}"), *map(printable, self.details)]
-        hint = printable(f"{self.hint[:1].upper()}{self.hint[1:]}.") if self.hint else ""
+        lines = [
+            printable_message(each) for each in (f"{self.subject}: {self.cause}", *self.details)
+        ]
+        hint = printable_message(f"{self.hint[:1].upper()}{self.hint[1:]}.") if self.hint else ""
         if self.details:
             return "\n  - ".join(lines) + (f"\n{hint}" if hint else "")
         return f"{lines[0]}. {hint}" if hint else f"{lines[0]}."

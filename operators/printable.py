@@ -23,10 +23,18 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _ANOTHER = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
+_USER = re.compile(r"""(://)(?:[^\s/@:'"]+|[^\s/@'"]*:[^\s'"]*)@""")
+"""User and password in an address: up to the last `@`, since a password may hold any character."""
+
 
 def printable(text: str) -> str:
     """The text with its control characters escaped; doing it twice changes nothing."""
     return text if text.isascii() and text.isprintable() else _HARMFUL.sub(_escape, text)
+
+
+def printable_message(text: str) -> str:
+    """As `printable`, and the addresses in it without user and password: other programs' words."""
+    return printable(_USER.sub(r"\1", text) if "@" in text else text)
 
 
 def _escape(found: re.Match[str]) -> str:
@@ -77,7 +85,7 @@ class LogFormatter(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         """The line, printable."""
-        return printable(super().formatMessage(record))  # guard: log-printable
+        return printable_message(super().formatMessage(record))  # guard: log-printable
 
     def formatException(
         self,
@@ -86,4 +94,4 @@ class LogFormatter(logging.Formatter):
     ) -> str:
         """The traceback, each line printable and indented."""
         lines = super().formatException(ei).splitlines()
-        return "\n".join(f"    {printable(line)}" for line in lines)
+        return "\n".join(f"    {printable_message(line)}" for line in lines)

@@ -143,3 +143,21 @@ def test_a_repr_shows_no_credentials() -> None:
     for shown in (repr(milvus), str(kafka), repr(whole), f"{whole}"):
         assert "S3CRET" not in shown
         assert "host:1" in shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("asked http://u:S3CRET@host:1/x twice", "asked http://host:1/x twice"),
+        ("'https://root:S3/CRET@host'", "'https://host'"),
+        ("https://S3CRET@host", "https://host"),
+        ("redis://:S3CRET@host", "redis://host"),
+        ("http://u:S3@CRET@a:1 and http://v:S3CRET@b", "http://a:1 and http://b"),
+        ("https://host/model@main", "https://host/model@main"),
+        ("u@example.org", "u@example.org"),
+    ],
+)
+def test_an_address_in_another_programs_words(text: str, shown: str) -> None:
+    assert str(FatalError(subject="x", cause=text)) == f"x: {shown}."
+    assert logged("%s", text).endswith(f"{shown}\n")
+    assert logged("Stopped", error=ValueError(text)).endswith(f"{shown}\n")

@@ -8,9 +8,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "error-printable",
         "no name from outside writes a line or an escape sequence into a message",
-        replaced(
-            'printable(f"{self.subject}: {self.cause}")', by='f"{self.subject}: {self.cause}"'
-        ),
+        replaced("printable_message(each)", by="each"),
         PRINTABLE,
     ),
 )

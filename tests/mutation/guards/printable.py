@@ -14,7 +14,9 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "log-printable",
         "no name from outside writes a line or an escape sequence into the log",
-        replaced("printable(super().formatMessage(record))", by="super().formatMessage(record)"),
+        replaced(
+            "printable_message(super().formatMessage(record))", by="super().formatMessage(record)"
+        ),
         PRINTABLE,
     ),
 )
