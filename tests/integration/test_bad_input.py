@@ -186,15 +186,43 @@ class TestBeforeTheFirstMessage:
             "another `collection`",
         )
 
-    def test_a_recovery_directory_that_others_can_write(
-        self, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
+    @pytest.mark.parametrize("mode", [0o755, 0o777])
+    def test_a_recovery_directory_that_others_can_reach(
+        self, mode: int, topic: str, broker: Broker, milvus: str, tiny_model: Path, tmp_path: Path
     ) -> None:
         directory = tmp_path / "recovery"
         directory.mkdir()
-        directory.chmod(0o777)
+        directory.chmod(mode)
         docs_contract(tmp_path, broker, milvus, tiny_model)
-        refused(tmp_path, 1, f"recovery directory {directory}", "others can write", "chmod 700")
+        refused(tmp_path, 1, f"recovery directory {directory}", "others have rights", "chmod 700")
         assert list(directory.iterdir()) == []
+
+    @pytest.mark.parametrize(
+        ("changed", "parts"),
+        [
+            (
+                {"table": {"masks": {"doc": {"redact": ["(" * 2000 + ")" * 2000]}}}},
+                ("masks.doc", "pattern 1", "nested too deep"),
+            ),
+            (
+                {"schema_registry": {"url": "http://u:p/w@registry"}},
+                ("schema_registry.url", "username and password"),
+            ),
+            (
+                {"kafka": {"bootstrap_servers": "u:p/w@kafka:9092"}},
+                ("kafka.bootstrap_servers", "holds credentials"),
+            ),
+            ({"milvus": "https://root:p/w@milvus"}, ("milvus.uri", "holds credentials")),
+        ],
+        ids=["pattern", "registry", "kafka", "milvus"],
+    )
+    def test_a_contract_that_cannot_be_right(
+        self, changed: dict[str, Any], parts: tuple[str, ...], broker: Broker, tmp_path: Path
+    ) -> None:
+        uri = changed.get("milvus", "./milvus.db")
+        sections = {name: value for name, value in changed.items() if name != "milvus"}
+        docs_contract(tmp_path, broker, uri, "/nowhere/model", **sections)
+        assert "p/w" not in refused(tmp_path, 2, "rowvec.toml", "1 problem", *parts)
 
     def test_check_tells_all_at_once(
         self, nowhere: str, broker: Broker, tiny_model: Path, tmp_path: Path
