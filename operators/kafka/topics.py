@@ -21,6 +21,8 @@ from operators.kafka.log_reader import Bounds, Record
 from operators.kafka.reader import record_of
 
 logger = logging.getLogger(__name__)
+_TELLING = frozenset({KafkaError._SSL, KafkaError._AUTHENTICATION, KafkaError._RESOLVE})
+"""Why a connection failed, as opposed to that it did."""
 
 
 def topic_partitions(section: KafkaSection, topics: Iterable[str]) -> list[tuple[str, int]]:
@@ -96,7 +98,7 @@ def first_records(
                 message = consumer.poll(REQUEST_TIMEOUT_S)
             consumer.unassign()
     except KafkaException as error:
-        raise _no_broker(section, error) from None
+        raise _no_broker(section, error.args[0]) from None
     finally:
         consumer.close()
     return records
@@ -150,21 +152,35 @@ def ensure_dead_letter_topic(section: KafkaSection) -> None:
             ) from None
 
 
-def _admin(section: KafkaSection) -> AdminClient:
-    config: dict[str, Any] = {**client_config(section), "error_cb": ignore}
-    return AdminClient(config)
+class _Admin(AdminClient):
+    """A client for requests about topics.
+
+    Attributes:
+        reasons: Why connections failed. A request that gets no answer does not say it.
+    """
+
+    def __init__(self, section: KafkaSection) -> None:
+        self.reasons: list[KafkaError] = []
+        config: dict[str, Any] = {**client_config(section), "error_cb": self.reasons.append}
+        super().__init__(config)
 
 
-def _list_topics(admin: AdminClient, section: KafkaSection) -> Any:
+def _admin(section: KafkaSection) -> _Admin:
+    return _Admin(section)
+
+
+def _list_topics(admin: _Admin, section: KafkaSection) -> Any:
     try:
         return admin.list_topics(timeout=REQUEST_TIMEOUT_S)
     except KafkaException as error:
-        raise _no_broker(section, error) from None
+        admin.poll(0)  # has the client report its reasons
+        telling = [reason for reason in admin.reasons if reason.code() in _TELLING]
+        raise _no_broker(section, telling[0] if telling else error.args[0]) from None
 
 
-def _no_broker(section: KafkaSection, error: KafkaException) -> FatalError:
+def _no_broker(section: KafkaSection, error: KafkaError) -> FatalError:
     return FatalError(
         subject=f"Kafka at {section.bootstrap_servers}",
-        cause=f"no broker answers: {error.args[0].str()}",
+        cause=f"no broker answers: {error.str()}",
         hint="check [kafka] bootstrap_servers, security_protocol and that the broker is up",
     )

@@ -1,8 +1,6 @@
 """A registry that is down, refuses, is no registry, or has an untrusted certificate: the errors."""
 
-import datetime
 import gzip
-import ipaddress
 import json
 import socket
 import ssl
@@ -15,9 +13,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from operators.codec.registry import client
 from operators.codec.registry.decoder import RegistryDecoder
@@ -25,6 +20,7 @@ from operators.contract.sections import SchemaRegistrySection
 from operators.errors import ContractError, FatalError
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
+from tests.certificates import self_signed
 from tests.registry import RegistryStub
 
 TOPIC = "app.public.docs"
@@ -236,34 +232,7 @@ def test_a_password_inside_the_address_is_not_shown(make: Decoder) -> None:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A file with a key and a self-signed certificate for 127.0.0.1."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "registry")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
-            critical=False,
-        )
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path = tmp_path / "registry.pem"
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
+    return self_signed(tmp_path / "registry.pem")
 
 
 def test_https_with_the_ca_file_and_not_without_it(make: Decoder, certificate: Path) -> None:
