@@ -1,6 +1,8 @@
 """A Kafka partition as a `LogReader`, by confluent-kafka."""
 
+import errno
 import logging
+import os
 from collections.abc import Sequence
 
 from confluent_kafka import (
@@ -33,6 +35,8 @@ _AUTH_ERRORS = frozenset(
         KafkaError.GROUP_AUTHORIZATION_FAILED,
     }
 )
+
+_NO_MORE_FILES = os.strerror(errno.EMFILE)
 
 _GONE_ERRORS = frozenset(
     {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_TOPIC, KafkaError._UNKNOWN_PARTITION}
@@ -165,6 +169,13 @@ class KafkaReader:
                 subject=self._subject,
                 cause=f"Kafka refuses access: {error.str()}",
                 hint="check the credentials in [kafka]",
+            )
+        elif _NO_MORE_FILES in error.str():  # guard: no-more-files
+            # The client would try for ever, and leave the partition unread.
+            self._failed = FatalError(
+                subject=self._subject,
+                cause=f"this process may open no more files: {error.str()}",
+                hint="start it with a higher `ulimit -n`",
             )
         else:
             logger.warning("Kafka: %s; the client tries again", error.str())

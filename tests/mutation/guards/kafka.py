@@ -30,6 +30,12 @@ GUARDS: tuple[Guard, ...] = (
         KAFKA,
     ),
     Guard(
+        "no-more-files",
+        "a partition that cannot be reached for want of descriptors stops the flow",
+        never,
+        KAFKA,
+    ),
+    Guard(
         "own-options",
         "an option of the client that would break a guarantee is refused",
         never,

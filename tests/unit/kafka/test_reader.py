@@ -155,3 +155,20 @@ def test_the_end_is_told_until_there_is_more(client: type[Consumer]) -> None:
     each._consumer.answers = (Message(8),)
     assert len(each.read(10)[0]) == 1
     assert not each.at_end()
+
+
+def test_a_partition_that_cannot_be_reached_for_want_of_descriptors_stops_the_flow(
+    client: type[Consumer],
+) -> None:
+    """The client would try for ever, and the partition's rows would never be read."""
+    each = reader(7)
+    reason = "GroupCoordinator: Failed to create socket: Too many open files (after 0ms in state CONNECT)"
+    each._consumer.config["error_cb"](KafkaError(KafkaError._TRANSPORT, reason))
+    with pytest.raises(FatalError, match=r"cdc\.docs\[3\]: this process may open no more files"):
+        each.read(10)
+
+
+def test_a_broker_that_is_down_does_not(client: type[Consumer]) -> None:
+    each = reader(7)
+    each._consumer.config["error_cb"](KafkaError(KafkaError._TRANSPORT, "Connection refused"))
+    assert each.read(10) == ([], [])
