@@ -89,6 +89,7 @@ class Lease:
         self._settled_at = float("inf")
         self._last_renewal = float("-inf")
         self._sole_writer_from = float("-inf")
+        self._thread_failed = False
         self.gate = Gate(times, timer, now)
 
     # Taking the lease.
@@ -230,6 +231,7 @@ class Lease:
         except BaseException as error:
             logger.debug("The lease thread was ended by", exc_info=error)
             text = " ".join(str(error).split())
+            self._thread_failed = True
             self.gate.lose(  # guard: lease-thread
                 FatalError(
                     subject=_SUBJECT,
@@ -257,10 +259,11 @@ class Lease:
             # A renewal in progress uses the connection, which the caller closes next.
             self._thread.join(self._times.request)
         try:
-            if held:
+            # If only the thread failed, the entry still says that the lease is this process's.
+            if held or self._thread_failed:
                 self._check_holder(self._entries.read())
                 self._entries.write(lambda _name, entry: replace(entry, holder=Holder()))
-        except RowvecError as error:
+        except Exception as error:  # noqa: BLE001 - the connection may be what failed
             logger.warning("The lease was not let go (%s); it runs out by itself", error)
         self.gate.disarm()
 

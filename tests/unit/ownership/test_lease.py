@@ -433,7 +433,12 @@ def test_a_lease_thread_that_fails_by_anything_stops_the_flow_and_says_why(error
         one.lease.gate.check()
     with pytest.raises(FatalError, match="Nothing is lost: start again"):
         one.write()
+    if isinstance(error, SystemExit):
+        return  # `end` runs in the main thread, where only a request to exit raises it
+    one.lease.end()  # the connection is what failed, and no error may hide the first one
+    del one.lease._entries.read  # it works again: the lease was this process's, and is released
     one.lease.end()
+    assert world.process("two").start().waited <= TIMES.settle
 
 
 def test_the_record_of_an_epoch_needs_the_lease():
