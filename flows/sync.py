@@ -32,7 +32,7 @@ from operators.stages.settle import DedupContext
 from operators.stages.upsert import upsert
 from operators.stages.window import SourceBatch
 from operators.stages.window_clock import WindowClock
-from operators.store.protocol import CollectionSpec, VectorStore
+from operators.store.protocol import IN_CHUNKS, CollectionSpec, VectorStore
 from operators.store.row_requests import Requests
 from operators.telemetry import Telemetry
 from operators.toast.completer import Completer, Database
@@ -132,7 +132,7 @@ def _chunk_sizes(contract: Contract, collection: str) -> str:
         for table in contract.tables
         if table.collection == collection and table.chunks is not None
     ]
-    return f" in chunks: {', '.join(sorted(sizes))}" if sizes else ""
+    return IN_CHUNKS + ", ".join(sorted(sizes)) if sizes else ""
 
 
 def ensure_collections(contract: Contract, embedder: Embedder, store: VectorStore) -> bool:

@@ -37,6 +37,7 @@ from operators.telemetry import Telemetry
 
 if TYPE_CHECKING:
     from operators.codec.registry.decoder import RegistryDecoder
+    from operators.model.transformer import TransformerEmbedder
 
 logger = logging.getLogger(__name__)
 
@@ -162,7 +163,7 @@ def pass_all(contract: Contract, claim: Claim) -> Opened:
     return opened
 
 
-def load_embedder(contract: Contract) -> Embedder:
+def load_embedder(contract: Contract) -> "TransformerEmbedder":
     """Load the contract's model. Imports torch only here, because that takes seconds."""
     from operators.model.transformer import TransformerEmbedder
 
@@ -326,8 +327,13 @@ def _ledger(contract: Contract, opened: Opened) -> str:
 
 
 def _model(contract: Contract, opened: Opened) -> str:
-    opened.embedder = load_embedder(contract)
-    return f"{opened.embedder.model}, {opened.embedder.dim} dimensions"
+    opened.embedder = embedder = load_embedder(contract)
+    for table in contract.tables:
+        if table.chunks is not None:  # guard: model-chunks-tried
+            embedder.chunks("a text. " * 99, table.chunks.max_tokens, table.chunks.overlap_tokens)
+    if embedder.advice:
+        opened.warnings.append(f"embedding model '{contract.embedding.model}': {embedder.advice}")
+    return f"{embedder.model}, {embedder.dim} dimensions"
 
 
 def _collections(contract: Contract, opened: Opened) -> str:

@@ -63,7 +63,14 @@ class MilvusSection(Section):
 
 
 class EmbeddingSection(Section):
-    """The model, by Hugging Face name or by path; `auto` takes the setting from the model's files."""
+    """The model, by Hugging Face name or by path; `auto` takes the setting from the model's files.
+
+    Attributes:
+        revision: A commit of the hub, or its first digits.
+        document_prompt: Text in front of every document, and of every chunk of one; None for the
+            model's own, "" for none. Part of the model's identity.
+        query_prompt: The same in front of every search query.
+    """
 
     model: str = Field(min_length=1)
     revision: str | None = None
@@ -71,6 +78,8 @@ class EmbeddingSection(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = "auto"
     pooling: Literal["auto", "mean", "cls", "last"] = "auto"
     normalize: bool | Literal["auto"] = "auto"
+    document_prompt: str | None = None
+    query_prompt: str | None = None
     max_length: int | None = Field(default=None, ge=8)
     max_batch_tokens: int | None = Field(default=None, ge=64)
     cache_texts: int = Field(default=10_000, ge=0)

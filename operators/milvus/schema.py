@@ -155,11 +155,24 @@ def check_shape(collection: str, wanted: Shape, found: Shape) -> Shape:
             subject=f"collection '{collection}'",
             cause="is not what the contract describes: " + "; ".join(sorted(problems)),
             hint="Give the table another `collection`, which is then filled anew, "
-            "or drop this one if nothing reads it",
+            "or drop this one if nothing reads it" + _pinning(wanted.model, found.model),
         )
     named = {name for name, want in wanted.fields.items() if not want.optional}
     fields = {n: replace(has, optional=n not in named) for n, has in found.fields.items()}
     return replace(found, fields=fields, extra_fields=wanted.extra_fields)
+
+
+def _pinning(wanted: str, found: str) -> str:
+    """What helps if the model is the same but its repository on the hub has a newer commit."""
+    (name, _, revision), (had, _, had_revision) = (
+        each.partition(" ")[0].partition("@") for each in (wanted, found)
+    )
+    if name != had or "/" not in name or revision == had_revision:
+        return ""
+    return (
+        ". If nothing in [embedding] has changed, the model's repository on the hub has, be it in a "
+        f'README: set revision = "{had_revision}" in [embedding], the commit that made these vectors'
+    )
 
 
 def missing_field(collection: str, shape: Shape, name: str, column: ColumnSpec) -> Field | None:

@@ -212,6 +212,16 @@ class MilvusStore:
         """See `VectorStore.identity`. Not cached: the collection may have been dropped meanwhile."""
         return self._client.describe(collection).identity
 
+    def model(self, collection: str) -> str:
+        """Which model made its vectors, by `CollectionSpec.model`; "" if it does not say.
+
+        Not cached, for the same reason.
+
+        Raises:
+            FatalError: There is no such collection.
+        """
+        return self._client.describe(collection).model
+
     def ledger(self) -> MilvusLedger:
         """The ledger in the same database. It uses this connection, and ends with it."""
         return MilvusLedger(self._client)

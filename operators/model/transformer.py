@@ -17,22 +17,17 @@ from operators import crash_points
 from operators.contract.sections import EmbeddingSection
 from operators.errors import FatalError
 from operators.model.batches import even_batches, token_batches
+from operators.model.devices import device_and_dtype
 from operators.model.encoder import (
     CORES,
     UNLIMITED,
     Encoder,
     Tensor,
-    device_and_dtype,
     take_one_core,
 )
-from operators.model.files import (
-    POOLINGS,
-    fingerprint,
-    first_line,
-    locate,
-    model_error,
-    own_settings,
-)
+from operators.model.files import fingerprint, first_line, locate, model_error, read_json
+from operators.model.own_settings import POOLINGS, own_settings
+from operators.model.prompts import advice, check_room, chosen
 from operators.model.tokenizer import Tokens
 
 MAX_BATCH_TOKENS = {"cpu": 2_048, "cuda": 32_768}
@@ -49,10 +44,11 @@ class TransformerEmbedder:
     Attributes:
         model: `name@revision`. The revision is 12 hex digits: of the hub's commit if there is one,
             else of a hash of the model's files. If settings of the contract differ from the model's
-            own, or the dtype is int8, they are hashed in. Device, other dtypes and the place on disk
-            are not part of it: a folder is called by its own name.
+            own (prompts, too), or the dtype is int8, they are hashed in. Device, other dtypes and the
+            place on disk are not part of it: a folder is called by its own name.
+        advice: A warning about prompts that models of this kind need; "" if there is none.
         dim: Length of a vector.
-        max_length: The most tokens that are read of a text, special tokens included.
+        max_length: The most tokens that are read of a text, special tokens and prompt included.
         max_batch_tokens: The most tokens of a batch, padding included. Halved for good when the device
             runs out of memory.
         calls_at_once: See `Embedder.calls_at_once`.
@@ -74,7 +70,13 @@ class TransformerEmbedder:
                 "Choose a model that pools by mean, cls or last token; or set pooling",
             )
         normalize = own.normalize if section.normalize == "auto" else section.normalize
-        self._prompt, self._query_prompt = own.document_prompt, own.query_prompt
+        self._prompts = chosen(self._name, own.prompts, section)
+        if not own.pools_prompt and any(self._prompts):  # guard: model-prompt-pooled
+            raise self._fatal(
+                "leaves its prompt out of the pooling, which is not implemented and would give other "
+                "vectors",
+                "Choose another model",
+            )
         self._encoder = Encoder(
             self._name,
             own,
@@ -83,8 +85,9 @@ class TransformerEmbedder:
             int8=section.dtype == "int8",
             pooling=pooling,
             normalize=normalize,
+            unit_length=section.normalize is True and own.truncate_dim is not None,
         )
-        self._tokens = Tokens(self._name, own)
+        self._tokens = Tokens(self._name, own, self._encoder.vocabulary)
         limit = self._encoder.limit
         own_length = min(own.max_length or self._tokens.model_max_length, limit)
         self.max_length = section.max_length or own_length
@@ -110,10 +113,16 @@ class TransformerEmbedder:
         self.padded_tokens_total = 0
         self._lock = threading.Lock()
         self.dim = self._encoder.try_out(
-            self._tokens.ids(["a text of several words, each of them another"])[0],
+            self._tokens.two_words(),
+            self._tokens.special,
+            self._tokens.pad_id,
             allow_decoder=section.pooling != "auto" or not own.plain,
         )
-        self._room = self.max_length - self._tokens.overhead(self._prompt)
+        for role, prompt in self._prompts._asdict().items():
+            if prompt:
+                check_room(self._name, role, self._tokens.overhead(prompt), self.max_length)
+        self._room = self.max_length - self._tokens.overhead(self._prompts.document)
+        prompts, named, own_query = self._prompts, own.prompts.named, own.prompts.query
         changed = {
             key: ours
             for key, ours, theirs in (
@@ -121,9 +130,15 @@ class TransformerEmbedder:
                 ("normalize", normalize, own.normalize),
                 ("max_length", self.max_length, own_length),
                 ("int8", section.dtype == "int8", False),  # guard: model-int8-name
+                ("document_prompt", prompts.document, named.document),  # guard: model-prompt-name
+                ("query_prompt", prompts.query, named.query if own_query is None else own_query),
+                ("truncate_dim", own.truncate_dim if self._encoder.cuts else None, None),
+                ("unit_length", self._encoder.cuts and section.normalize is True, False),
             )
             if ours != theirs
         }
+        config = read_json(self._name, own.encoder / "config.json", {})
+        self.advice = advice(f"{self._name} {config.get('_name_or_path', '')}", prompts, section)
         revision = revision or fingerprint(folder)
         if changed:
             revision = hashlib.sha256(f"{revision} {json.dumps(changed)}".encode()).hexdigest()
@@ -139,15 +154,17 @@ class TransformerEmbedder:
         Raises:
             FatalError: A single text does not fit, a vector is not finite, or the device failed.
         """
-        return self._embed([self._prompt + text for text in texts])
+        return self._embed([self._prompts.document + text for text in texts])
 
     def embed_queries(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """Vectors of search queries: as `embed`, but with the model's query prompt."""
-        return self._embed([self._query_prompt + text for text in texts])
+        return self._embed([self._prompts.query + text for text in texts])
 
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, prompt and special tokens included, without the limit `max_length`."""
-        return [len(ids) for ids in self._tokens.ids([self._prompt + text for text in texts])]
+        return [
+            len(ids) for ids in self._tokens.ids([self._prompts.document + text for text in texts])
+        ]
 
     def chunks(self, text: str, max_tokens: int, overlap_tokens: int) -> list[tuple[int, int]]:
         """Split a long text at borders of sentences and words; see `Embedder.chunks`.

@@ -19,6 +19,10 @@ Fence: TypeAlias = Callable[[], AbstractContextManager[None]]
 """A context for each single request that changes the store; it raises if nothing may be written now."""
 
 
+IN_CHUNKS = " in chunks: "
+"""What stands between a model's identity and the sizes of chunks in `CollectionSpec.model`."""
+
+
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
     """What a collection must look like. It is compared with the real one before the flow starts.
@@ -27,7 +31,7 @@ class CollectionSpec:
         fields: Mirrored columns by field name.
         dim: Length of a vector.
         metric: COSINE, IP or L2.
-        model: Identity of the model that made its vectors, `name@revision`.
+        model: Identity of the model that made its vectors, `name@revision`; then sizes of chunks.
         extra_fields: Whether further nullable fields, as `add_field` creates them, are allowed.
     """
 

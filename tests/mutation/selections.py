@@ -60,4 +60,6 @@ STORE = (
     "lite and not server and (refused or reaches)",
 )
 TRANSFORMER = "tests/unit/model/test_transformer.py"
+PROMPTS = "tests/unit/model/test_prompts.py"
+NETWORKS = "tests/unit/model/test_other_networks.py"
 MODEL = (TRANSFORMER, "-k", "finite or does_not_fit")

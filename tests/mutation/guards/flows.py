@@ -6,6 +6,18 @@ from tests.mutation.selections import EXPORTERS, OPEN_FILES, PEEKING, RECOVERY
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
+        "model-chunks-tried",
+        "a model that cannot cut texts is refused before the flow runs",
+        never,
+        ("tests/unit/process/test_model_check.py", "-k", "chunks"),
+    ),
+    Guard(
+        "search-model",
+        "a collection is not searched with another model's vectors",
+        never,
+        ("tests/integration/test_search.py", "-k", "another_model"),
+    ),
+    Guard(
         "lite-one-lane",
         "Milvus Lite has one lane",
         replaced(

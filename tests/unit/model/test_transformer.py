@@ -33,24 +33,24 @@ import torch
 import transformers
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import (
-    Dense,
-    Normalize,
-    Pooling,
-    Transformer,
-)
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers.utils import logging as transformers_logging
+from sentence_transformers.sentence_transformer.modules import Dense, Normalize, Pooling
 
-from operators.contract.sections import EmbeddingSection
 from operators.errors import FatalError
 from operators.model import onednn, packed_attention, transformer
 from operators.model.files import resolve_model
 from operators.model.protocol import Embedder
 from operators.model.transformer import TransformerEmbedder
+from tests.unit.model.small_models import (
+    MINILM,
+    build,
+    cosines,
+    edit,
+    load,
+    refusal,
+    sentence,
+    theirs,
+)
 
-MINILM = "sentence-transformers/all-MiniLM-L6-v2"
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 ODD_TEXTS = ["", " ", "a", "🦆" * 40, "Grüße an 東京 👩‍🚀", "word " * 5_000, "x" * 20_000]
 
@@ -66,25 +66,6 @@ def docstrings() -> list[str]:
     return sorted(texts, key=lambda text: hashlib.sha256(text.encode()).digest())[:200]
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch, tmp_path):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    transformers_logging.disable_progress_bar()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread():
-    """One thread for each call of torch: those of one call wait for one another in a busy loop.
-
-    That is slow where others use the cores as well. The embedder still makes batches on several cores.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def minilm() -> TransformerEmbedder:
     return load(MINILM)
@@ -94,84 +75,6 @@ def minilm() -> TransformerEmbedder:
 def pooled():
     """MiniLM by pooling, each loaded once."""
     return functools.cache(lambda pooling: load(MINILM, pooling=pooling, max_length=512))
-
-
-def load(model: str | Path, **settings) -> TransformerEmbedder:
-    settings.setdefault("device", "cpu")
-    return TransformerEmbedder(EmbeddingSection(model=str(model), **settings))
-
-
-def cosines(ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
-    norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(theirs, axis=1)
-    return (ours * theirs).sum(axis=1) / norms
-
-
-def tokenizer(*, special: bool) -> transformers.PreTrainedTokenizerFast:
-    """A byte-pair tokenizer; with `special`, it writes <s> before and </s> after a text."""
-    core = Tokenizer(models.BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    core.decoder = decoders.ByteLevel()
-    names = ["<s>", "<pad>", "</s>", "<unk>"]
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=names, initial_alphabet=alphabet, show_progress=False
-    )
-    core.train_from_iterator(["the quick brown fox jumps over the lazy dog"] * 9, trainer)
-    if special:
-        core.post_processor = processors.TemplateProcessing(
-            single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
-        )
-    return transformers.PreTrainedTokenizerFast(
-        tokenizer_object=core, pad_token="<pad>", eos_token="</s>", model_max_length=48
-    )
-
-
-def build(folder: Path, kind: str = "Bert", *, special: bool = True, seed: int = 0) -> Path:
-    """A small random model without sentence-transformers' files."""
-    config = getattr(transformers, f"{kind}Config")()
-    small = {
-        "vocab_size": 400,
-        "hidden_size": 32,
-        "d_model": 32,
-        "num_hidden_layers": 2,
-        "num_layers": 2,
-        "num_attention_heads": 2,
-        "num_heads": 2,
-        "num_key_value_heads": 2,
-        "intermediate_size": 64,
-        "d_ff": 64,
-        "max_position_embeddings": 66,
-        "initializer_range": 0.3,
-        "pad_token_id": 1,
-        "layer_types": ["full_attention"] * 2,
-    }
-    config = type(config)(**{key: value for key, value in small.items() if hasattr(config, key)})
-    torch.manual_seed(seed)
-    with torch.random.fork_rng():
-        transformers.AutoModel.from_config(config).save_pretrained(folder)
-    tokenizer(special=special).save_pretrained(folder)
-    return folder
-
-
-def sentence(folder: Path, *after: torch.nn.Module, plain: Path | None = None, **options) -> Path:
-    """A model with the files that the current sentence-transformers writes."""
-    modules = [Transformer(str(plain or build(folder.parent / "plain"))), *after]
-    SentenceTransformer(modules=modules, device="cpu", **options).save(str(folder))
-    return folder
-
-
-def theirs(folder: Path, texts: list[str], **options) -> np.ndarray:
-    # float32 like the embedder; the default would be the checkpoint's dtype.
-    model = SentenceTransformer(
-        str(folder), device="cpu", model_kwargs={"dtype": "float32"}, local_files_only=True
-    )
-    return model.encode(texts, convert_to_numpy=True, **options)
-
-
-def edit(path: Path, **values) -> None:
-    data = json.loads(path.read_text()) if path.exists() else {}
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(data | values))
 
 
 # --- the vectors -----------------------------------------------------------------------------
@@ -593,7 +496,7 @@ def test_no_chunk_is_longer_than_what_the_model_reads(tmp_path, special):
     # No chunk is shorter than necessary.
     assert max(embedder.count_tokens(parts)) > 40
     # A model may leave room for almost no tokens.
-    narrow = load(folder, max_length=8)
+    narrow = load(folder, max_length=12)
     assert "".join(text[a:b] for a, b in narrow.chunks(text, 8, 0)) == text
 
 
@@ -676,8 +579,27 @@ def test_a_model_of_the_hub_has_the_commit_for_revision(tmp_path):
     (repository / "refs" / "main").write_text(COMMIT)
     assert load("acme/small").model == "acme/small@0123456789ab"
     assert load("acme/small", revision=COMMIT).model == "acme/small@0123456789ab"
+    # The digits in a collection's name of its model are enough to pin it.
+    (repository / "refs" / "main").write_text("f" * 40)
+    assert load("acme/small", revision=COMMIT[:12]).model == "acme/small@0123456789ab"
+    assert "is not on this machine" in refusal("acme/small", revision="abcdef0")
+    (repository / "refs" / "main").write_text(COMMIT)
     assert load("acme/small", pooling="cls").model not in ("acme/small@0123456789ab", "")
     assert load(folder).model.startswith(f"{COMMIT}@")
+
+
+def test_all_files_of_a_tokenizer_are_fetched(monkeypatch, tmp_path):
+    asked = []
+
+    def fetch(name, *, allow_patterns, **others):
+        asked.extend(allow_patterns)
+        return str(build(tmp_path / COMMIT))
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    load("vinai/phobert-base")
+    needed = ("config.json", "model.safetensors", "vocab.txt", "bpe.codes", "spiece.model")
+    for file in needed:
+        assert any(Path(file).match(pattern) for pattern in asked), file
 
 
 def test_where_a_model_is(tmp_path, monkeypatch):
@@ -689,12 +611,6 @@ def test_where_a_model_is(tmp_path, monkeypatch):
 
 
 # --- the errors ------------------------------------------------------------------------------
-
-
-def refusal(model: str | Path, **settings) -> str:
-    with pytest.raises(FatalError) as caught:
-        load(model, **settings)
-    return str(caught.value)
 
 
 def test_a_model_that_is_not_there(tmp_path):
@@ -749,7 +665,7 @@ def test_broken_files_are_refused(tmp_path, file):
 
 def test_unknown_architectures_are_refused(tmp_path):
     folder = build(tmp_path / "model")
-    edit(folder / "config.json", model_type="fancy", auto_map={"AutoModel": "code.Model"})
+    edit(folder / "config.json", model_type="fancy")
     assert "cannot be loaded" in refusal(folder)
 
 
