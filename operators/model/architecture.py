@@ -5,6 +5,7 @@ that have no place. The network is then another one than the authors', and its v
 other. So what is not known here is refused. No torch here.
 """
 
+import inspect
 import re
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,34 @@ from transformers import AutoConfig
 from operators.model.files import model_error, read_json
 from operators.model.load_errors import cannot_be_loaded
 
-_SAME_CODE = frozenset({("eurobert", "EuroBertModel")})
-"""(model_type, class) of repositories whose own code is by now in transformers, by the same authors."""
+_SAME_CODE = frozenset({("eurobert", "EuroBertModel"), ("nomic_bert", "NomicBertModel")})
+"""(model_type, class) of repositories whose own code transformers has taken over."""
+
+_SAME_VALUES: dict[str, dict[str, object]] = {
+    "modernbert": {"layer_norm_eps": 1e-5},
+    "roformer": {"use_bias": True},
+    "nomic_bert": {  # those of nomic-embed-text-v1.5
+        "n_embd": 768,
+        "n_head": 12,
+        "n_layer": 12,
+        "n_inner": 3_072,
+        "n_positions": 8_192,
+        "activation_function": "swiglu",
+        "layer_norm_epsilon": 1e-12,
+        "dense_seq_output": True,
+        "rotary_emb_base": 1_000,
+        "rotary_emb_fraction": 1.0,
+        "max_trained_positions": 2_048,
+        "fused_bias_fc": True,
+        "fused_dropout_add_ln": True,
+        "scale_attn_weights": True,
+        "use_flash_attn": True,
+        "use_xentropy": True,
+        "pad_vocab_size_multiple": 64,
+    },
+}
+"""By model_type: keys that transformers knows by other names, or fixes, with the values that it has.
+A model with other values is another network."""
 
 _NO_EFFECT = re.compile(
     # what the file is and where it comes from
@@ -30,6 +57,11 @@ _NO_EFFECT = re.compile(
     r"|temperature|top_[kp]|typical_p|.*_penalty|.*no_repeat_ngram_size|bad_words_ids|forced_.*"
     r"|(begin_)?suppress_tokens|remove_invalid_values|output_(scores|attentions|hidden_states)"
     r"|return_dict(_in_generate)?|torchscript"
+    r"|(bos|eos|pad|mask)_token|mlm_probability|generator_(hidden_)?size|training|train_args|cell|amp"
+    # what releases of the same network had before it was in transformers, always at one value
+    r"|down_scale_factor|gap_size|layers_to_keep|net_structure_type|num_memory_blocks|clf_pooling"
+    r"|attention_(mode|dilation)|ignore_attention_mask|autoregressive|max_sequence_length|norm_type"
+    r"|reference_compile|repad_logits_with_grad"
     # adapters that are listed but not loaded; a folder with one is refused
     r"|adapters|adapter_fusion_models"
 )
@@ -52,25 +84,22 @@ def check_architecture(name: str, folder: Path) -> Any:
     _check_own_code(name, raw, folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        default = type(config)()
     except Exception as error:  # broken files raise errors of any type
         raise cannot_be_loaded(name, folder, error) from error
-    # The encoder of T5 alone is saved as no such model, and is then loaded as a whole one.
-    if config.is_encoder_decoder or default.is_encoder_decoder:
+    # The encoder of T5 alone is saved as no such model, and would be loaded as a whole one.
+    if config.is_encoder_decoder or type(config).is_encoder_decoder:
         raise model_error(
             name, "is a sequence-to-sequence model", "Choose an encoder for text embeddings"
         )
-    known = {*config.attribute_map, "is_causal"}
-    if hasattr(default, "rope_parameters"):
-        known |= {"rope_theta", "rope_scaling", "global_rope_theta", "local_rope_theta"}
+    known = _words_of(type(config))
+    same = _SAME_VALUES.get(config.model_type, {}) | {"position_embedding_type": "absolute"}
     unknown = sorted(
         key
         for key, value in raw.items()
         if value
         and key not in known
         and not _NO_EFFECT.fullmatch(key)
-        and not hasattr(default, key)
-        and (key, value) != ("position_embedding_type", "absolute")
+        and not (key in same and same[key] == value)
     )
     if unknown:  # guard: model-config-known
         raise model_error(
@@ -93,9 +122,27 @@ def check_architecture(name: str, folder: Path) -> Any:
     return config
 
 
+def _words_of(config: type[Any]) -> set[str]:
+    """The words in transformers' code for a kind of model, and in that of all kinds.
+
+    A key that is not among them cannot have an effect there.
+    """
+    package = Path(inspect.getfile(config)).parent
+    files = [
+        path for kind in ("configuration", "modeling") for path in package.glob(f"{kind}_*.py")
+    ]
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text("utf-8"))}
+    common = {"is_causal", "chunk_size_feed_forward", "pruned_heads"}
+    if "rope_parameters" in words:
+        common |= {"rope_theta", "rope_scaling"}
+    return words | common
+
+
 def _check_own_code(name: str, raw: dict[str, Any], folder: Path) -> None:
     """Refuse a model whose repository brings code, unless transformers' own does the same."""
     code = raw.get("auto_map") or {}
+    if not isinstance(code, dict):
+        code = {"AutoModel": code}
     model = str(code.get("AutoModel", "")) or str(code.get("AutoConfig", ""))
     same = (raw.get("model_type"), model.rpartition(".")[2]) in _SAME_CODE
     # With is_causal = false, transformers' own decoders attend in both directions, as that code does.
@@ -106,8 +153,8 @@ def _check_own_code(name: str, raw: dict[str, Any], folder: Path) -> None:
             f"{raw.get('model_type')} of transformers may be another network",
             "Choose a model that transformers knows by itself",
         )
-    tokenizer = read_json(name, folder / "tokenizer_config.json", {}).get("auto_map") or {}
-    if tokenizer:
+    tokenizer = read_json(name, folder / "tokenizer_config.json", {})
+    if isinstance(tokenizer, dict) and tokenizer.get("auto_map"):
         raise model_error(
             name,
             "needs code of its own for its tokens (auto_map in tokenizer_config.json), which Rowvec "

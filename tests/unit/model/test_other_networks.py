@@ -13,7 +13,9 @@ from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
+from operators.errors import FatalError
 from operators.model import encoder
+from operators.model.architecture import check_architecture
 from tests.unit.model.small_models import (
     build,
     cosines,
@@ -21,7 +23,6 @@ from tests.unit.model.small_models import (
     load,
     refusal,
     sentence,
-    tokenizer,
     words_only,
 )
 
@@ -129,6 +130,11 @@ def test_a_key_of_config_json_that_transformers_does_not_know_is_refused(
         ("XLMRoberta", {"output_past": True, "adapters": {"adapters": {}, "config_map": {}}}),
         ("DistilBert", {"tie_weights_": True, "qa_dropout": 0.1, "summary_type": "cls"}),
         ("ModernBert", {"cls_token_id": 0, "classifier_pooling": "mean", "torch_dtype": "float32"}),
+        ("ModernBert", {"layer_norm_eps": 1e-5, "reference_compile": True, "mlp_dropout": 0.1}),
+        ("ModernBert", {"position_embedding_type": "absolute", "sparse_pred_ignore_index": -100}),
+        ("DebertaV2", {"position_buckets": 256, "norm_rel_ebd": "none", "padding_idx": 1}),
+        ("Albert", {"down_scale_factor": 1, "net_structure_type": "x", "layers_to_keep": [1]}),
+        ("Longformer", {"attention_mode": "longformer", "attention_dilation": [1, 1]}),
         ("Qwen2", {"rope_theta": 1e6, "is_causal": True, "max_length": 20, "temperature": 0.7}),
     ],
 )
@@ -142,6 +148,70 @@ def test_keys_without_an_effect_on_the_vectors_are_no_reason(
     assert (
         np.array_equal(load(folder, **pooling).embed(["the fox"]), want) or "rope_theta" in values
     )
+
+
+NOMIC = {
+    "activation_function": "swiglu",
+    "architectures": ["NomicBertModel"],
+    "attn_pdrop": 0.0,
+    "auto_map": {"AutoModel": "nomic-ai/nomic-bert-2048--modeling_hf_nomic_bert.NomicBertModel"},
+    "bos_token_id": None,
+    "causal": False,
+    "dense_seq_output": True,
+    "embd_pdrop": 0.0,
+    "fused_bias_fc": True,
+    "fused_dropout_add_ln": True,
+    "initializer_range": 0.02,
+    "layer_norm_epsilon": 1e-12,
+    "max_trained_positions": 2048,
+    "mlp_fc1_bias": False,
+    "model_type": "nomic_bert",
+    "n_embd": 768,
+    "n_head": 12,
+    "n_inner": 3072,
+    "n_layer": 12,
+    "n_positions": 8192,
+    "pad_vocab_size_multiple": 64,
+    "parallel_block": False,
+    "prenorm": False,
+    "qkv_proj_bias": False,
+    "rotary_emb_base": 1000,
+    "rotary_emb_fraction": 1.0,
+    "rotary_emb_interleaved": False,
+    "rotary_scaling_factor": None,
+    "scale_attn_weights": True,
+    "summary_type": "cls_index",
+    "torch_dtype": "float32",
+    "type_vocab_size": 2,
+    "use_cache": True,
+    "use_flash_attn": True,
+    "use_rms_norm": False,
+    "use_xentropy": True,
+    "vocab_size": 30528,
+}
+"""A config.json from before transformers had this network."""
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {},
+        {"rotary_scaling_factor": 2},
+        {"rotary_emb_base": 10_000},
+        {"n_layer": 24},
+        {"prenorm": True},
+    ],
+    ids=lambda other: next(iter(other), "same"),
+)
+def test_former_names_of_keys_are_read_with_the_values_that_transformers_has(
+    tmp_path: Path, other: dict[str, object]
+) -> None:
+    edit(tmp_path / "config.json", **NOMIC | other)
+    if not other:
+        assert check_architecture("nomic", tmp_path).hidden_size == 768
+        return
+    with pytest.raises(FatalError, match=f"sets {next(iter(other))} in config.json"):
+        check_architecture("nomic", tmp_path)
 
 
 def test_sparse_attention_that_changes_with_the_first_short_text_is_refused(tmp_path: Path) -> None:
@@ -239,17 +309,6 @@ def test_weights_that_are_not_used_are_refused(tmp_path: Path) -> None:
     )
     rename_weights(folder, "intermediate.dense", "mlp.gated_layers")
     assert "lacks 4 weights" in refusal(folder)
-
-
-def test_an_encoder_of_t5_alone_is_refused_as_what_it_is(tmp_path: Path) -> None:
-    config = transformers.T5Config(
-        vocab_size=400, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2
-    )
-    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "model")
-    tokenizer(special=True).save_pretrained(tmp_path / "model")
-    told = refusal(tmp_path / "model")
-    assert "is a sequence-to-sequence model" in told
-    assert "Fetch" not in told
 
 
 # --- the texts beside a text ------------------------------------------------------------------

@@ -49,6 +49,7 @@ from tests.unit.model.small_models import (
     refusal,
     sentence,
     theirs,
+    tokenizer,
 )
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -675,6 +676,17 @@ def test_models_that_cannot_be_pooled_are_refused(tmp_path):
     assert "is a decoder, and does not say how to pool it" in refusal(decoder)
     assert "knows nothing of the text" in refusal(decoder, pooling="cls")
     assert load(decoder, pooling="last").dim == 32
+
+
+def test_an_encoder_of_t5_alone_is_refused_as_what_it_is(tmp_path):
+    config = transformers.T5Config(
+        vocab_size=400, d_model=32, d_kv=16, d_ff=64, num_layers=2, num_heads=2
+    )
+    transformers.T5EncoderModel(config).save_pretrained(tmp_path / "model")
+    tokenizer(special=True).save_pretrained(tmp_path / "model")
+    told = refusal(tmp_path / "model")
+    assert "is a sequence-to-sequence model" in told
+    assert "Fetch" not in told
 
 
 def test_modules_that_are_not_implemented_are_refused(tmp_path):
