@@ -32,7 +32,7 @@ from operators.milvus.schema import (
     mirrored,
     missing_field,
 )
-from operators.store.protocol import CollectionSpec, Entity, Fence, Hit, Stored
+from operators.store.protocol import CollectionSpec, Entity, Fence, FoundCollection, Hit, Stored
 
 
 class HashEmbedder:
@@ -111,6 +111,7 @@ class MemoryStore:
         self._new_identity = new_identity
         self.history: list[Applied] = []
         self._collections: dict[str, _Collection] = {}
+        self._aliases: dict[str, str] = {}
         self._ensured: set[str] = set()
         self._failures: list[tuple[Exception, str | None, bool]] = []
         self._lock = threading.Lock()
@@ -222,10 +223,27 @@ class MemoryStore:
         with self._operation("identity"):
             return self._get(collection).identity
 
+    def find(self, name: str) -> FoundCollection | None:
+        with self._operation("find"):
+            own_name = self._aliases.get(name, name)
+            kept = self._collections.get(own_name)
+            return None if kept is None else FoundCollection(own_name, kept.identity)
+
+    # What an operator might do; the protocol `VectorStore` has no such methods.
+
     def drop(self, collection: str) -> None:
-        """Remove a collection, as an operator would; the protocol `VectorStore` has no such method."""
         with self._lock:
             del self._collections[collection]
+
+    def rename(self, collection: str, name: str) -> None:
+        with self._lock:
+            self._collections[name] = self._collections.pop(collection)
+            renamed = {a: name if c == collection else c for a, c in self._aliases.items()}
+            self._aliases = renamed
+
+    def set_alias(self, collection: str, alias: str) -> None:
+        with self._lock:
+            self._aliases[alias] = collection
 
     def search(
         self,
@@ -280,7 +298,7 @@ class MemoryStore:
 
     def _get(self, collection: str) -> _Collection:
         try:
-            return self._collections[collection]
+            return self._collections[self._aliases.get(collection, collection)]
         except KeyError:
             raise FatalError(subject=f"collection '{collection}'", cause="does not exist") from None
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flows.process import open_files
+from flows.process.collection_names import CollectionNames
 from flows.process.peeking import default_warnings, peek
 from flows.recovery.directory import check_directory
 from flows.settings import bytewax_cluster
@@ -23,6 +25,7 @@ from operators.kafka.config import check_clients
 from operators.milvus.store import MilvusStore
 from operators.model.protocol import Embedder
 from operators.ownership.accept_options import Accept
+from operators.ownership.collection_watch import CollectionWatch
 from operators.ownership.kill_timer import KillTimer
 from operators.ownership.lease import Lease
 from operators.ownership.lease_times import LeaseTimes
@@ -69,6 +72,7 @@ class Opened:
     Attributes:
         origins: Schema and table name in the database, by topic, as found in a record.
         nulls: Columns that are NULL in a record that was looked at, by topic.
+        names: What the contract's names of collections stand for.
         collections_empty: Whether all collections are empty.
         claim: The process that is about to write; None for `rowvec check`.
         lease: The lease, once its check has taken it.
@@ -83,11 +87,13 @@ class Opened:
     partitions: list[tuple[str, int]] = field(default_factory=list)
     embedder: Embedder | None = None
     store: MilvusStore | None = None
+    names: CollectionNames | None = None
     collections_empty: bool = False
     claim: Claim | None = None
     ledger: Ledger | None = None
     lease: Lease | None = None
     timer: KillTimer | None = None
+    watch: CollectionWatch | None = None
     warnings: list[str] = field(default_factory=list)
 
     def close(self) -> None:
@@ -118,7 +124,8 @@ class Outcome:
 def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
     """Run the checks, cheap ones first, and yield each result at once.
 
-    A check is skipped if an earlier one, which it depends on, has failed.
+    A check is skipped if an earlier one, which it depends on, has failed. From `_milvus` on, the checks
+    see the contract with the own names of its collections, in place of aliases.
     """
     checks: list[tuple[str, Callable[[Contract, Opened], str]]] = [
         ("recovery", _recovery),
@@ -135,7 +142,7 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
     for name, check in checks:
         opened.warnings.clear()
         try:
-            detail = check(contract, opened)
+            detail = check(opened.names.contract if opened.names else contract, opened)
         except RowvecError as error:
             yield Outcome(name, "", error, tuple(opened.warnings))
         except _NotPossible:
@@ -262,7 +269,8 @@ def _database(contract: Contract, opened: Opened) -> str:
 def _milvus(contract: Contract, opened: Opened) -> str:
     opened.warnings += unencrypted(contract, "milvus")
     opened.store = MilvusStore(contract.milvus)
-    return contract.milvus.uri
+    opened.names = CollectionNames.of(contract, opened.store.find)
+    return "; ".join([contract.milvus.uri, *opened.names.told()])
 
 
 def _lease(contract: Contract, opened: Opened) -> str:
@@ -270,7 +278,7 @@ def _lease(contract: Contract, opened: Opened) -> str:
 
     For `rowvec check`, only say who holds it.
     """
-    if opened.store is None:
+    if opened.store is None or opened.names is None:
         raise _NotPossible
     claim = opened.claim
     key = contract.masking.hmac_key
@@ -281,6 +289,7 @@ def _lease(contract: Contract, opened: Opened) -> str:
         process=0 if claim is None else claim.process,
         accepted=() if claim is None else claim.accepted,
         hmac_key=None if key is None else key.get_secret_value(),
+        identities=opened.names.identities,
     )
     if claim is None:
         entries = ledger.entries.read()
@@ -288,13 +297,15 @@ def _lease(contract: Contract, opened: Opened) -> str:
         holders = {
             entry.holder.where
             for name, entry in entries.items()
-            if entry.holder.id and name.rpartition("/")[0] in ledger.entries.collections
+            if entry.holder.id and ledger.entries.collection_about(name, entry) is not None
         }
         return f"held by {', '.join(sorted(holders))}" if holders else "free"
     opened.timer = KillTimer()
+    times = LeaseTimes(contract.milvus.lease_s, 2 * contract.milvus.request_timeout_s)
+    opened.watch = CollectionWatch(opened.store.find, times.settle, time.monotonic)
     opened.lease = Lease(
         ledger.entries,
-        LeaseTimes(contract.milvus.lease_s, 2 * contract.milvus.request_timeout_s),
+        times,
         opened.timer,
         Holder(
             id=uuid4().hex,
@@ -304,6 +315,7 @@ def _lease(contract: Contract, opened: Opened) -> str:
         process=claim.process,
         processes=claim.processes,
         free_locks=claim.locks,
+        watch=opened.watch.look,
     )
     opened.lease.claim()
     return "taken"
@@ -322,6 +334,9 @@ def _ledger(contract: Contract, opened: Opened) -> str:
         types.adopt(opened.ledger.entries.known_keys(topic))
     opened.ledger.entries.key_types = lambda: {t: types.codes for t, types in key_types.items()}
     if opened.lease is not None:
+        assert opened.names is not None
+        assert opened.watch is not None
+        opened.watch.begin(opened.names.own_names)
         opened.lease.confirm()
     return "collections and contract are those that were filled"
 

@@ -113,6 +113,8 @@ class Session:
             claim = preflight.Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
             opened = preflight.pass_all(contract, claim)
             closing.callback(opened.close)
+            assert opened.names is not None
+            contract = opened.names.contract
             wiring = _Wiring(
                 contract,
                 opened,

@@ -6,10 +6,10 @@ from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from operators.errors import RowvecError
+from operators.errors import FatalError, RowvecError
 from operators.milvus.connection import Connection
 from operators.milvus.schema import Field, Shape
-from operators.store.protocol import Fence
+from operators.store.protocol import Fence, FoundCollection
 
 STRONG = "Strong"
 """The consistency level of every collection and every read."""
@@ -38,6 +38,8 @@ _TYPES = {
     "vector": DataType.FLOAT_VECTOR,
 }
 
+_NO_COLLECTION = 100
+
 _TYPE_NAMES = {int(kind): name for name, kind in _TYPES.items()}
 
 
@@ -50,6 +52,17 @@ class CollectionRequests(Connection):
     def has_collection(self, collection: str) -> bool:
         """Whether a collection of this name exists."""
         return bool(self._call(self.about(collection), self._client.has_collection, collection))
+
+    def find(self, name: str) -> FoundCollection | None:
+        """The collection that a name or an alias stands for now; None if there is none."""
+        try:
+            about = self._call(self.about(name), self._client.describe_collection, name)
+        except FatalError as error:
+            if getattr(error.__cause__, "code", None) == _NO_COLLECTION:
+                return None
+            raise
+        _, identity = _model_and_identity(about)
+        return FoundCollection(str(about["collection_name"]), identity)
 
     def make_collection(self, collection: str, wanted: Shape) -> Shape:
         """Create a collection and its index where they are missing.
@@ -129,11 +142,7 @@ class CollectionRequests(Connection):
             )
             if index and index.get("field_name") == "vector":
                 metric = str(index.get("metric_type", ""))
-        properties = about.get("properties", {})
-        description = _DESCRIPTION.fullmatch(str(about.get("description", "")))
-        recorded = description.groupdict(default="") if description else {}
-        model = str(properties.get(_MODEL_PROPERTY, "")) or recorded.get("model", "")
-        identity = str(properties.get(_IDENTITY_PROPERTY, "")) or recorded.get("identity", "")
+        model, identity = _model_and_identity(about)
         return Shape(fields, metric, model, identity=identity)
 
     def add_field(self, collection: str, field: Field, fence: Fence) -> None:
@@ -150,6 +159,17 @@ class CollectionRequests(Connection):
                 data_type=_TYPES[field.type],
                 **_options(field, nullable=True),
             )
+
+
+def _model_and_identity(about: dict[str, Any]) -> tuple[str, str]:
+    """What a collection's description says: the model, and the identity of `VectorStore.identity`."""
+    properties = about.get("properties", {})
+    description = _DESCRIPTION.fullmatch(str(about.get("description", "")))
+    recorded = description.groupdict(default="") if description else {}
+    model = str(properties.get(_MODEL_PROPERTY, "")) or recorded.get("model", "")
+    identity = str(properties.get(_IDENTITY_PROPERTY, "")) or recorded.get("identity", "")
+    number = about.get("collection_id")  # Lite says 0 for all of them
+    return model, f"{identity}@{number}" if number else identity  # guard: identity-of-the-server
 
 
 def _options(field: Field, *, nullable: bool) -> dict[str, Any]:

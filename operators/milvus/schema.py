@@ -74,7 +74,7 @@ class Shape:
         metric: "" if none is recorded.
         model: "" if none is recorded.
         extra_fields: Whether further nullable fields are allowed.
-        identity: Random id from its creation; "" if none is recorded or it does not exist yet.
+        identity: See `VectorStore.identity`; "" if it does not exist yet.
     """
 
     fields: Mapping[str, Field]

@@ -26,7 +26,7 @@ from operators.milvus.schema import (
     mirrored,
     missing_field,
 )
-from operators.store.protocol import CollectionSpec, Entity, Fence, Hit, Stored
+from operators.store.protocol import CollectionSpec, Entity, Fence, FoundCollection, Hit, Stored
 
 MAX_HITS = MAX_WINDOW
 
@@ -221,6 +221,10 @@ class MilvusStore:
             FatalError: There is no such collection.
         """
         return self._client.describe(collection).model
+
+    def find(self, name: str) -> FoundCollection | None:
+        """See `FindCollection`. Not cached: an alias may have been moved meanwhile."""
+        return self._client.find(name)
 
     def ledger(self) -> MilvusLedger:
         """The ledger in the same database. It uses this connection, and ends with it."""

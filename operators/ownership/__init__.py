@@ -6,13 +6,14 @@
   user can accept, `ledger_entries` says what an entry holds.
 - `lease`: takes, renews and releases the lease, by the `lease_times`. `gate` lets writes pass while
   the lease lasts: each request that writes rows passes it. `kill_timer` ends the process when the lease
-  runs out.
+  runs out. `collection_watch` stops a flow whose collection became another one.
 
 May import: store, changes, contract, retry, errors.
 """
 
 __all__ = [
     "accept_options",
+    "collection_watch",
     "gate",
     "kill_timer",
     "lease",

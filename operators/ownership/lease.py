@@ -61,6 +61,7 @@ class Lease:
         free_locks: Locks that this process has taken or found free, so their holders are dead.
         now: Seconds of a clock that runs on while the machine is suspended.
         wait: Waits for so many seconds; returns True if the process should stop.
+        watch: Called after each renewal; raises `FatalError` if a collection is another one now.
     """
 
     def __init__(
@@ -75,6 +76,7 @@ class Lease:
         free_locks: Collection[str] = (),
         now: Callable[[], float] = boottime,
         wait: Callable[[float], bool] | None = None,
+        watch: Callable[[], None] = lambda: None,
     ) -> None:
         self._entries = entries
         self._times = times
@@ -85,6 +87,7 @@ class Lease:
         self._now = now
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self.keep, name="rowvec-lease", daemon=True)
+        self._watch = watch
         self._wait = wait or self._ended.wait
         self._settled_at = float("inf")
         self._last_renewal = float("-inf")
@@ -169,7 +172,7 @@ class Lease:
         return {
             name: entry
             for name, entry in entries.items()
-            if name.rpartition("/")[0] in self._entries.collections
+            if self._entries.collection_about(name, entry) is not None
             and (entry.process == self._process or entry.process >= self._processes)
             and entry.holder.id not in ("", self._holder.id)
             and entry.holder.lock not in self._free_locks
@@ -197,6 +200,7 @@ class Lease:
             self._last_renewal = began
             if began >= self._sole_writer_from:  # guard: lease-late
                 self.gate.renewed(began)
+            self._watch()  # guard: collections-watched
         except FatalError as error:
             self.gate.lose(error)  # guard: lease-lost
         except RowvecError as error:

@@ -12,7 +12,7 @@ them is passed on. State behind the ledger is an old copy: it lacks an epoch tha
 at or after it is safe: the first batch that it gathers covers everything already written.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from operators.contract.table import TableSection
 from operators.ownership.accept_options import Accept
@@ -38,6 +38,7 @@ class Ledger:
         process: Number of this process in the flow.
         accepted: Findings that the user accepts for this start.
         hmac_key: Key of the contract's masks.
+        identities: Identity of each collection that exists, by name.
     """
 
     def __init__(
@@ -48,8 +49,9 @@ class Ledger:
         process: int = 0,
         accepted: Collection[Accept] = (),
         hmac_key: str | None = None,
+        identities: Mapping[str, str] = {},
     ) -> None:
-        self.entries = OwnEntries(store, tables, process)
+        self.entries = OwnEntries(store, tables, process, identities)
         self.start = StartChecks(self.entries, tables, accepted, hmac_key)
         self.epochs = EpochEnds(self.entries, retry)
         self._retry = retry

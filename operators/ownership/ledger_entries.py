@@ -17,7 +17,7 @@ class Stamp(NamedTuple):
     """What a partition's recovery state remembers of the ledger.
 
     Attributes:
-        identity: Identity of the collection that its records go to; "" if that has none.
+        identity: Identity of the collection that its records go to, as `VectorStore.identity` says it.
         sequence: Sequence of the ledger when the state was made; 0 if it was never written.
     """
 
@@ -47,7 +47,7 @@ class Entry:
     """What one process has written down about one collection.
 
     Attributes:
-        identity: Identity of the collection.
+        identity: Identity of the collection, as `VectorStore.identity` says it.
         history: Raised when a user accepts another collection: `seen` of entries with a lower history
             is ignored.
         sequence: Rises with every write of any process.
@@ -114,6 +114,22 @@ class Entry:
                 cause=f"it is not in the format {FORMAT} of this release",
                 hint="run the release that wrote it",
             ) from None
+
+
+def differ(one: str, other: str) -> bool:
+    """Whether two identities of `VectorStore.identity` are those of two collections.
+
+    A part that is missing in either of them says nothing: an entry of an older release has no id of
+    the server, and a collection of an older release no random id.
+    """
+    parts = zip(one.split("@"), other.split("@"), strict=False)
+    return any(part and other_part and part != other_part for part, other_part in parts)
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two identities are those of one collection; False if they have no part to compare."""
+    shared = any(all(parts) for parts in zip(one.split("@"), other.split("@"), strict=False))
+    return shared and not differ(one, other)
 
 
 def table_digest(table: TableSection, hmac_key: str | None) -> str:

@@ -9,7 +9,7 @@ from functools import partial
 from operators.codec.key_types import furthest
 from operators.contract.table import TableSection
 from operators.errors import FatalError
-from operators.ownership.ledger_entries import Entry
+from operators.ownership.ledger_entries import Entry, same
 from operators.store.protocol import Fence, LedgerStore
 
 
@@ -25,11 +25,19 @@ class OwnEntries:
         store: Holds the entries of all processes.
         tables: Tables of the contract.
         process: Number of this process in the flow.
+        identities: Identity of each collection that exists, by name.
     """
 
-    def __init__(self, store: LedgerStore, tables: Sequence[TableSection], process: int) -> None:
+    def __init__(
+        self,
+        store: LedgerStore,
+        tables: Sequence[TableSection],
+        process: int,
+        identities: Mapping[str, str] = {},
+    ) -> None:
         self._store = store
         self._process = process
+        self._identities = identities
         self._collections = {table.topic: table.collection for table in tables}
         self._names = {table.topic: table.name for table in tables}
         self._changing = threading.Lock()
@@ -53,6 +61,18 @@ class OwnEntries:
         """Name of the collection that a topic's rows go to."""
         return self._collections[topic]
 
+    def collection_about(self, name: str, entry: Entry) -> str | None:
+        """Name of this contract's collection that an entry is about; None for another contract's.
+
+        An entry bears the name that its collection had when it was written. It may have been renamed
+        since, or an older release may have written the name of an alias.
+        """
+        for collection, identity in self._identities.items():
+            if same(identity, entry.identity):  # guard: entry-by-identity
+                return collection
+        collection = name.rpartition("/")[0]
+        return collection if collection in self.collections else None
+
     @property
     def stored_sequence(self) -> int:
         """Sequence of the last write that is known to be in the store."""
@@ -73,8 +93,8 @@ class OwnEntries:
         """Take over entries as they were read; later writes build on this process's own."""
         known: dict[str, list[Entry]] = {name: [] for name in self.collections}
         for name, entry in entries.items():
-            collection = name.rpartition("/")[0]
-            if collection in known:
+            collection = self.collection_about(name, entry)
+            if collection is not None:
                 known[collection].append(entry)
         blank = Entry("", self._process)
         highest = max((e.sequence for each in known.values() for e in each), default=0)

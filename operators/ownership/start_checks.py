@@ -9,7 +9,7 @@ from operators.changes.shards import SHARDS
 from operators.contract.table import TableSection
 from operators.errors import FatalError
 from operators.ownership.accept_options import LOST, Accept
-from operators.ownership.ledger_entries import Entry, Stamp, table_digest
+from operators.ownership.ledger_entries import Entry, Stamp, differ, table_digest
 from operators.ownership.own_entries import OwnEntries
 
 logger = logging.getLogger(__name__)
@@ -121,11 +121,12 @@ class StartChecks:
                 cause=f"it was filled with {entry.shards} shards, and this release has {SHARDS}",
                 hint="run the release that filled it, or fill another collection",
             )
-        if entry.identity and entry.identity != identity:  # guard: other-collection
+        if differ(entry.identity, identity):  # guard: other-collection
             self.refuse(
                 Accept.OTHER_COLLECTION,
                 subject,
-                "it is not the one that this flow filled: it was dropped and made anew since",
+                "it is not the one that this flow filled: it was dropped and made anew since, or "
+                "restored from a backup",
                 "restore it; or have it filled anew, with an empty recovery directory",
             )
         tables = self._tables[collection]
@@ -177,9 +178,7 @@ class StartChecks:
                 )
                 self._entries.forget(topic, partition)
             return
-        if (
-            stamp.identity and mine.identity and stamp.identity != mine.identity
-        ):  # guard: foreign-state
+        if differ(stamp.identity, mine.identity):  # guard: foreign-state
             self.refuse(
                 Accept.OTHER_COLLECTION,
                 subject,

@@ -92,6 +92,22 @@ class Stored:
     place: str = field(default="", compare=False)
 
 
+class FoundCollection(NamedTuple):
+    """The collection that a name stands for now.
+
+    Attributes:
+        name: Its own name, where the name that was asked for is an alias.
+        identity: See `VectorStore.identity`.
+    """
+
+    name: str
+    identity: str
+
+
+FindCollection = Callable[[str], FoundCollection | None]
+"""Asks a store which collection a name or an alias stands for now; None if it stands for none."""
+
+
 class VectorStore(Protocol):
     """Collections of entities, written by one writer per id.
 
@@ -199,10 +215,12 @@ class VectorStore(Protocol):
         ...
 
     def identity(self, collection: str) -> str:
-        """A random id that tells this collection from any other one of the same name.
+        """What tells this collection from any other one, whatever either of them is called.
 
-        It is generated when the collection is created; "" for a collection of an older release,
-        which generated none.
+        It has two parts: a random id from the collection's creation, and, behind an @, the server's own
+        id of it if the server tells one. A backup that is restored keeps the first and changes the
+        second. Either part is missing where it is not known: a collection of an older release has no
+        random id. `operators.ownership.ledger_entries.differ` compares two identities.
         """
         ...
 

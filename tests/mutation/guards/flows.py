@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import dropped, never, replaced
-from tests.mutation.selections import EXPORTERS, OPEN_FILES, PEEKING, RECOVERY
+from tests.mutation.selections import EXPORTERS, NAMES, OPEN_FILES, PEEKING, RECOVERY
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -25,6 +25,12 @@ GUARDS: tuple[Guard, ...] = (
             by="contract.milvus.write_lanes",
         ),
         ("tests/flow/test_sync.py", "-k", "lanes"),
+    ),
+    Guard(
+        "one-name-for-one-collection",
+        "a contract that names one collection by two names is refused",
+        never,
+        NAMES,
     ),
     Guard(
         "recovery-others",

@@ -2,7 +2,7 @@
 
 from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, never, replaced, unwrapped, without
-from tests.mutation.selections import LEASE, LEDGER, TIMER
+from tests.mutation.selections import LEASE, LEDGER, NAMES, TIMER
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
@@ -100,6 +100,30 @@ GUARDS: tuple[Guard, ...] = (
         "a change of an entry is not lost while another thread writes the entries",
         unwrapped,
         LEDGER,
+    ),
+    Guard(
+        "entry-by-identity",
+        "an entry of a collection that was renamed, or was named by an alias, is found",
+        never,
+        NAMES,
+    ),
+    Guard(
+        "collection-exchanged",
+        "a collection that another one replaces under the flow stops it",
+        never,
+        NAMES,
+    ),
+    Guard(
+        "alias-moved",
+        "an alias that is moved under the flow stops it",
+        never,
+        NAMES,
+    ),
+    Guard(
+        "collections-watched",
+        "each renewal of the lease looks whether the collections are the same ones",
+        dropped,
+        NAMES,
     ),
     Guard(
         "newcomer-waits",

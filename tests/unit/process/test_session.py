@@ -33,6 +33,7 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         embedder=SimpleNamespace(),
         ledger=SimpleNamespace(start=SimpleNamespace(distrusts=False), run_again=lambda: None),
         lease=SimpleNamespace(gate=gate),
+        names=SimpleNamespace(contract=contract()),
         rules={},
         partitions=[],
         collections_empty=True,
