@@ -4,6 +4,7 @@ The models are frozen and refuse unknown keys, like those of `operators.contract
 contain them.
 """
 
+import json
 import string
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ from pydantic import (
     model_validator,
 )
 
+from operators.contract.field_names import MAX_COLUMNS, MAX_FIELDS, another_name, problem_with
 from operators.printable import without_credentials
 
 RESERVED_FIELDS = frozenset({"id", "vector", "text"})
@@ -284,14 +286,28 @@ class TableSection(Section):
     @model_validator(mode="after")
     def _fields_are_distinct(self) -> Self:
         fields = Counter(self.fields().values())
-        for field, count in fields.items():
-            if field in RESERVED_FIELDS or field.startswith(PROVENANCE_PREFIX):
-                raise ValueError(
-                    f"columns: '{field}' is a field of Rowvec's own; rename it in the collection: "
-                    f'{field} = {{ type = "…", field = "{self.name or "source"}_{field}" }}'
+        problems = []
+        for column, field in self.fields().items():
+            own = field in RESERVED_FIELDS or field.startswith(PROVENANCE_PREFIX)
+            problem = "is a field of Rowvec's own" if own else problem_with(field)
+            if problem is not None:  # guard: field-has-a-name
+                wanted = f"{self.name or 'source'}_{field}" if own else column
+                shown, key = (json.dumps(n[:100], ensure_ascii=False) for n in (field, column))
+                problems.append(
+                    f"'{shown[1:-1]}' {problem}; rename it in the collection: "
+                    f'{key} = {{ type = "{self.columns[column].type}", '
+                    f'field = "{another_name(wanted, fields)}" }}'
                 )
-            if count > 1:
-                raise ValueError(f"columns: two columns share the field '{field}'")
+            elif fields[field] > 1:
+                problems.append(f"two columns share the field '{field}'")
+        if len(fields) > MAX_COLUMNS:  # guard: number-of-fields
+            problems.append(
+                f"{len(fields)} are more than the {MAX_COLUMNS} that a collection takes: it has "
+                f"{MAX_FIELDS} fields at most, and the others are Rowvec's own; mirror those that "
+                "searches filter by"
+            )
+        if problems:
+            raise ValueError("columns: " + "; ".join(dict.fromkeys(problems)))
         return self
 
     @model_validator(mode="after")

@@ -111,6 +111,7 @@ class CollectionRequests(Connection):
             self._client.create_collection,
             collection,
             schema=schema,
+            creates=True,
             consistency_level=STRONG,
             properties={_MODEL_PROPERTY: shape.model, _IDENTITY_PROPERTY: identity},
         )
@@ -120,7 +121,14 @@ class CollectionRequests(Connection):
         index = MilvusClient.prepare_index_params()
         index.add_index("vector", index_type="AUTOINDEX", metric_type=metric)
         # sync=False, because pymilvus would wait without a deadline; loading waits for the index.
-        self._call(self.about(collection), self._client.create_index, collection, index, sync=False)
+        self._call(
+            self.about(collection),
+            self._client.create_index,
+            collection,
+            index,
+            creates=True,
+            sync=False,
+        )
 
     def describe(self, collection: str) -> Shape:
         """Ask Milvus for a collection's fields, metric, model and identity."""
@@ -157,6 +165,7 @@ class CollectionRequests(Connection):
                 collection,
                 field_name=field.name,
                 data_type=_TYPES[field.type],
+                creates=True,
                 **_options(field, nullable=True),
             )
 

@@ -119,16 +119,18 @@ class Connection:
         function: Callable[..., T],
         *args: Any,
         refused: type[RowvecError] = FatalError,
+        creates: bool = False,
         **kwargs: Any,
     ) -> T:
         """Call pymilvus with the deadline, and translate its errors into Rowvec's.
 
-        `refused` is the error for a request that Milvus understood and refused.
+        `refused` is the error for a request that Milvus understood and refused; `creates` says that the
+        request creates a collection, an index or a field.
         """
         try:
             return function(*args, timeout=self._timeout, **kwargs)
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
-            raise_translated(error, subject, self._where, refused)
+            raise_translated(error, subject, self._where, refused, creates=creates)
 
     def _read(self, collection: str, function: Callable[..., T], **kwargs: Any) -> T:
         """Call a reading function; if the collection is not loaded, load it and call again.

@@ -41,13 +41,24 @@ _FATAL_CODES = {
 
 _REFUSED_CODES = {1100, 1101, 1102, 1804}
 
+_BUSY_CODES = {2, 3, 4, 5, 7, 8, 9, 11, 503}
+"""A server that is up and cannot do it now."""
+
+_NOT_READY = re.compile(r"not ready|unavailable|initializ", re.IGNORECASE)
+"""Together with code 1, which servers and Lite give to anything."""
+
 _NO_DATABASE = re.compile(r"^database\W.*(not found|does not exist)")  # Lite and 2.3: no code
 
 _SCHEMA_CHANGED = ("unexpected field", "missed an field")
 
 
 def raise_translated(
-    error: Exception, subject: str, where: str, refused: type[RowvecError]
+    error: Exception,
+    subject: str,
+    where: str,
+    refused: type[RowvecError],
+    *,
+    creates: bool = False,
 ) -> NoReturn:
     """Raise the error of Rowvec that corresponds to this one.
 
@@ -56,8 +67,9 @@ def raise_translated(
         subject: Subject of the new error.
         where: Name of the server, for hints.
         refused: The error to raise if Milvus understood the request and refused it.
+        creates: See `verdict_of`.
     """
-    verdict, cause, hint = verdict_of(error)
+    verdict, cause, hint = verdict_of(error, creates=creates)
     kind: type[RowvecError]
     match verdict:
         case Verdict.TRANSIENT:
@@ -69,11 +81,16 @@ def raise_translated(
     raise kind(subject=subject, cause=cause, hint=hint) from error
 
 
-def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
+def verdict_of(error: Exception, *, creates: bool = False) -> tuple[Verdict, str, str]:
     """The verdict on an error, its cause, and a hint.
 
     An unknown error counts as transient: retries are bounded, and then the flow stops. If it counted
     as refused, a Milvus with a problem of its own would turn good rows into dead letters.
+
+    Args:
+        error: The error that pymilvus raised.
+        creates: Whether the request creates a collection, an index or a field. No row is to blame then,
+            and servers refuse one with all kinds of codes, so an unknown answer is fatal.
     """
     status, details = _grpc_status(error)
     message = details or getattr(error, "message", "") or str(error)
@@ -104,7 +121,15 @@ def verdict_of(error: Exception) -> tuple[Verdict, str, str]:
         return Verdict.REFUSED, cause, ""
     if code in _REFUSED_CODES and not getattr(error, "retriable", False):
         return Verdict.REFUSED, cause, ""
+    if creates and not _is_busy(error, code, message):  # guard: creation-refused
+        return Verdict.FATAL, cause, "Correct what Milvus names there, or see its log"
     return Verdict.TRANSIENT, cause, ""  # guard: unknown-is-no-letter
+
+
+def _is_busy(error: Exception, code: int, message: str) -> bool:
+    if getattr(error, "retriable", False) or code in _BUSY_CODES:
+        return True
+    return code == 1 and _NOT_READY.search(message) is not None
 
 
 def _grpc_status(error: BaseException) -> tuple[str, str]:

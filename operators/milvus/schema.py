@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, cast, get_args
 
+from operators.contract.field_names import MAX_FIELDS
 from operators.contract.table import (
     MAX_VARCHAR_BYTES,
     PROVENANCE_PREFIX,
@@ -179,8 +180,8 @@ def missing_field(collection: str, shape: Shape, name: str, column: ColumnSpec) 
     """The field to add so that the collection mirrors this column; None if it has the field.
 
     Raises:
-        FatalError: The name is reserved, the field exists and cannot hold the column, or the
-            contract does not allow extra fields.
+        FatalError: The name is reserved, the field exists and cannot hold the column, the contract does
+            not allow extra fields, or the collection can have no more.
     """
     wanted = replace(mirroring(name, column), optional=True)
     subject = f"collection '{collection}', new field '{name}'"
@@ -202,6 +203,12 @@ def missing_field(collection: str, shape: Shape, name: str, column: ColumnSpec) 
             subject=subject,
             cause="is none that the contract names",
             hint='Set added = "add" in the table\'s `drift`',
+        )
+    if has is None and len(shape.fields) >= MAX_FIELDS:  # guard: number-of-added-fields
+        raise FatalError(
+            subject=subject,
+            cause=f"would be one more than the {MAX_FIELDS} fields that a collection can have",
+            hint='Name it in the table\'s `unmirrored`, or set added = "ignore" in its `drift`',
         )
     return wanted if has is None else None
 

@@ -1,12 +1,12 @@
 """Columns that are added to a table while it is synced, and the fields that mirror them."""
 
 import logging
-import re
 import threading
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from operators.contract.field_names import problem_with
 from operators.contract.table import (
     MAX_VARCHAR_BYTES,
     PROVENANCE_PREFIX,
@@ -19,8 +19,6 @@ from operators.retry import RetryPolicy
 from operators.store.protocol import VectorStore
 
 logger = logging.getLogger(__name__)
-
-_FIELD_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
 class AddedColumns:
@@ -56,7 +54,7 @@ class AddedColumns:
         """
         reserved = column in RESERVED_FIELDS or column.startswith(PROVENANCE_PREFIX)
         taken = column in self._table.fields().values()
-        if reserved or taken or not _FIELD_NAME.fullmatch(column):
+        if reserved or taken or problem_with(column):
             raise RecordError(
                 subject=f"column '{column[:60]}' of {self._table.topic}",
                 cause="it is new, and no field of the collection can have its name",

@@ -7,7 +7,7 @@ collection again with the field. Everything but the server's part is real.
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,11 @@ import pytest
 from pymilvus import DataType, MilvusClient, MilvusException
 from pymilvus.client.prepare import Prepare
 
+from operators.contract.field_names import MAX_FIELDS
 from operators.contract.sections import MilvusSection
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError, RetriableError
+from operators.milvus.schema import collection_shape
 from operators.milvus.store import MilvusStore
 from tests.conformance.test_store import FULL, NULLS, entity, spec_of
 from tests.fakes import MemoryStore
@@ -162,6 +164,18 @@ def test_a_field_that_cannot_be(store: Any, name: str, column: ColumnSpec, cause
         store.add_field("grows", name, column)
     assert "`field`" in refused.value.hint
     assert store.fields("grows") == before
+
+
+def test_a_field_that_is_one_too_many(store: Any):
+    free = MAX_FIELDS - len(collection_shape(spec_of("grows")).fields)
+    fields = {f"c{n}": ColumnSpec(type="int64") for n in range(free - 1)}
+    spec = spec_of("grows", extra_fields=True)
+    store.ensure(replace(spec, fields={**spec.fields, **fields}))
+    store.add_field("grows", "last", ColumnSpec(type="int64"))
+    with pytest.raises(FatalError, match="one more than the 64 fields") as refused:
+        store.add_field("grows", "more", ColumnSpec(type="int64"))
+    assert "`unmirrored`" in refused.value.hint
+    store.add_field("grows", "last", ColumnSpec(type="int64"))
 
 
 def test_a_contract_that_wants_no_extra_fields(store: Any):

@@ -44,6 +44,7 @@ RECOVERY = ("tests/unit/recovery/test_directory.py",)
 LEDGER = ("tests/unit/ownership/test_ledger.py",)
 LEASE = ("tests/unit/ownership/test_lease.py",)
 FENCED = ("tests/unit/milvus/test_fence.py",)
+FIELDS = ("tests/unit/contract/test_sections.py", "-k", "column or field")
 NAMES = ("tests/conformance/test_collection_names.py", "-k", "memory or identities or slow")
 TIMER = (
     "tests/unit/ownership/test_kill_timer.py",

@@ -24,6 +24,18 @@ GUARDS: tuple[Guard, ...] = (
         ERRORS,
     ),
     Guard(
+        "creation-refused",
+        "a server that refuses to create a collection is not taken for one that is down",
+        never,
+        ERRORS,
+    ),
+    Guard(
+        "number-of-added-fields",
+        "a field that is one too many for a collection is refused",
+        never,
+        ("tests/conformance/test_added_fields.py", "-k", "one_too_many"),
+    ),
+    Guard(
         "id-checked",
         "an id that is not encoded reaches no filter",
         never,

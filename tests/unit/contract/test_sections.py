@@ -15,6 +15,7 @@ from flows.settings import (
     load_contract,
     process_from_env,
 )
+from operators.contract.field_names import MAX_COLUMNS, MAX_FIELDS
 from operators.contract.sections import Contract, KafkaSection
 from operators.contract.table import PROVENANCE_PREFIX, RESERVED_FIELDS
 from operators.errors import ContractError, FatalError
@@ -287,6 +288,58 @@ def test_the_reserved_names_are_those_of_every_collection():
 def test_a_renamed_column_may_not_take_a_reserved_name():
     columns = {"body": {"type": "varchar", "field": "text"}}
     assert "'text' is a field of Rowvec's own" in problems(tables=[tables("d", columns=columns)])
+
+
+UNNAMEABLE = [
+    ("unit-price", "unit_price"),
+    ("größe", "gro_e"),
+    ("Prénom", "Prenom"),
+    ("2fa", "_2fa"),
+    ("a b.c", "a_b_c"),
+    ("価格", "column"),
+    ("x" * 256, "x" * 200),
+    ("$meta", "_meta"),
+    ("new\nline", "new_line"),
+    ("Timestamp", "Timestamp_"),
+    ("RowID", "RowID_"),
+    ("_seq", "_seq_"),
+    ("in", "in_"),
+    ("LIKE", "LIKE_"),
+    ("null", "null_"),
+    ("Interval", "Interval_"),
+]
+
+
+@pytest.mark.parametrize(("column", "field"), UNNAMEABLE, ids=lambda name: name[:10])
+def test_a_column_whose_name_no_field_can_have(column: str, field: str):
+    (line,) = lines(problems(tables=[tables("docs", columns={column: "int64"})]))
+    shown = column[:100].replace("\n", "\\n")
+    assert f'"{shown}" = {{ type = "int64", field = "{field}" }}' in line
+    # The fix that the message names works.
+    renamed = {column: {"type": "int64", "field": field}}
+    assert contract_from(data(tables=[tables("docs", columns=renamed)]), "x")
+
+
+def test_all_names_are_told_at_once_and_the_names_that_are_suggested_are_free():
+    columns = {"a-b": "int64", "a_b": "int64", "a.b": "varchar", "text": "varchar"}
+    (line,) = lines(problems(tables=[tables("docs", columns=columns)]))
+    assert '"a-b" = { type = "int64", field = "a_b_" }' in line
+    assert '"a.b" = { type = "varchar", field = "a_b_" }' in line
+    assert '"text" = { type = "varchar", field = "docs_text" }' in line
+
+
+@pytest.mark.parametrize("name", ["_x", "Id", "timestamp", "rowid", "order", "x" * 255])
+def test_names_that_a_field_can_have(name: str):
+    assert contract_from(data(tables=[tables("docs", columns={name: "int64"})]), "x")
+
+
+def test_more_columns_than_a_collection_has_fields():
+    columns = {f"c{number}": "int64" for number in range(MAX_COLUMNS)}
+    contract = contract_from(data(tables=[tables("docs", columns=columns)]), "x")
+    spec = CollectionSpec("docs", contract.tables[0].columns, 8, "COSINE", "m")
+    assert len(collection_shape(spec).fields) == MAX_FIELDS == 64
+    (line,) = lines(problems(tables=[tables("docs", columns={**columns, "more": "int64"})]))
+    assert "47 are more than the 46 that a collection takes" in line
 
 
 def test_two_columns_in_one_field():

@@ -103,3 +103,29 @@ def test_what_a_refusal_becomes_is_the_callers():
     for kind in (RecordError, FatalError):
         with pytest.raises(kind, match="too long"):
             raise_translated(MilvusException(1100, "too long"), "it", "Milvus", kind)
+
+
+@pytest.mark.parametrize(
+    ("error", "wanted"),
+    [
+        (MilvusException(65535, "maximum field's number should be limited to 64"), FATAL),
+        (MilvusException(65535, "create duplicate collection with different parameters"), FATAL),
+        (MilvusException(1701, "Invalid field name: unit-price"), FATAL),
+        (MilvusException(1, "collection name too long (256 bytes, max 255)"), FATAL),
+        (MilvusException(102, "collection number limit exceeded"), FATAL),
+        (MilvusException(1100, "schema contains system field"), REFUSED),
+        (MilvusException(1, "service not ready[rootcoord=1]: Initializing"), TRANSIENT),
+        (MilvusException(2, "service unavailable"), TRANSIENT),
+        (MilvusException(8, "rate limit exceeded"), TRANSIENT),
+        (MilvusException(65535, "wait a little", retriable=True), TRANSIENT),
+        (Status(grpc.StatusCode.UNAVAILABLE, "down"), TRANSIENT),
+        (Status(grpc.StatusCode.DEADLINE_EXCEEDED), TRANSIENT),
+    ],
+    ids=str,
+)
+def test_a_refusal_to_create_is_no_server_that_is_down(error: Exception, wanted: Verdict):
+    assert verdict_of(error, creates=True)[0] is wanted
+    if wanted is FATAL:
+        with pytest.raises(FatalError) as told:
+            raise_translated(error, "collection 'docs'", "Milvus", FatalError, creates=True)
+        assert "is up" not in str(told.value)
