@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 from urllib.parse import urlsplit
+from urllib.request import getproxies_environment, proxy_bypass
 
 from operators.contract.addresses import is_loopback
 from operators.contract.sections import MilvusSection
@@ -15,11 +16,15 @@ class Address(NamedTuple):
 
     Attributes:
         where: Its name in messages; contains no credentials.
+        direct: Whether no proxy may stand in between: it is on this machine.
+        asked: `where`, and the proxy that gRPC asks for it, for messages about a server that is silent.
     """
 
     uri: str
     token: str
     where: str
+    direct: bool
+    asked: str
 
 
 def server_address(section: MilvusSection) -> Address:
@@ -50,4 +55,16 @@ def server_address(section: MilvusSection) -> Address:
             cause=f"is the default of every Milvus, and {where} is beyond this machine",
             hint="Change the password of root, better make a user for Rowvec, and set its token",
         )
-    return Address(section.uri, token, where)
+    direct = is_loopback(parts.hostname)
+    asked = where
+    if not direct and (proxy := _proxy_for(parts.hostname)):
+        asked = f"{where}, asked through the proxy of {proxy} (no_proxy excepts a host),"
+    return Address(section.uri, token, where, direct, asked)
+
+
+def _proxy_for(host: str) -> str:
+    """The environment variable with the proxy that gRPC asks for a host; "" if there is none."""
+    proxies = getproxies_environment()
+    if proxy_bypass(host, proxies):
+        return ""
+    return next((f"{kind}_proxy" for kind in ("grpc", "https", "http") if proxies.get(kind)), "")

@@ -17,7 +17,7 @@ from pymilvus import MilvusClient, MilvusException
 
 from operators.contract.sections import MilvusSection
 from operators.errors import FatalError, RetriableError, RowvecError
-from operators.milvus.address import server_address
+from operators.milvus.address import Address, server_address
 from operators.milvus.errors import raise_translated
 from operators.milvus.lite import close_directory, open_directory
 
@@ -47,25 +47,28 @@ class Connection:
         self._lite_path: str | None = None
         if "://" not in section.uri:
             self._lite_path = str(Path(section.uri).expanduser().resolve())
-            uri, token, where = open_directory(self._lite_path), "", f"Milvus Lite '{section.uri}'"
+            where = f"Milvus Lite '{section.uri}'"
+            address = Address(open_directory(self._lite_path), "", where, direct=True, asked=where)
         else:
-            uri, token, where = server_address(section)
-        self._where = where
-        options: dict[str, Any] = (
-            {"server_pem_path": str(section.ca_file)} if section.ca_file else {}
-        )
+            address = server_address(section)
+        self._where, self._asked = address.where, address.asked
+        options: dict[str, Any] = {}
+        if section.ca_file:
+            options["server_pem_path"] = str(section.ca_file)
+        if address.direct:  # guard: no-proxy-on-this-machine
+            options["grpc_options"] = {"grpc.enable_http_proxy": 0}
         try:
             # Dedicated, because a shared connection stays open after close().
             self._client = self._call(
-                where,
+                self._where,
                 MilvusClient,
-                uri=uri,
-                token=token,
+                uri=address.uri,
+                token=address.token,
                 db_name=section.database,
                 dedicated=True,
                 **options,
             )
-            self.version = str(self._call(where, self._client.get_server_version))
+            self.version = str(self._call(self._where, self._client.get_server_version))
         except BaseException:
             self.close()
             raise
@@ -130,7 +133,7 @@ class Connection:
         try:
             return function(*args, timeout=self._timeout, **kwargs)
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
-            raise_translated(error, subject, self._where, refused, creates=creates)
+            raise_translated(error, subject, self._asked, refused, creates=creates)
 
     def _read(self, collection: str, function: Callable[..., T], **kwargs: Any) -> T:
         """Call a reading function; if the collection is not loaded, load it and call again.

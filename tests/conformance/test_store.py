@@ -1083,6 +1083,45 @@ def test_a_lite_path_that_is_a_file(tmp_path):
         MilvusStore(MilvusSection(uri=str(tmp_path / "milvus.db")))
 
 
+@pytest.mark.timeout(60)
+def test_a_proxy_is_not_asked_for_what_runs_on_this_machine(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy"):
+        monkeypatch.setenv(variable, f"http://127.0.0.1:{free_port()}")
+    section = MilvusSection(uri=str(tmp_path / "milvus.db"), request_timeout_s=5)
+    with closing(MilvusStore(section)) as store:
+        assert store.ensure(spec_of("there"))
+    with lite_server(tmp_path / "data") as uri:
+        for address in (uri, uri.replace("127.0.0.1", "localhost")):
+            with closing(MilvusStore(MilvusSection(uri=address, request_timeout_s=5))) as store:
+                assert not store.find("nowhere")
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("variables", "told"),
+    [
+        ({}, ""),
+        ({"http_proxy": "http://127.0.0.1:1"}, "the proxy of http_proxy"),
+        ({"https_proxy": "http://127.0.0.1:1"}, "the proxy of https_proxy"),
+        ({"http_proxy": "http://127.0.0.1:1", "no_proxy": "other,.invalid"}, ""),
+    ],
+)
+def test_a_proxy_is_named_where_a_server_does_not_answer(
+    variables: dict[str, str], told: str, monkeypatch: pytest.MonkeyPatch
+):
+    for variable in ("http_proxy", "https_proxy", "grpc_proxy", "no_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+        monkeypatch.delenv(variable.upper(), raising=False)
+    for variable, value in variables.items():
+        monkeypatch.setenv(variable, value)
+    with pytest.raises(RetriableError) as error:
+        MilvusStore(MilvusSection(uri="http://milvus.invalid:19530", request_timeout_s=1))
+    assert ("no_proxy" in error.value.hint) == bool(told)
+    assert told in error.value.hint
+
+
 @pytest.mark.parametrize(
     ("section", "subject"),
     [

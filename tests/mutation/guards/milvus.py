@@ -36,6 +36,12 @@ GUARDS: tuple[Guard, ...] = (
         ("tests/conformance/test_added_fields.py", "-k", "one_too_many"),
     ),
     Guard(
+        "no-proxy-on-this-machine",
+        "no proxy is asked for Milvus Lite in this process, or for a server on this machine",
+        never,
+        ("tests/conformance/test_store.py", "-k", "proxy_is_not_asked"),
+    ),
+    Guard(
         "id-checked",
         "an id that is not encoded reaches no filter",
         never,
