@@ -1,5 +1,7 @@
 """Address and credentials of a Milvus server, checked before anything connects."""
 
+import ssl
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
@@ -31,11 +33,24 @@ def server_address(section: MilvusSection) -> Address:
     """The server that `milvus.uri` names; that it names one, the contract has checked.
 
     Raises:
-        FatalError: TLS is configured only in part, or the credentials are Milvus's defaults and the
-            server is on another machine.
+        FatalError: It is an address that pymilvus does not take; TLS is configured only in part; or the
+            credentials are Milvus's defaults and the server is on another machine.
     """
     parts = urlsplit(section.uri)
-    where = f"Milvus '{parts.scheme}://{parts.hostname}:{parts.port or 19530}'"
+    host = parts.hostname or ""
+    where = f"Milvus '{parts.scheme}://{host}:{parts.port or 19530}'"
+    if ":" in host:
+        raise FatalError(
+            subject="milvus.uri",
+            cause=f"has the IPv6 address {host}, which pymilvus cannot read",
+            hint="Give the host a name in the DNS or in /etc/hosts, and write that",
+        )
+    if section.database and parts.path.strip("/") not in ("", section.database):
+        raise FatalError(
+            subject="milvus.uri",
+            cause=f"names the database '{parts.path.strip('/')}', and milvus.database another one",
+            hint="Take the path out of milvus.uri",
+        )
     if section.ca_file and parts.scheme != "https":
         raise FatalError(
             subject="milvus.ca_file",
@@ -48,18 +63,32 @@ def server_address(section: MilvusSection) -> Address:
             cause=f"'{section.ca_file}' is not there",
             hint="Mount the certificate of the authority, or correct the path",
         )
+    if section.ca_file:
+        _check_certificates(section.ca_file)
     token = section.token.get_secret_value() if section.token else ""
-    if token == _DEFAULT_TOKEN and not is_loopback(parts.hostname or ""):
+    if token == _DEFAULT_TOKEN and not is_loopback(host):
         raise FatalError(
             subject="milvus.token",
             cause=f"is the default of every Milvus, and {where} is beyond this machine",
             hint="Change the password of root, better make a user for Rowvec, and set its token",
         )
-    direct = is_loopback(parts.hostname)
+    direct = is_loopback(host)
     asked = where
-    if not direct and (proxy := _proxy_for(parts.hostname)):
+    if not direct and (proxy := _proxy_for(host)):
         asked = f"{where}, asked through the proxy of {proxy} (no_proxy excepts a host),"
     return Address(section.uri, token, where, direct, asked)
+
+
+def _check_certificates(file: Path) -> None:
+    """Refuse a file without certificates: gRPC would call the server unavailable."""
+    try:
+        ssl.create_default_context(cafile=str(file))
+    except OSError as error:  # an SSLError is one
+        raise FatalError(
+            subject="milvus.ca_file",
+            cause=f"'{file}' holds no certificate that can be read: {error.strerror or error}",
+            hint="Give the certificate of the authority in PEM, and let this user read it",
+        ) from None
 
 
 def _proxy_for(host: str) -> str:

@@ -27,6 +27,13 @@ _GRPC_FATAL = {
     "UNIMPLEMENTED": "Check that milvus.uri points to the gRPC port of a supported Milvus",
 }
 
+_TLS_SIGNS = {
+    "CERTIFICATE_VERIFY_FAILED": "Set milvus.ca_file to the authority of its certificate, and look "
+    "whether that has expired",
+    "Hostname Verification Check failed": "Write the host in milvus.uri as its certificate names it",
+    "WRONG_VERSION_NUMBER": "It speaks no TLS there: write http:// in milvus.uri, or the port for TLS",
+}
+
 _FATAL_CODES = {
     100: "Check milvus.database and the collection's name; it may have been dropped meanwhile",
     105: "Check the contract's columns",
@@ -96,8 +103,9 @@ def verdict_of(error: Exception, *, creates: bool = False) -> tuple[Verdict, str
     message = details or getattr(error, "message", "") or str(error)
     cause = " ".join(f"{status} {message}".split())[:300]
     if status:
-        if "CERTIFICATE_VERIFY_FAILED" in details:
-            return Verdict.FATAL, cause, "Set milvus.ca_file to the authority of its certificate"
+        for sign, hint in _TLS_SIGNS.items():
+            if sign in details:
+                return Verdict.FATAL, cause, hint
         if status in _GRPC_FATAL:
             return Verdict.FATAL, cause, _GRPC_FATAL[status]
         if status == "INVALID_ARGUMENT" or "larger than max" in details:

@@ -1131,6 +1131,10 @@ def test_a_proxy_is_named_where_a_server_does_not_answer(
         ({"uri": "ftp://milvus.example"}, "milvus.uri"),
         ({"uri": "http://127.0.0.1:19530", "ca_file": "/ca.pem"}, "milvus.ca_file"),
         ({"uri": "https://127.0.0.1:19530", "ca_file": "/nowhere/ca.pem"}, "milvus.ca_file"),
+        ({"uri": "https://127.0.0.1:19530", "ca_file": "/"}, "milvus.ca_file"),
+        ({"uri": "https://127.0.0.1:19530", "ca_file": __file__}, "milvus.ca_file"),
+        ({"uri": "http://[::1]:19530"}, "milvus.uri"),
+        ({"uri": "http://127.0.0.1:19530/one", "database": "two"}, "milvus.uri"),
     ],
 )
 def test_addresses_that_are_refused(section: dict, subject: str):

@@ -50,6 +50,8 @@ def test_a_status_of_grpc(code):
         (DataNotMatchException(1, "Insert missed an field `text` to collection"), FATAL),
         (DataNotMatchException(1, "Attempt to insert an unexpected field `zz`"), FATAL),
         (Status(grpc.StatusCode.UNAVAILABLE, "CERTIFICATE_VERIFY_FAILED"), FATAL),
+        (Status(grpc.StatusCode.UNAVAILABLE, "x: Hostname Verification Check failed."), FATAL),
+        (Status(grpc.StatusCode.UNAVAILABLE, "SSL routines:WRONG_VERSION_NUMBER: y"), FATAL),
         (DataNotMatchException(1, "The Input data type is inconsistent"), REFUSED),
         (ParamError(1, "invalid input"), REFUSED),
         (MilvusException(1100, "string length exceeds max length"), REFUSED),
