@@ -4,6 +4,7 @@ import json
 import lzma
 import re
 import sys
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
@@ -33,9 +34,17 @@ class MilvusServer:
         directory: For configuration, data and logs; created if missing.
         binaries: Folder to unpack the server into (250 MB, 3 s), which several directories can share;
             inside `directory` by default.
+        settings: Values of `milvus.yaml`, by the last part of their keys.
     """
 
-    def __init__(self, directory: Path, *, binaries: Path | None = None) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        binaries: Path | None = None,
+        settings: Mapping[str, str] = {},
+    ) -> None:
+        self._settings = settings
         self._directory = directory.absolute()
         self._binaries = (binaries or directory / "bin").absolute()
         self._package_data = package_file("milvus", "data", extra="dev")
@@ -126,6 +135,7 @@ class MilvusServer:
             "timeTickInterval": "20",  # ms; a Strong read waits for the next tick, by default 200
             "ip": "127.0.0.1",  # its namespace has no other address to announce
             "gracefulStopTimeout": "3",  # seconds; by default it would hang for half an hour
+            **self._settings,
         }.items():
             text = re.sub(rf"^(\s+{key}:).*$", rf"\1 {setting}", text, flags=re.MULTILINE)
         (configs / "milvus.yaml").write_text(text, encoding="utf-8")
