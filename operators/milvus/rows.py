@@ -7,6 +7,7 @@ are made here, before anything is sent, and are the same for every kind of Milvu
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -34,6 +35,8 @@ MAX_REQUEST_BYTES = 16 * 2**20
 """The most estimated bytes of one write request; servers refuse 64 MiB."""
 
 MAX_JSON_BYTES = 65_536
+
+_MANY_DIGITS = re.compile(r"\d{19}")
 
 _INT_BITS = {"int64": 63, "int32": 31}
 
@@ -240,8 +243,9 @@ def _checked(id_: str, field: Field, value: Any, json_kinds: tuple[type, ...]) -
         case "int64" | "int32" if isinstance(value, int) and not isinstance(value, bool):
             bits = _INT_BITS[field.type]
             if not -(2**bits) <= value < 2**bits:
+                wider = "int64" if field.type == "int32" else "varchar"
                 raise _refused(
-                    id_, field.name, f"does not fit {field.type}", "Mirror it as a wider type"
+                    id_, field.name, f"does not fit {field.type}", f'Mirror it as "{wider}"'
                 )
             return value, 8
         case "double" | "float" if isinstance(value, int | float) and not isinstance(value, bool):
@@ -304,12 +308,33 @@ def _json(id_: str, field: Field, value: Any, kinds: tuple[type, ...]) -> tuple[
             'Mirror the column as "varchar"'
             + ("" if isinstance(value, list) else ', or give it scalars = "wrap"'),
         )
+    if _MANY_DIGITS.search(text) and _rounded(value):  # guard: json-number-exact
+        raise _refused(
+            id_,
+            field.name,
+            "is JSON with a whole number of more than 64 bits, which Milvus gives back rounded",
+            'Mirror the column as "varchar" to keep it as it is',
+        )
     size = _utf8_length(id_, field, text)
     if size > MAX_JSON_BYTES:
         raise _refused(
             id_, field.name, f"is {size} bytes of JSON, more than {MAX_JSON_BYTES}", "Mirror less"
         )
     return text, size + 8
+
+
+def _rounded(value: Any) -> bool:
+    """Whether JSON has a whole number that readers get rounded; it has been dumped, so it is finite."""
+    pending = [value]
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            pending += one.values()
+        elif isinstance(one, list | tuple):
+            pending += one
+        elif isinstance(one, int) and not -(2**63) <= one < 2**64:
+            return True
+    return False
 
 
 def _utf8_length(id_: str, field: Field, text: str) -> int:

@@ -489,6 +489,8 @@ REFUSED = {
     "short-vector": ({"vector": vector_of(1)[:-1]}, "vector", "7 dimensions, not 8"),
     "float64": ({"vector": vector_of(1).astype(np.float64)}, "vector", "float32"),
     "int64": ({"stock": 2**63}, "stock", "does not fit int64"),
+    "uint64": ({"stock": 2**64 - 1}, "stock", "does not fit int64"),
+    "int64-below": ({"stock": -(2**63) - 1}, "stock", "does not fit int64"),
     "int32": ({"shelf": -(2**31) - 1}, "shelf", "does not fit int32"),
     "float": ({"weight": 1e39}, "weight", "does not fit float"),
     "double": ({"price": 10**400}, "price", "does not fit double"),
@@ -500,6 +502,9 @@ REFUSED = {
     "nan-json": ({"extra": {"a": float("inf")}}, "extra", "not JSON"),
     "json-text": ({"extra": '{"a": 1}'}, "extra", "is JSON, but not an object"),
     "scalar-json": ({"extra": 12}, "extra", "is JSON, but not an object"),
+    "big-json": ({"extra": {"a": [{"b": 2**64}]}}, "extra", "more than 64 bits"),
+    "low-json": ({"extra": {"a": [1.5, -(2**63) - 1]}}, "extra", "more than 64 bits"),
+    "digits-json": ({"extra": {str(10**20): int("1" * 23)}}, "extra", "more than 64 bits"),
     "long-json": ({"extra": {"a": "x" * 65_536}}, "extra", "bytes of JSON, more than 65536"),
     "long-key": ({"row_key": "x" * 1_025}, "rv_row_key", "1025 bytes"),
     "long-id": ({"id": "x" * 1_025}, "id", "1025 bytes"),
@@ -522,6 +527,28 @@ def test_what_does_not_fit_is_refused_whole(backend: Backend, shared: str):
             assert value not in refused.value.cause + refused.value.hint
     goods = [entity(f"good-{case}").id for case in REFUSED]
     assert backend.store.stored(shared, goods) == {}
+
+
+def test_numbers_in_json_come_back_exactly(backend: Backend, shared: str):
+    numbers = [
+        2**53 + 1,
+        2**63 - 1,
+        -(2**63),
+        2**64 - 1,
+        1e300,
+        1234567890123456789e5,
+        0.1,
+        "1" * 30,
+    ]
+    one = entity("numbers", columns={**FULL, "extra": {"a": numbers, "9" * 20: 1}})
+    backend.store.upsert(shared, [one])
+    found = backend.store.entities(shared, [one.id])[one.id]
+    assert found.columns["extra"] == one.columns["extra"]
+    assert [type(n) for n in found.columns["extra"]["a"]] == [type(n) for n in numbers]
+    backend.store.upsert(shared, [found])
+    assert (
+        backend.store.entities(shared, [one.id])[one.id].columns["extra"] == found.columns["extra"]
+    )
 
 
 def test_limits_are_inclusive(backend: Backend, shared: str):

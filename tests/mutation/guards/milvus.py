@@ -72,6 +72,12 @@ GUARDS: tuple[Guard, ...] = (
         STORE,
     ),
     Guard(
+        "json-number-exact",
+        "a whole number in JSON that readers would get rounded is refused",
+        never,
+        STORE,
+    ),
+    Guard(
         "request-bytes",
         "a request has no more bytes than servers accept",
         never,
