@@ -44,7 +44,9 @@ def _heartbeat_age() -> float | None:
             hint="name the same file for `rowvec run` and for the probe",
         )
     try:
-        return max(0.0, time.time() - Path(name).stat().st_mtime)
+        # Without its sign: a time in the future is one from before the clock was set back, and nothing
+        # was written since.
+        return abs(time.time() - Path(name).stat().st_mtime)
     except FileNotFoundError:
         return None
 

@@ -1,5 +1,6 @@
 """Address and credentials of a Milvus server, checked before anything connects."""
 
+import re
 import ssl
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,8 @@ from urllib.request import getproxies_environment, proxy_bypass
 from operators.contract.addresses import is_loopback
 from operators.contract.sections import MilvusSection
 from operators.errors import FatalError
+
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9_.-]+:\d+")
 
 _DEFAULT_TOKEN = "root:Milvus"  # noqa: S105
 
@@ -27,6 +30,30 @@ class Address(NamedTuple):
     where: str
     direct: bool
     asked: str
+
+
+def lite_path(section: MilvusSection) -> str:
+    """The directory of Milvus Lite that `milvus.uri` names.
+
+    Raises:
+        FatalError: It looks like the address of a server, or names no directory.
+    """
+    if _HOST_AND_PORT.fullmatch(section.uri):  # guard: address-is-no-path
+        raise FatalError(
+            subject="milvus.uri",
+            cause=f"'{section.uri}' is an address without http:// in front of it",
+            hint=f"Write http://{section.uri}, or ./{section.uri} for Milvus Lite in such a directory",
+        )
+    try:
+        if not section.uri.strip():
+            raise RuntimeError("it is blank")
+        return str(Path(section.uri).expanduser().resolve())
+    except (RuntimeError, OSError, ValueError) as error:
+        raise FatalError(
+            subject="milvus.uri",
+            cause=f"is no path to a directory: {error}",
+            hint="Give a path, or the address of a server: http(s)://host:port",
+        ) from None
 
 
 def server_address(section: MilvusSection) -> Address:

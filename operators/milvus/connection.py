@@ -9,7 +9,6 @@ import re
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc  # type: ignore[import-untyped]
@@ -17,7 +16,7 @@ from pymilvus import MilvusClient, MilvusException
 
 from operators.contract.sections import MilvusSection
 from operators.errors import FatalError, RetriableError, RowvecError
-from operators.milvus.address import Address, server_address
+from operators.milvus.address import Address, lite_path, server_address
 from operators.milvus.errors import raise_translated
 from operators.milvus.lite import close_directory, open_directory
 
@@ -46,7 +45,7 @@ class Connection:
         self._writing = threading.Lock()
         self._lite_path: str | None = None
         if "://" not in section.uri:
-            self._lite_path = str(Path(section.uri).expanduser().resolve())
+            self._lite_path = lite_path(section)
             where = f"Milvus Lite '{section.uri}'"
             address = Address(open_directory(self._lite_path), "", where, direct=True, asked=where)
         else:

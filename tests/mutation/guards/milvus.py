@@ -42,6 +42,12 @@ GUARDS: tuple[Guard, ...] = (
         ("tests/conformance/test_store.py", "-k", "proxy_is_not_asked"),
     ),
     Guard(
+        "address-is-no-path",
+        "an address without its scheme is not taken for a directory of Milvus Lite",
+        never,
+        ("tests/conformance/test_store.py", "-k", "addresses"),
+    ),
+    Guard(
         "id-checked",
         "an id that is not encoded reaches no filter",
         never,

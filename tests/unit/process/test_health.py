@@ -75,7 +75,8 @@ def test_no_checkpoint_yet(probe, heartbeat):
         (["live", "--max-age", "2000"], 1_000, 0),
         (["live", "--max-age", "10"], 100, 1),
         (["ready"], 1_000_000, 0),
-        (["live"], -1_000, 0),
+        (["live"], -300, 0),
+        (["live"], -1_000, 1),  # the clock was set back, and no checkpoint came since
     ],
 )
 def test_the_age_of_the_last_checkpoint(arguments, seconds, code, heartbeat):
