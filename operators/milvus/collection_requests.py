@@ -8,7 +8,7 @@ from pymilvus import DataType, MilvusClient
 
 from operators.errors import FatalError, RowvecError
 from operators.milvus.connection import Connection
-from operators.milvus.schema import Field, Shape
+from operators.milvus.schema import TTL_PROPERTY, Field, Shape
 from operators.store.protocol import Fence, FoundCollection
 
 STRONG = "Strong"
@@ -151,7 +151,9 @@ class CollectionRequests(Connection):
             if index and index.get("field_name") == "vector":
                 metric = str(index.get("metric_type", ""))
         model, identity = _model_and_identity(about)
-        return Shape(fields, metric, model, identity=identity)
+        lifetime = str(about.get("properties", {}).get(TTL_PROPERTY, "0"))
+        expires_s = int(lifetime) if lifetime.isdecimal() else 0
+        return Shape(fields, metric, model, identity=identity, expires_s=expires_s)
 
     def add_field(self, collection: str, field: Field, fence: Fence) -> None:
         """Add a nullable field, inside a context of `fence`; existing entities hold NULL in it.

@@ -41,6 +41,8 @@ PROVENANCE: Mapping[str, tuple[ColumnType, int]] = {
 }
 """Type and size in bytes of the fields in every collection that say where an entity came from."""
 
+TTL_PROPERTY = "collection.ttl.seconds"
+
 LEDGER_NAME_BYTES = 1_024
 
 _COLUMN_TYPES = frozenset(get_args(ColumnType))
@@ -76,6 +78,7 @@ class Shape:
         model: "" if none is recorded.
         extra_fields: Whether further nullable fields are allowed.
         identity: See `VectorStore.identity`; "" if it does not exist yet.
+        expires_s: Seconds after which Milvus drops a row; 0 if it keeps rows.
     """
 
     fields: Mapping[str, Field]
@@ -83,6 +86,7 @@ class Shape:
     model: str
     extra_fields: bool = False
     identity: str = ""
+    expires_s: int = 0
 
 
 LEDGER_SHAPE = Shape(
@@ -129,6 +133,14 @@ def check_shape(collection: str, wanted: Shape, found: Shape) -> Shape:
     Raises:
         FatalError: It cannot hold it; the message names every difference.
     """
+    if found.expires_s > 0:  # guard: rows-do-not-expire
+        raise FatalError(
+            subject=f"collection '{collection}'",
+            cause=f"drops each row after {found.expires_s} seconds (its property {TTL_PROPERTY}), so "
+            "that it would lack rows of the table",
+            hint="Take the property away (drop_collection_properties of pymilvus), and have the "
+            "collection filled anew if it lacks rows already",
+        )
     problems = []
     for name, want in wanted.fields.items():
         has = found.fields.get(name)

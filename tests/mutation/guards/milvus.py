@@ -84,6 +84,12 @@ GUARDS: tuple[Guard, ...] = (
         STORE,
     ),
     Guard(
+        "rows-do-not-expire",
+        "a collection whose rows Milvus drops after a time is refused",
+        never,
+        ("tests/conformance/test_store.py", "-k", "expire and lite and not server"),
+    ),
+    Guard(
         "request-bytes",
         "a request has no more bytes than servers accept",
         never,
