@@ -6,7 +6,7 @@ from typing import Any
 
 from pymilvus import DataType, MilvusClient
 
-from operators.errors import FatalError, RowvecError
+from operators.errors import FatalError, RetriableError, RowvecError
 from operators.milvus.connection import Connection
 from operators.milvus.schema import TTL_PROPERTY, Field, Shape
 from operators.store.protocol import Fence, FoundCollection
@@ -40,6 +40,8 @@ _TYPES = {
 
 _NO_COLLECTION = 100
 
+_OLD_NO_COLLECTION = "can't find collection"  # servers before 2.3.2 have no code for it
+
 _TYPE_NAMES = {int(kind): name for name, kind in _TYPES.items()}
 
 
@@ -59,6 +61,10 @@ class CollectionRequests(Connection):
             about = self._call(self.about(name), self._client.describe_collection, name)
         except FatalError as error:
             if getattr(error.__cause__, "code", None) == _NO_COLLECTION:
+                return None
+            raise
+        except RetriableError as error:
+            if _OLD_NO_COLLECTION in error.cause:
                 return None
             raise
         _, identity = _model_and_identity(about)

@@ -15,6 +15,7 @@ from tests.integration.running import (
     open_store,
     produce,
     quiet,
+    refused,
     rowvec,
     told,
 )
@@ -60,11 +61,7 @@ class Flow:
 
     def refused(self, *parts: str) -> None:
         """Check that `run` and `check` refuse to start, and say the same."""
-        for command in (("run", "--exit-at-end"), ("check",)):
-            with self.command(*command) as process:
-                assert process.wait() == 1, process.stderr
-            for part in parts:
-                assert part in process.stderr + process.stdout.replace("\n", " ")
+        refused(self.directory, 1, *parts)
 
     def rows(self, name: str) -> set[int]:
         """Keys of the rows that a collection holds; none while there is no such collection."""

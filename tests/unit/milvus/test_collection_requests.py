@@ -3,7 +3,9 @@
 from typing import Any
 
 import pytest
+from pymilvus import MilvusException
 
+from operators.errors import FatalError, RetriableError
 from operators.milvus.collection_requests import CollectionRequests
 from operators.store.protocol import FoundCollection
 
@@ -18,9 +20,12 @@ class Described(CollectionRequests):
     def __init__(self, **about: Any) -> None:
         self._about = {"collection_name": "docs", **about}
         self._client: Any = self
-        self._timeout, self._where = 1.0, "Milvus"
+        self._timeout, self._where, self._asked = 1.0, "Milvus", "Milvus"
 
     def describe_collection(self, _name: str, timeout: float) -> dict[str, Any]:
+        error = self._about.get("error")
+        if error is not None:
+            raise error
         return self._about
 
 
@@ -40,3 +45,32 @@ class Described(CollectionRequests):
 )
 def test_the_identity_of_a_collection(about: dict[str, Any], identity: str):
     assert Described(**about).find("alias") == FoundCollection("docs", identity)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MilvusException(100, "collection not found[database=default][collection=docs]"),
+        MilvusException(100, "collection 'docs' does not exist"),
+        MilvusException(1, "can't find collection: docs"),  # before 2.3.2
+    ],
+    ids=str,
+)
+def test_a_collection_that_is_not_there(error: MilvusException):
+    assert Described(error=error).find("docs") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (MilvusException(1, "service not ready"), RetriableError),
+        (MilvusException(800, "database not found"), FatalError),
+        (MilvusException(1401, "privilege not permitted"), FatalError),
+    ],
+    ids=str,
+)
+def test_a_question_that_is_not_answered_is_no_collection_that_is_gone(
+    error: MilvusException, kind: type[Exception]
+):
+    with pytest.raises(kind):
+        Described(error=error).find("docs")
