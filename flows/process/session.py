@@ -14,7 +14,7 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from opentelemetry.sdk.metrics.export import MetricReader
 
 from flows.exporters import exporters_from_env
-from flows.process import preflight
+from flows.process import open_files, preflight
 from flows.process.clock_watch import ClockWatch
 from flows.process.observability import Observability
 from flows.process.partition_watch import PartitionWatch
@@ -247,8 +247,18 @@ class _Wiring:
         )
 
     def extend(self, added: Sequence[tuple[str, int]]) -> None:
-        """Have the next flow read more partitions, from where the flow before it has ended."""
+        """Have the next flow read more partitions, from where the flow before it has ended.
+
+        Raises:
+            FatalError: The process may not open as many files as they need.
+        """
         self.opened.partitions = [*self.opened.partitions, *added]
+        section = self.contract.kafka
+        open_files.allow(
+            len(self.opened.partitions),
+            kafka_topics.broker_count(section),
+            self.contract.recovery.partitions,
+        )
         self.opened.collections_empty = False
         self.ledger.run_again()
         self.drain.clear()

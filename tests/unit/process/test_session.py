@@ -68,6 +68,10 @@ def test_a_flow_that_ended_for_new_partitions_runs_again_with_them(
     closed: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sessions, "PartitionWatch", Watch)
+    monkeypatch.setattr(sessions.kafka_topics, "bounds_of", lambda *_: {})
+    monkeypatch.setattr(sessions.kafka_topics, "broker_count", lambda _: 3)
+    allowed: list[tuple[int, ...]] = []
+    monkeypatch.setattr(sessions.open_files, "allow", lambda *needs: allowed.append(needs))
     session = Session.open(contract(), renews=True)
     first = session.flow
     assert not session.renewed()
@@ -77,6 +81,7 @@ def test_a_flow_that_ended_for_new_partitions_runs_again_with_them(
     assert closed == ["flow"]
     assert session.flow is not first
     assert Watch.last.reads == [("docs", 1)]
+    assert allowed == [(1, 3, contract().recovery.partitions)]
     assert not session.renewed()
     # SIGTERM comes first.
     Watch.last.on_added()
