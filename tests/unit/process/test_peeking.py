@@ -154,3 +154,22 @@ def test_what_partitions_do_without_a_message_is_told(hidden: Hidden, told: str 
     found = list(partition_warnings(table(), ("public", "docs"), hidden))
     assert len(found) == (told is not None)
     assert told is None or told in found[0]
+
+
+# Several physical tables in one topic.
+
+
+def of_table(id_: int, physical: str) -> tuple[bytes | None, bytes | None]:
+    raw_key, raw = put(id_, id_)
+    message = orjson.loads(raw or b"")
+    message["source"] |= {"name": "app", "db": "app", "schema": "public", "table": physical}
+    return raw_key, orjson.dumps(message)
+
+
+def test_several_tables_in_a_topic_are_warned_of() -> None:
+    found = records(of_table(1, "docs"), of_table(2, "docs"), of_table(3, "notes"))
+    (warning,) = peek(rules(), found).warnings
+    assert f"topic {TOPIC} has changes of several tables" in warning
+    assert "source_tables" in warning
+    assert peek(rules(), found[:2]).warnings == []
+    assert peek(rules(source_tables=["app.public.*"]), found).warnings == []
