@@ -360,8 +360,9 @@ class Decoder:
             return Ignored("other-table", row_key if deleted else None, position)
         if deleted:
             return self._delete(row_key, source, position, tail, moved=other_key is not None)
-        if op == "r" and source.get("lsn") is not None and source.get("sequence") is None:
-            # The LSN alone does not order a snapshot read against transactions that were open then.
+        if op == "r" and "lsn" in source and source.get("sequence") is None:
+            # The LSN alone does not order a snapshot read against transactions that were open then,
+            # and it is null where an incremental snapshot read the row.
             source = {
                 name: value for name, value in source.items() if name not in ("lsn", "sequence")
             }

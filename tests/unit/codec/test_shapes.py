@@ -344,6 +344,14 @@ def test_an_order_that_is_named_but_not_there_is_refused(
     assert caught.value.hint
 
 
+@pytest.mark.parametrize("marks", [{"__lsn": None}, {"__lsn": None, "__source_sequence": None}])
+def test_a_read_of_an_incremental_snapshot_may_have_no_lsn(marks: dict[str, Any]) -> None:
+    """Debezium writes none there; without `source.sequence` only the offset orders the row."""
+    event = the_row(docs(), orjson.dumps({"id": 1, "name": "a", "__op": "r", **marks}))
+    assert isinstance(event, Upsert)
+    assert event.unpositioned
+
+
 # Keys of records where the row's own columns identify it.
 
 
