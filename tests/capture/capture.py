@@ -28,6 +28,9 @@ _COMMON = {
     "signal.enabled.channels": "source",
     "incremental.snapshot.chunk.size": "3",
     "decimal.handling.mode": "precise",
+    # The converters' defaults, so that the corpus shows what most connectors send.
+    "key.converter.replace.null.with.default": "true",
+    "value.converter.replace.null.with.default": "true",
 }
 
 _FRIENDLY = {
