@@ -349,6 +349,13 @@ def test_two_columns_in_one_field():
     assert "two columns share the field 'x'" in problems(tables=[tables("d", columns=columns)])
 
 
+def test_scalars_of_a_column_that_is_no_json():
+    columns = {"x": {"type": "int64", "scalars": "wrap"}}
+    assert "only a column of type json has `scalars`" in problems(
+        tables=[tables("d", columns=columns)]
+    )
+
+
 def test_a_key_column_twice():
     (line,) = lines(problems(tables=[tables("docs", key=["a", "a"])]))
     assert line == "tables[0].key: names a column twice"
