@@ -1,6 +1,6 @@
 """Wires the stages into the flow. Step ids must never change, because recovery files contain them."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -68,6 +68,7 @@ class Parts:
         framed: Decodes messages that name their schema in a registry.
         database: The SQL database, to be asked for columns that Debezium left out.
         distrust: Whether versions of rows in the recovery state may be wrong and must be looked up.
+        read_to_end: See `DedupContext`.
         key_types: By topic, what is known of its key columns, and learned while the flow runs.
     """
 
@@ -84,6 +85,7 @@ class Parts:
     framed: FramedDecoder | None = None
     database: Database | None = None
     distrust: bool = False
+    read_to_end: Callable[[], bool] = lambda: False
     key_types: Mapping[str, KeyTypes] = field(default_factory=dict)
 
 
@@ -221,6 +223,7 @@ def build_flow(parts: Parts) -> Flow:
         partitions=frozenset(parts.partitions),
         moves=moves,
         distrust=parts.distrust,
+        read_to_end=parts.read_to_end,
     )
     tables = {table.topic: table for table in contract.tables}
     flow = Dataflow(FLOW_ID)

@@ -22,7 +22,8 @@ from operators.changes.version import Version, other_table, place_of_partition
 from operators.contract.table import ColumnSpec
 from operators.errors import FatalError
 from operators.milvus.filters import check_ids, check_shards, check_version
-from operators.milvus.rows import ledger_rows, to_entity, to_rows
+from operators.milvus.ledger_rows import ledger_rows
+from operators.milvus.rows import to_entity, to_rows
 from operators.milvus.schema import (
     Shape,
     cannot_add,

@@ -25,10 +25,11 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
     set_up_log(error_console(), verbose=False)
     from flows import exporters, settings
     from flows.process import preflight
+    from flows.process.opened import Opened
 
     loaded = settings.load_contract(contract or settings.process_from_env().contract)
     exporters.exporters_from_env()  # what it refuses, `run` refuses, too
-    opened = preflight.Opened()
+    opened = Opened()
     found: list[dict[str, str | bool | list[str]]] = []
     for outcome in preflight.outcomes(loaded, opened):
         good = outcome.error is None

@@ -1,4 +1,4 @@
-"""What surrounds the flow in a process: `preflight` checks, and the `session` that they open.
+"""What surrounds the flow in a process: `preflight` checks, and the `session` with what they `opened`.
 
 Also telemetry (`observability`), the `progress` display, the watches for new partitions and for the
 system clock (`partition_watch`, `clock_watch`), settings of Python's `garbage_collector`, the limit of
@@ -12,6 +12,7 @@ __all__ = [
     "garbage_collector",
     "observability",
     "open_files",
+    "opened",
     "partition_watch",
     "preflight",
     "progress",

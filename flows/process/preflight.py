@@ -5,14 +5,14 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from flows.process import open_files
 from flows.process.collection_names import CollectionNames
+from flows.process.opened import Claim, Opened
 from flows.process.peeking import default_warnings, peek
 from flows.recovery.directory import check_directory
 from flows.settings import bytewax_cluster
@@ -23,8 +23,6 @@ from operators.errors import FatalError, RowvecError
 from operators.kafka import topics as kafka_topics
 from operators.kafka.config import check_clients
 from operators.milvus.store import MilvusStore
-from operators.model.protocol import Embedder
-from operators.ownership.accept_options import Accept
 from operators.ownership.collection_watch import CollectionWatch
 from operators.ownership.kill_timer import KillTimer
 from operators.ownership.lease import Lease
@@ -34,76 +32,15 @@ from operators.ownership.ledger_entries import Holder
 from operators.postgres.hidden_changes import partition_warnings
 from operators.postgres.reselect import Reselector
 from operators.printable import without_credentials
-from operators.rendering.renderer import Rules
 from operators.retry import RetryPolicy
 from operators.telemetry import Telemetry
 
 if TYPE_CHECKING:
-    from operators.codec.registry.decoder import RegistryDecoder
     from operators.model.transformer import TransformerEmbedder
 
 logger = logging.getLogger(__name__)
 
 PEEKED_RECORDS = 20
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A process that is about to write, as opposed to `rowvec check`.
-
-    Attributes:
-        retry: For requests to the store.
-        process, processes: Its number in the flow, and how many processes there are.
-        locks: Identities of the recovery locks that it has taken or found free; its own first.
-        accepted: Findings that the user accepts for this start.
-    """
-
-    retry: RetryPolicy
-    process: int = 0
-    processes: int = 1
-    locks: tuple[str, ...] = ()
-    accepted: frozenset[Accept] = frozenset()
-
-
-@dataclass(slots=True)
-class Opened:
-    """What the checks have opened so far. The flow takes it over.
-
-    Attributes:
-        origins: Schema and table name in the database, by topic, as found in a record.
-        nulls: Columns that are NULL in a record that was looked at, by topic.
-        names: What the contract's names of collections stand for.
-        collections_empty: Whether all collections are empty.
-        claim: The process that is about to write; None for `rowvec check`.
-        lease: The lease, once its check has taken it.
-        warnings: What the running check warns of; `outcomes` moves them into its outcome.
-    """
-
-    rules: dict[str, Rules] = field(default_factory=dict)
-    framed: "RegistryDecoder | None" = None
-    database: Reselector | None = None
-    origins: dict[str, tuple[str, str]] = field(default_factory=dict)
-    nulls: dict[str, set[str]] = field(default_factory=dict)
-    partitions: list[tuple[str, int]] = field(default_factory=list)
-    embedder: Embedder | None = None
-    store: MilvusStore | None = None
-    names: CollectionNames | None = None
-    collections_empty: bool = False
-    claim: Claim | None = None
-    ledger: Ledger | None = None
-    lease: Lease | None = None
-    timer: KillTimer | None = None
-    watch: CollectionWatch | None = None
-    warnings: list[str] = field(default_factory=list)
-
-    def close(self) -> None:
-        """Release the lease, delete the timer, and close the connections, even if one of them fails."""
-        with ExitStack() as closing:  # the last one that is added is closed first
-            for each in (self.database, self.framed, self.store, self.timer):
-                if each is not None:
-                    closing.callback(each.close)
-            if self.lease is not None:
-                closing.callback(self.lease.end)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from flows.exporters import exporters_from_env
 from flows.process import open_files, preflight
 from flows.process.clock_watch import ClockWatch
 from flows.process.observability import Observability
+from flows.process.opened import Claim, Opened
 from flows.process.partition_watch import PartitionWatch
 from flows.sync import Flow, Parts, build_flow
 from operators.contract.sections import Contract, KafkaSection
@@ -91,7 +92,7 @@ class Session:
             exit_at_end: Stop at the end of the topics instead of waiting for more.
             readers: Metric readers besides those of the environment.
             cluster: Number of this process, and the addresses of all.
-            locks: See `preflight.Claim`.
+            locks: See `flows.process.opened.Claim`.
             on_epoch: Called at every checkpoint.
             accepted: Findings that the user accepts for this start.
             recorded: Names of the partitions that the recovery files have.
@@ -110,7 +111,7 @@ class Session:
                 abort,
                 stopping=stop.is_set,
             )
-            claim = preflight.Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
+            claim = Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
             opened = preflight.pass_all(contract, claim)
             closing.callback(opened.close)
             assert opened.names is not None
@@ -197,7 +198,7 @@ class _Wiring:
     def __init__(
         self,
         contract: Contract,
-        opened: preflight.Opened,
+        opened: Opened,
         observability: Observability,
         retry: RetryPolicy,
         *,
@@ -242,6 +243,9 @@ class _Wiring:
                 framed=opened.framed,
                 database=opened.database,
                 distrust=self.ledger.start.distrusts,
+                read_to_end=lambda: (
+                    self._exit_at_end and not (self._stop.is_set() or self.drain.is_set())
+                ),
                 key_types={t: rules.decoder.key_types for t, rules in opened.rules.items()},
             )
         )

@@ -1,7 +1,8 @@
 """Bytes → change events: Debezium's messages, as JSON or through a schema registry.
 
-`decoder` is the entry point; `log_positions` gives each change its version, `row_keys` its row key,
-`logical_types` and `temporal` turn encoded values into canonical ones, and `text` prints those.
+`decoder` is the entry point; `record_rows` says which rows a record is about. `log_positions` gives
+each change its version, `row_keys` its row key, `logical_types` and `temporal` turn encoded values into
+canonical ones, and `text` prints those.
 May import: contract, changes, errors, retry.
 """
 

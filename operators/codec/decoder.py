@@ -7,7 +7,6 @@ record that is wrong in any way raises a `RecordError` with the fix in its hint,
 """
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache
 from typing import Any
 
 from operators.changes.events import (
@@ -21,7 +20,7 @@ from operators.changes.events import (
 )
 from operators.changes.row_key import RowKey
 from operators.changes.version import NO_POSITION, Version, make_version
-from operators.codec.envelope import before_of, moment_of, no_key, no_row, source_of
+from operators.codec.envelope import before_of, moment_of, no_row, source_of
 from operators.codec.fast_versions import streamed_version
 from operators.codec.key_types import KeyTypes
 from operators.codec.log_positions import position_of
@@ -29,13 +28,11 @@ from operators.codec.messages import FRAME, FramedDecoder, MessageReader
 from operators.codec.mongodb import document_of
 from operators.codec.origins import Origins
 from operators.codec.placeholder import Unavailable
-from operators.codec.row_keys import FormerKey, KeyMaker, OtherIdError
+from operators.codec.record_rows import RecordRows
+from operators.codec.row_keys import FormerKey, KeyMaker
 from operators.codec.shapes import Shapes
 from operators.contract.table import TableSection
 from operators.errors import RecordError
-
-KEYS_KEPT = 2**15
-"""Size of the cache from Kafka keys to row keys: rows change repeatedly, and reading a key is slow."""
 
 _DELETE_MARKS = (b'"d"', b'"__deleted"')
 """Each delete contains one of these, however its JSON is written; others may contain one, too."""
@@ -66,122 +63,16 @@ class Decoder:
         self._generation = table.generation
         self._generation_digits = f"{table.generation:04x}"
         self._by_row = table.key_from == "row"
-        # Only rows that are compared with their records' keys may have keys that are bare values.
-        self._bare_key = table.key[0] if self._by_row and len(table.key) == 1 else None
-        self._moved = self.key_types.moved
         self.origins = Origins(table)
-        self._row_key = lru_cache(KEYS_KEPT)(self._read_key)
+        self._rows = RecordRows(table, self._key, self._messages, self._shapes, self.origins)
+        self.row_keys = self._rows.of
+        """The rows that a record is about; see `RecordRows.of`."""
         self.header_needles: tuple[bytes, ...] | None = (
             None
             if table.format in ("avro", "protobuf")
             else (*Unavailable(table.unavailable_value).needles, *_DELETE_MARKS)
         )
         """A record's headers are read only if its value contains one of these; None: always."""
-
-    def row_keys(self, raw_key: bytes | None, raw_value: bytes | None) -> tuple[RowKey, ...]:
-        """The rows that a record is about; empty if it is about no row, or about all (TRUNCATE).
-
-        Raises:
-            RecordError: The key is absent, unreadable or too long, or a key column is missing or null.
-        """
-        if self._by_row:
-            try:
-                return self._rows_in(raw_key, raw_value)
-            except RecordError:
-                if raw_value is not None and self._of_other_table(raw_value):
-                    return ()
-                raise
-        if raw_key is not None:
-            try:
-                return self._with_former(self._row_key(raw_key), raw_key)
-            except RecordError:
-                # A record about no row may have a key of another form: a logical message, for example.
-                # Another table's record may have another key as well.
-                if raw_value is not None and (
-                    self._about_no_row(raw_value) or self._of_other_table(raw_value)
-                ):
-                    return ()
-                raise
-        if raw_value is None or not self._about_no_row(raw_value):
-            raise no_key(self._key.subject)
-        return ()
-
-    def _with_former(self, row_key: RowKey, raw_key: bytes) -> tuple[RowKey, ...]:
-        """The row key last, behind the one that the row may still be stored under."""
-        if self.key_types.moved is not self._moved:
-            self._moved = self.key_types.moved
-            self._row_key.cache_clear()
-            row_key = self._row_key(raw_key)
-        if not self._moved:
-            return (row_key,)
-        fields, _ = self._messages.read_key(raw_key, self._bare_key)
-        former = self._key.as_written(fields or {})
-        return (row_key,) if former is None else (former, row_key)
-
-    def _rows_in(self, raw_key: bytes | None, raw: bytes | None) -> tuple[RowKey, ...]:
-        """Row keys from the row's own columns: two if an update changed the key."""
-        message, schema = (None, None) if raw is None else self._messages.read(raw)
-        if message is None:
-            # guard: tombstone-of-keyed-row
-            return self._row_of_tombstone(raw_key, written=raw is not None)
-        if self._shapes.is_about_no_row(message):
-            return ()
-        images = (
-            (message.get("before"), message.get("after"))
-            if self._shapes.is_envelope(message)
-            else (message,)
-        )
-        types = self._messages.types(schema)
-        rows = [row for row in images if isinstance(row, dict)]
-        keys = [self._key(row, types) for row in rows]
-        if not keys:
-            raise no_row(message)
-        if raw_key is not None:
-            self._compare(raw_key, keys)
-        former = filter(None, map(self._key.as_written, rows))
-        return tuple(dict.fromkeys((*former, *keys)))
-
-    def _row_of_tombstone(self, raw_key: bytes | None, *, written: bool) -> tuple[RowKey, ...]:
-        """The row that a tombstone deletes where rows are identified by their own columns.
-
-        Args:
-            raw_key: The record's key; without one, Kafka's null follows a delete that named its row.
-            written: A converter wrote the null: there is no other message of the delete.
-        """
-        if raw_key is None:
-            if written:  # guard: null-of-no-row
-                raise RecordError(
-                    subject="value",
-                    cause="it is a null without a key: a delete, or a TRUNCATE, that names no row",
-                    hint="let ExtractNewRecordState keep the row that was: "
-                    "delete.tombstone.handling.mode=rewrite; or send whole envelopes",
-                )
-            return ()
-        try:
-            return self._with_former(self._row_key(raw_key), raw_key)
-        except RecordError as error:
-            raise RecordError(
-                subject=self._key.subject,
-                cause=f"a tombstone names its row by it alone, and {error.cause}",
-                hint='make the key\'s columns those of `key`, and take out key_from = "row"; or, if '
-                "deletes come as messages of their own, set tombstones.on.delete=false",
-            ) from None
-
-    def _compare(self, raw_key: bytes, keys: list[RowKey]) -> None:
-        """Refuse a row whose record has the key of another row: its tombstone would delete that."""
-        named: RowKey | None = None
-        try:
-            named = self._row_key(raw_key)
-        except RecordError as error:
-            if not isinstance(error, OtherIdError):
-                return  # it says nothing of the row
-        if named not in keys:  # guard: key-names-the-row
-            raise RecordError(
-                subject=self._key.subject,
-                cause="it names another row than the columns of the row itself do",
-                hint="let `key` in the contract name the columns that the records' keys are made of, "
-                "in both written alike",
-            )
 
     def truncates(self, raw_value: bytes | None) -> bool:
         """Whether a record that names no row is a TRUNCATE that can be applied."""
@@ -287,7 +178,7 @@ class Decoder:
 
     def _old_key(self, raw: bytes) -> RowKey | None:
         try:
-            return self._row_key(raw)
+            return self._rows.of_key(raw)
         except RecordError:
             return None  # optional: without it, left-out values are looked for elsewhere
 
@@ -370,29 +261,3 @@ class Decoder:
             source["snapshot"] = "true"
         kind = op if isinstance(op, str) and op in ("c", "u", "r") else "u"
         return self._upsert(row_key, kind, row, source, schema, raw, position, tail, other_key)
-
-    def _read_key(self, raw: bytes) -> RowKey:
-        fields, schema = self._messages.read_key(raw, self._bare_key)
-        if fields is None:
-            raise no_key(self._key.subject)
-        return self._key(fields, None if schema is None else self._messages.types(schema))
-
-    def _about_no_row(self, raw: bytes) -> bool:
-        try:
-            message, _ = self._messages.read(raw)
-            return message is not None and self._shapes.is_about_no_row(message)
-        except RecordError:
-            return False
-
-    def _of_other_table(self, raw: bytes) -> bool:
-        """Whether a record is of a physical table that the contract does not take."""
-        if not self.table.source_tables:
-            return False
-        try:
-            message, _ = self._messages.read(raw)
-            if message is None:
-                return False
-            enveloped = self._shapes.is_envelope(message)
-            return not self.origins.takes(message["source"] if enveloped else source_of(message))
-        except RecordError:
-            return False

@@ -7,7 +7,8 @@ from contextlib import nullcontext
 from operators.contract.table import LEDGER
 from operators.errors import FatalError
 from operators.milvus.client import MAX_WINDOW, Client
-from operators.milvus.rows import ledger_rows, requests
+from operators.milvus.ledger_rows import ledger_rows
+from operators.milvus.rows import requests
 from operators.milvus.schema import LEDGER_SHAPE, check_ledger_shape
 from operators.store.protocol import Fence
 

@@ -21,7 +21,7 @@ from operators.changes.shards import NUMBER_OF_SHARD, shard_of
 from operators.changes.version import Version
 from operators.contract.table import RESERVED_FIELDS
 from operators.errors import FatalError, RecordError
-from operators.milvus.filters import check_ids, check_ledger_names
+from operators.milvus.filters import check_ids
 from operators.milvus.schema import (
     MAX_SPANS_BYTES,
     PROVENANCE,
@@ -29,7 +29,7 @@ from operators.milvus.schema import (
     Shape,
     mirrored,
 )
-from operators.store.protocol import MAX_LEDGER_BYTES, Entity
+from operators.store.protocol import Entity
 
 MAX_REQUEST_BYTES = 16 * 2**20
 """The most estimated bytes of one write request; servers refuse 64 MiB."""
@@ -77,32 +77,6 @@ def to_rows(
     kinds = (dict, list) if json_arrays else (dict,)
     json_kinds = (*kinds, str, int, float) if json_scalars else kinds
     return [_to_row(entity, shape, json_kinds) for entity in entities]
-
-
-def ledger_rows(entries: Mapping[str, str]) -> list[tuple[dict[str, Any], int]]:
-    """Entries of the ledger as rows of its collection, each with its estimated size in bytes.
-
-    Raises:
-        FatalError: A name is not percent-encoded, or a text is too long or not valid Unicode.
-    """
-    check_ledger_names(entries)
-    rows = []
-    for name, text in entries.items():
-        subject = f"entry '{name[:200]}' of the ledger"
-        try:
-            size = len(text.encode())
-        except UnicodeEncodeError:
-            raise FatalError(
-                subject=subject, cause="is not valid Unicode", hint="This is a bug in Rowvec"
-            ) from None
-        if size > MAX_LEDGER_BYTES:
-            raise FatalError(
-                subject=subject,
-                cause=f"is {size} bytes of UTF-8, more than {MAX_LEDGER_BYTES}",
-                hint="Divide the tables among more flows",
-            )
-        rows.append(({"id": name, "vector": [0.0, 0.0], "body": text}, len(name) + size + 24))
-    return rows
 
 
 def requests(

@@ -77,9 +77,8 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
                 self._versions.distrust()  # guard: distrust
         self._settler = Settler(shared, self._versions)
         self._pending = PendingChanges(shared, self._versions, self._settler, shared.moves)
-        self._parked = ParkedChanges(
-            shared.rules.keys(), {rules.table.name for rules in shared.rules.values()}
-        )
+        names = {rules.table.name for rules in shared.rules.values()}
+        self._parked = ParkedChanges(shared.rules.keys(), names)
         if record is not None:
             self._restore(record)
 
@@ -262,8 +261,11 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         """Deadline of a row that waits for the delete of its old key; None if it need not wait.
 
         That delete may be in a partition that is read more slowly. When the flow ends, everything that
-        was read is sent, and the lanes wait for one another.
+        was read is sent, and the lanes wait for one another. At the end of all partitions no row waits:
+        nothing will come, and each start would begin to wait anew.
         """
+        if ending and self._shared.read_to_end():  # guard: no-wait-at-the-end
+            return None
         enough = MoveStage.ANNOUNCED if ending else MoveStage.DISPATCHED
         for each in changes:
             if not isinstance(each, PartialRow) or each.key_change is None:

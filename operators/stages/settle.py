@@ -1,6 +1,6 @@
 """Settling: renders and completes the pending changes of a window, or makes dead letters of them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -31,6 +31,8 @@ class DedupContext:
         partitions: All (topic, partition) pairs that the flow reads, in every process.
         moves: See `Moves`.
         distrust: Whether the recovery state may be an old copy; then every row is looked up.
+        read_to_end: Whether the flow ends because every partition was read to its end, so that nothing
+            that a row waits for will come.
     """
 
     rules: Mapping[str, Rules]
@@ -42,6 +44,7 @@ class DedupContext:
     moves: Moves = field(default_factory=Moves)
     distrust: bool = False
     stale: StaleWatch = field(default_factory=StaleWatch)
+    read_to_end: Callable[[], bool] = lambda: False
 
     @cached_property
     def places(self) -> Places:

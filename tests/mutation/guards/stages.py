@@ -540,4 +540,10 @@ GUARDS: tuple[Guard, ...] = (
         never,
         SOURCE,
     ),
+    Guard(
+        "no-wait-at-the-end",
+        "a row whose old key never comes is not kept out of sight by runs that end at the end",
+        never,
+        DEDUP,
+    ),
 )

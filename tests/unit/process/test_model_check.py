@@ -6,7 +6,8 @@ from typing import Any
 import pytest
 
 from flows.process import preflight
-from flows.process.preflight import Opened, Outcome, outcomes
+from flows.process.opened import Opened
+from flows.process.preflight import Outcome, outcomes
 from operators.contract.sections import (
     Contract,
     EmbeddingSection,

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flows.process import preflight
-from flows.process.preflight import Opened
+from flows.process.opened import Opened
 from operators.contract.sections import Contract
 from operators.errors import FatalError
 

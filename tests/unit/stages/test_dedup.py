@@ -16,7 +16,7 @@ from operators.changes.row_key import RowKey
 from operators.changes.shards import ALL_SHARDS, shard_of
 from operators.changes.text_hash import text_hash
 from operators.changes.version import NO_POSITION, make_version, offset_of, same_position
-from operators.contract.table import TableSection
+from operators.contract.table import UNAVAILABLE, TableSection
 from operators.errors import FatalError
 from operators.stages.dedup import DedupLogic
 from operators.stages.route import Router
@@ -231,6 +231,18 @@ def test_a_clean_stop_flushes_at_once():
     assert set(window.rows) == {ONE}
     assert not done
     assert shard.logic.notify_at() is None
+
+
+@pytest.mark.parametrize("to_end", [False, True])
+def test_only_at_the_end_of_all_partitions_no_row_waits_for_its_old_key(to_end):
+    shard = Shard()
+    logic = DedupLogic(replace(shard.shared, read_to_end=lambda: to_end), None)
+    made = envelope("c", 5, {**doc(2), "doc": UNAVAILABLE})
+    change = (0, TWO, key(id=2), made, key(id=1))
+    logic.on_batch([ShardRecords(TOPIC, 0, False, (change,), None, True)])
+    windows, _ = logic.on_eof()
+    # Without its old row it becomes a dead letter; a checkpoint would keep it out of sight for ever.
+    assert [set(window.rows) for window in windows] == ([{TWO}] if to_end else [])
 
 
 # Which change wins.
