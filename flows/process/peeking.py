@@ -6,6 +6,7 @@ from typing import Any
 
 from operators.changes.events import KafkaPosition, Upsert
 from operators.codec.log_positions import described
+from operators.codec.mongodb import Document
 from operators.codec.origins import several_tables
 from operators.contract.table import TableSection
 from operators.errors import FatalError, RecordError
@@ -27,6 +28,8 @@ class Peeked:
         origin: Schema and name of the table in the database.
         nulls: Columns that are NULL in one of the records.
         defaults: Columns that may be NULL, but have a default, as the messages' schema says.
+        documents: How many of the rows are MongoDB's documents.
+        fields: All fields that these have.
         unwrapped: A transform has left only the row.
         deletes: Its rows say whether they are deleted.
         warnings: What the flow can run with, but its user should know.
@@ -36,6 +39,8 @@ class Peeked:
     origin: tuple[str, str] | None = None
     nulls: set[str] = field(default_factory=set)
     defaults: set[str] = field(default_factory=set)
+    documents: int = 0
+    fields: set[str] = field(default_factory=set)
     unwrapped: bool = False
     deletes: bool = False
     warnings: list[str] = field(default_factory=list)
@@ -71,7 +76,20 @@ def peek(rules: Rules, records: Sequence[Record]) -> Peeked:
     if keys is not None:
         found.warnings.append(f"table {rules.table.name}, {keys}")
     found.warnings += default_warnings(rules.table, found.defaults, found.nulls)
+    found.warnings += _absent_fields(rules.table, found)
     return found
+
+
+def _absent_fields(table: TableSection, found: Peeked) -> Iterator[str]:
+    """A warning if no document has a field that the contract names: it may be misspelt."""
+    named = {*table.template_columns(), *table.columns}
+    if found.documents and table.drift.missing is None and (absent := named - found.fields):
+        names = ", ".join(f"'{name}'" for name in sorted(absent)[:12])
+        yield (
+            f"table {table.name}: none of the first {found.documents} documents has {names}, which "
+            "counts as NULL. Correct `text` and `columns` if that is misspelt; "
+            'drift = { missing = "dead-letter" } refuses documents that lack a field'
+        )
 
 
 def _lost_deletes(table: TableSection, found: Peeked) -> Iterator[str]:
@@ -120,6 +138,9 @@ def _look(rules: Rules, event: Upsert, found: Peeked) -> None:
     if not found.fits:
         found.fits = described(source)
         found.origin = origin_of(source, rules.table.topic)
+    if isinstance(columns, Document):
+        found.documents += 1
+        found.fields |= columns.keys()
     found.nulls |= {name for name, value in columns.items() if value is None}
     if isinstance(event.schema, list):
         found.defaults |= {name for name in map(_with_default, event.schema) if name is not None}

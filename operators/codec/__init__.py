@@ -13,6 +13,7 @@ __all__ = [
     "log_positions",
     "logical_types",
     "messages",
+    "mongodb",
     "origins",
     "placeholder",
     "registry",

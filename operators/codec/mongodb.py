@@ -8,16 +8,21 @@ from operators.changes import exact_json
 from operators.errors import RecordError
 
 
+class Document(dict[str, Any]):
+    """The fields of one of MongoDB's documents; it has no others, and NULL is one that is not there."""
+
+
 def document_of(text: str) -> Any:
     """The columns of a document in extended JSON; typed values such as `$oid` become plain ones."""
     try:
-        return _plain(exact_json.loads(text))
+        fields = _plain(exact_json.loads(text))
     except (orjson.JSONDecodeError, RecursionError):
         raise RecordError(
             subject="value",
             cause="`after` is a text that is no JSON, or nested too deep",
             hint="leave out the field that is (field.exclude.list)",
         ) from None
+    return Document(fields) if isinstance(fields, dict) else fields
 
 
 def _plain(value: Any) -> Any:

@@ -171,12 +171,13 @@ class Drift(Section):
         added: The row has a column that the contract does not name. `ignore` leaves it out; `add`
             gives the collection a nullable field for it; `dead-letter` and `halt` make the contract
             strict: every column must be named, unwanted ones in `unmirrored`.
-        missing: The row lacks a column that the contract names: dropped or renamed in SQL.
+        missing: The row lacks a column that the contract names: dropped or renamed in SQL. None means
+            `dead-letter`, and `null` for MongoDB's documents, which leave out what has no value.
         retyped: A value does not fit its field.
     """
 
     added: Literal["ignore", "add", "dead-letter", "halt"] = "ignore"
-    missing: Literal["dead-letter", "null", "halt"] = "dead-letter"
+    missing: Literal["dead-letter", "null", "halt"] | None = None
     retyped: Literal["dead-letter", "null", "halt"] = "dead-letter"
 
 

@@ -5,6 +5,7 @@ from typing import Any, TypeAlias
 
 from operators.changes.events import Upsert
 from operators.codec.logical_types import Logical, columns_of, from_encoding, logical_value
+from operators.codec.mongodb import Document
 from operators.codec.placeholder import Unavailable
 from operators.codec.row_keys import names_of
 from operators.contract.table import TableSection
@@ -127,13 +128,13 @@ class ColumnReader:
 
     def _absent(self, columns: Mapping[str, Any], name: str) -> Any:
         policy = self._table.drift.missing
-        if policy == "null":
+        # guard: absent-field
+        if policy == "null" or (policy is None and isinstance(columns, Document)):
             return None
         raise (FatalError if policy == "halt" else RecordError)(
             subject=f"column '{name}' of {self._table.topic}",
             cause=f"the row has no such column but {names_of(columns)}",
             hint="correct the table's `text` and `columns` in the contract"
-            # Rows have all columns; MongoDB's documents leave out what they have no value for.
             + (
                 '; or, if documents may lack it, say drift = { missing = "null" }'
                 * ("_id" in columns)

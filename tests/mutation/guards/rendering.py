@@ -65,4 +65,10 @@ GUARDS: tuple[Guard, ...] = (
         never,
         RENDERING,
     ),
+    Guard(
+        "absent-field",
+        "a field that a document of MongoDB lacks is NULL, and the update is not refused",
+        without("(policy is None and isinstance(columns, Document))"),
+        ("tests/unit/rendering/test_renderer.py", "-k", "document_lacks"),
+    ),
 )

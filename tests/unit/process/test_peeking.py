@@ -173,3 +173,22 @@ def test_several_tables_in_a_topic_are_warned_of() -> None:
     assert "source_tables" in warning
     assert peek(rules(), found[:2]).warnings == []
     assert peek(rules(source_tables=["app.public.*"]), found).warnings == []
+
+
+# Documents of MongoDB.
+
+
+def of_document(id_: int, **fields: Any) -> tuple[bytes | None, bytes | None]:
+    source = {"connector": "mongodb", "name": "app", "db": "app", "collection": "docs", "ts_ms": 1}
+    after = orjson.dumps({"_id": id_, **fields}).decode()
+    message = {"before": None, "after": after, "source": source, "op": "c", "ts_ms": 1}
+    return key(id=id_), orjson.dumps(message)
+
+
+def test_a_field_that_no_document_has_is_warned_of() -> None:
+    found = records(of_document(1, name="a"), of_document(2, name="b", doc="c", kind="d"))
+    (warning,) = peek(rules(), found).warnings
+    assert "none of the first 2 documents has 'size'" in warning
+    assert peek(rules(drift={"missing": "null"}), found).warnings == []
+    with pytest.raises(FatalError, match="no such column"):
+        peek(rules(drift={"missing": "dead-letter"}), found)

@@ -12,6 +12,7 @@ from operators.changes.row_key import RowKey
 from operators.changes.rows import PartialRow, Row, texts_of
 from operators.changes.text_hash import text_hash
 from operators.changes.version import make_version
+from operators.codec.mongodb import Document
 from operators.contract.sections import MaskingSection
 from operators.contract.table import MAX_VARCHAR_BYTES
 from operators.errors import FatalError, RecordError
@@ -294,8 +295,18 @@ def test_what_a_change_says_of_some_columns_is_masked_and_typed():
         renderer.values_in(change, ("other",))
 
 
-def test_a_field_that_a_document_lacks_is_told_the_setting():
-    """MongoDB's documents leave out what they have no value for, as tables never do."""
+@pytest.mark.parametrize(("drift", "refused"), [({}, False), ({"missing": "dead-letter"}, True)])
+def test_a_field_that_a_document_lacks_is_null(drift, refused):
+    renderer = Renderer(table(text="{a}{b}", columns={}, drift=drift))
+    lacking = upsert(a="x")._replace(row=Document(a="x"))
+    if refused:
+        with pytest.raises(RecordError, match="no such column"):
+            renderer.render(lacking)
+    else:
+        assert renderer.render(lacking).text == "x"
+
+
+def test_a_field_that_a_row_lacks_is_told_the_setting_where_rows_may_be_documents():
     with pytest.raises(RecordError, match="no such column") as caught:
         render("{a}{b}", a="x", _id=1)
     assert 'drift = { missing = "null" }' in caught.value.hint
