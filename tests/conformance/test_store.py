@@ -1187,8 +1187,6 @@ def test_a_proxy_is_named_where_a_server_does_not_answer(
     [
         ({"uri": "http://milvus.example:19530", "token": "root:Milvus"}, "milvus.token"),
         ({"uri": "https://10.1.2.3:19530", "token": "root:Milvus"}, "milvus.token"),
-        ({"uri": "http://root:secret@milvus.example:19530"}, "milvus.uri"),
-        ({"uri": "ftp://milvus.example"}, "milvus.uri"),
         ({"uri": "http://127.0.0.1:19530", "ca_file": "/ca.pem"}, "milvus.ca_file"),
         ({"uri": "https://127.0.0.1:19530", "ca_file": "/nowhere/ca.pem"}, "milvus.ca_file"),
         ({"uri": "https://127.0.0.1:19530", "ca_file": "/"}, "milvus.ca_file"),
@@ -1206,4 +1204,3 @@ def test_addresses_that_are_refused(section: dict, subject: str):
     with pytest.raises(FatalError) as refused:
         MilvusStore(MilvusSection(**section))
     assert refused.value.subject == subject
-    assert "secret" not in str(refused.value)
