@@ -7,9 +7,10 @@ from operators.changes.events import DeadLetter, Delete, KafkaPosition, Truncate
 from operators.changes.rows import Followed, Follows, PartialRow, Pending, Row
 from operators.changes.version import NO_ORIGIN, NO_PLACE, Version
 from operators.state.formats import record_of
+from operators.state.map_generation import PackedGeneration
 from operators.state.version_map import PackedVersions
 
-STATE_FORMAT = 5
+STATE_FORMAT = 4
 
 Packed: TypeAlias = tuple[Any, ...]
 
@@ -40,31 +41,36 @@ def read(state: Any) -> PackedShard:
     Raises:
         FatalError: The state has another format.
     """
-    return record_of(state, "the step 'dedup'", STATE_FORMAT, _of_format_4)
+    return record_of(state, "the step 'dedup'", STATE_FORMAT, _of_format_3)
 
 
-def _of_format_4(state: Any) -> PackedShard:
-    _, record = state
-    versions = record["versions"]
-    young, old = versions["stale_deletes"]
-    # A place that no tombstone comes from: the delete was dropped, whatever partition it came from.
-    owed = (dict.fromkeys(young, NO_PLACE), dict.fromkeys(old, NO_PLACE))
-    truncated = {f"{name}{NO_ORIGIN}": each for name, each in versions["truncated"].items()}
+def _of_format_3(state: Any) -> PackedShard:
+    _, versions, pending, truncates, dead_letters = state
+    whole, young, old, unverified, young_stale, old_stale, truncated, refused = versions
     return PackedShard(
         versions=PackedVersions(
-            complete=versions["complete"],
-            young=versions["young"],
-            old=versions["old"],
-            unverified=versions["unverified"],
-            owed_tombstones=owed,
+            complete=whole,
+            young=_generation_of_format_3(young),
+            old=_generation_of_format_3(old),
+            unverified=unverified,
+            # A place that no tombstone comes from: the partition of the dropped delete is not known.
+            owed_tombstones=(
+                dict.fromkeys(young_stale, NO_PLACE),
+                dict.fromkeys(old_stale, NO_PLACE),
+            ),
             anew={},
-            truncated=truncated,
-            refused=versions["refused"],
+            truncated={f"{name}{NO_ORIGIN}": each for name, each in truncated.items()},
+            refused=refused,
         ),
-        pending=record["pending"],
-        truncates=record["truncates"],
-        dead_letters=record["dead_letters"],
+        pending=pending,
+        truncates=truncates,
+        dead_letters=dead_letters,
     )
+
+
+def _generation_of_format_3(packed: Any) -> PackedGeneration:
+    recent, frozen = packed
+    return PackedGeneration(recent=recent, frozen=frozen)
 
 
 def pack(winner: Pending) -> Packed:
@@ -89,7 +95,7 @@ def unpack(values: Packed) -> Row | PartialRow | Delete:
 
 
 def _pack_follows(follows: Followed) -> str | None:
-    """None for an unknown version, "" for a refused one."""
+    """None for an unknown version, "" for a refused one: the same plain values as in format 3."""
     if isinstance(follows, Follows):
         return None if follows is Follows.UNKNOWN else ""
     return follows
