@@ -8,12 +8,11 @@ from rich.markup import escape
 
 from flows.commands import check, dead_letters, demo, health, run, search
 from flows.commands.options import (
-    EXIT_CONTRACT,
-    EXIT_FAILED,
     error_console,
+    exit_code,
     write_in_any_encoding,
 )
-from operators.errors import ContractError, RowvecError
+from operators.errors import RowvecError
 
 app = typer.Typer(
     name="rowvec",
@@ -49,7 +48,7 @@ def main() -> None:
         error_console().print(
             f"[bold red]rowvec:[/] {escape(str(error))}", highlight=False, soft_wrap=True
         )
-        sys.exit(EXIT_CONTRACT if isinstance(error, ContractError) else EXIT_FAILED)
+        sys.exit(exit_code(error))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 

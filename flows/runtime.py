@@ -16,6 +16,7 @@ from bytewax.dataflow import Dataflow
 from bytewax.run import cli_main
 from opentelemetry.sdk.metrics.export import MetricReader
 
+from flows.process.foreign_errors import in_words, is_told
 from flows.process.garbage_collector import seldom_collected
 from flows.process.session import Cluster, Session
 from flows.recovery.directory import Recovery, fault_of
@@ -32,9 +33,6 @@ from operators.ownership.accept_options import Accept
 from operators.printable import LogFormatter
 
 logger = logging.getLogger(__name__)
-
-_PANIC = "PanicException"
-"""Class name of a panic in Bytewax's Rust code: no Exception, and the class cannot be imported."""
 
 
 def run(
@@ -87,7 +85,7 @@ def run(
                     session.ended()
                     running = session.renewed()
         except BaseException as error:
-            if isinstance(error, Exception) or type(error).__name__ == _PANIC:
+            if is_told(error):
                 raise _reason(error) from error
             raise
         finally:
@@ -192,9 +190,8 @@ def _reason(error: BaseException) -> RowvecError:
     fault = fault_of(error)
     if fault is not None:
         return fault
-    text = " ".join(str(last).split()).replace(" panicked at ", " failed at ")
     return FatalError(
         subject="the flow",
-        cause=f"it was stopped by {type(last).__name__}: {text}",
+        cause=f"it was stopped by {in_words(last)}",
         hint="Nothing is lost: start it again. `--verbose` tells where it came from",
     )

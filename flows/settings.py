@@ -90,16 +90,25 @@ def process_from_env() -> Process:
     """Settings of this process from its environment.
 
     Raises:
-        ContractError: `ROWVEC_ACCEPT` has an unknown value.
+        ContractError: `ROWVEC_ACCEPT` has an unknown value, or `ROWVEC_HEARTBEAT_FILE` can be no file.
     """
     heartbeat = os.environ.get(HEARTBEAT_VARIABLE)
     recovery = os.environ.get("BYTEWAX_RECOVERY_DIRECTORY")
     return Process(
         contract=Path(os.environ.get(CONTRACT_VARIABLE) or DEFAULT_CONTRACT),
-        heartbeat=Path(heartbeat) if heartbeat else None,
+        heartbeat=_heartbeat(Path(heartbeat)) if heartbeat else None,
         recovery=Path(recovery) if recovery else None,
         accepted=_accepted(os.environ.get(ACCEPT_VARIABLE, "")),
     )
+
+
+def _heartbeat(path: Path) -> Path:
+    if path.is_dir() or not path.parent.is_dir():
+        what = f"'{path}' is a directory" if path.is_dir() else f"'{path.parent}' is no directory"
+        raise ContractError(
+            subject=HEARTBEAT_VARIABLE, cause=what, hint="name a file in a directory that is there"
+        )
+    return path
 
 
 def _accepted(text: str) -> frozenset[Accept]:

@@ -4,15 +4,16 @@ import typer
 from rich.console import Console
 
 from flows.commands.options import (
-    EXIT_FAILED,
     ContractOption,
     JsonOption,
     error_console,
+    exit_code,
     mark,
     print_json,
     set_up_log,
     shown,
 )
+from operators.errors import RowvecError
 
 
 def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
@@ -27,12 +28,16 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
     from flows.process import preflight
     from flows.process.opened import Opened
 
-    loaded = settings.load_contract(contract or settings.process_from_env().contract)
-    exporters.exporters_from_env()  # what it refuses, `run` refuses, too
-    opened = Opened()
+    process = settings.process_from_env()
+    loaded = settings.load_contract(contract or process.contract)
+    settings.bytewax_cluster()  # what this and the next line refuse, `run` refuses, too
+    exporters.exporters_from_env()
+    opened = Opened(accepted=process.accepted)
     found: list[dict[str, str | bool | list[str]]] = []
+    first: RowvecError | None = None  # `run` ends at this one
     for outcome in preflight.outcomes(loaded, opened):
         good = outcome.error is None
+        first = first or outcome.error
         found.append(
             {
                 "check": outcome.name,
@@ -46,9 +51,8 @@ def check(contract: ContractOption = None, as_json: JsonOption = False) -> None:
             console.print(f"{mark(console, good=good)} {outcome.name:<12} {text}", soft_wrap=True)
             for warning in outcome.warnings:
                 console.print(f"[yellow]![/] {outcome.name:<12} {shown(warning)}", soft_wrap=True)
-    if opened.store is not None:
-        opened.store.close()
+    opened.close()
     if as_json:
         print_json(found)
-    if not all(entry["ok"] for entry in found):
-        raise typer.Exit(EXIT_FAILED)
+    if first is not None:
+        raise typer.Exit(exit_code(first))

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from operators.errors import ContractError, RowvecError
 from operators.printable import LogFormatter, json_printable, printable
 
 EXIT_FAILED = 1
@@ -24,6 +25,11 @@ ContractOption = Annotated[
 ]
 
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a machine.")]
+
+
+def exit_code(error: RowvecError) -> int:
+    """The exit code of a command that ends with this error."""
+    return EXIT_CONTRACT if isinstance(error, ContractError) else EXIT_FAILED
 
 
 def error_console() -> Console:

@@ -48,7 +48,9 @@ class Opened:
         names: What the contract's names of collections stand for.
         collections_empty: Whether all collections are empty.
         claim: The process that is about to write; None for `rowvec check`.
+        accepted: Findings that the user accepts, for `rowvec check`.
         lease: The lease, once its check has taken it.
+        failed: Whether a check has failed.
         warnings: What the running check warns of; `outcomes` moves them into its outcome.
     """
 
@@ -63,10 +65,12 @@ class Opened:
     names: CollectionNames | None = None
     collections_empty: bool = False
     claim: Claim | None = None
+    accepted: frozenset[Accept] = frozenset()
     ledger: Ledger | None = None
     lease: Lease | None = None
     timer: KillTimer | None = None
     watch: CollectionWatch | None = None
+    failed: bool = False
     warnings: list[str] = field(default_factory=list)
 
     def close(self) -> None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from flows.process import open_files
 from flows.process.collection_names import CollectionNames
+from flows.process.foreign_errors import is_told, of_a_check
 from flows.process.opened import Claim, Opened
 from flows.process.peeking import default_warnings, peek
 from flows.recovery.directory import check_directory
@@ -61,8 +62,9 @@ class Outcome:
 def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
     """Run the checks, cheap ones first, and yield each result at once.
 
-    A check is skipped if an earlier one, which it depends on, has failed. From `_milvus` on, the checks
-    see the contract with the own names of its collections, in place of aliases.
+    A check is skipped if an earlier one, which it depends on, has failed. No collection is created once
+    one has failed: the contract may have to be mended. From `_milvus` on, the checks see the contract
+    with the own names of its collections, in place of aliases.
     """
     checks: list[tuple[str, Callable[[Contract, Opened], str]]] = [
         ("recovery", _recovery),
@@ -81,9 +83,16 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
         try:
             detail = check(opened.names.contract if opened.names else contract, opened)
         except RowvecError as error:
+            opened.failed = True
             yield Outcome(name, "", error, tuple(opened.warnings))
         except _NotPossible:
             continue
+        except BaseException as error:
+            if not is_told(error):
+                raise
+            opened.failed = True
+            logger.debug("The check of %s ended with", name, exc_info=error)
+            yield Outcome(name, "", of_a_check(name, error), tuple(opened.warnings))
         else:
             yield Outcome(name, detail, warnings=tuple(opened.warnings))
 
@@ -166,7 +175,7 @@ def _registry(contract: Contract, opened: Opened) -> str:
 
 def _tables(contract: Contract, opened: Opened) -> str:
     """Try the contract on existing records, so that a wrong column shows before the flow runs."""
-    if not opened.partitions:
+    if not opened.partitions or not opened.rules:  # `_kafka` or `_registry` has failed
         raise _NotPossible
     records = kafka_topics.first_records(contract.kafka, opened.partitions, PEEKED_RECORDS)
     seen: list[str] = []
@@ -219,24 +228,26 @@ def _lease(contract: Contract, opened: Opened) -> str:
         raise _NotPossible
     claim = opened.claim
     key = contract.masking.hmac_key
-    opened.ledger = ledger = Ledger(
+    ledger = Ledger(
         opened.store.ledger(),
         RetryPolicy(0.0, Telemetry()) if claim is None else claim.retry,
         contract.tables,
         process=0 if claim is None else claim.process,
-        accepted=() if claim is None else claim.accepted,
+        accepted=opened.accepted if claim is None else claim.accepted,
         hmac_key=None if key is None else key.get_secret_value(),
         identities=opened.names.identities,
     )
     if claim is None:
         entries = ledger.entries.read()
         ledger.entries.adopt(entries)
+        opened.ledger = ledger
         holders = {
             entry.holder.where
             for name, entry in entries.items()
             if entry.holder.id and ledger.entries.collection_about(name, entry) is not None
         }
         return f"held by {', '.join(sorted(holders))}" if holders else "free"
+    opened.ledger = ledger
     opened.timer = KillTimer()
     times = LeaseTimes(contract.milvus.lease_s, 2 * contract.milvus.request_timeout_s)
     opened.watch = CollectionWatch(opened.store.find, times.settle, time.monotonic)
@@ -262,6 +273,7 @@ def _ledger(contract: Contract, opened: Opened) -> str:
     """Compare contract and collections with the ledger, and confirm the lease."""
     if opened.store is None or opened.ledger is None or opened.embedder is None:
         raise _NotPossible
+    _need_collections(contract, opened)
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]
     opened.ledger.start.check(
         {name: opened.store.identity(name) for name in names}, opened.partitions
@@ -288,9 +300,19 @@ def _model(contract: Contract, opened: Opened) -> str:
     return f"{embedder.model}, {embedder.dim} dimensions"
 
 
+def _need_collections(contract: Contract, opened: Opened) -> None:
+    """Skip a check of collections that would have to be created, if an earlier check has failed."""
+    assert opened.names is not None
+    there = opened.names.identities
+    # guard: nothing-created-after-a-failure
+    if opened.failed and any(table.collection not in there for table in contract.tables):
+        raise _NotPossible
+
+
 def _collections(contract: Contract, opened: Opened) -> str:
     if opened.store is None or opened.embedder is None:
         raise _NotPossible
+    _need_collections(contract, opened)
     opened.collections_empty = ensure_collections(contract, opened.embedder, opened.store)
     names = [spec.name for spec in collection_specs(contract, opened.embedder)]
     return ", ".join(f"{name} ({opened.store.count(name):,} entities)" for name in names)

@@ -3,6 +3,7 @@
 Who may reach it is in `permissions`.
 """
 
+import errno
 import fcntl
 import logging
 import os
@@ -31,7 +32,13 @@ from flows.recovery.files import (
     is_complete,
     keys_of,
 )
-from flows.recovery.permissions import check_place, close_to_others, create, open_lock
+from flows.recovery.permissions import (
+    check_locks,
+    check_place,
+    close_to_others,
+    create,
+    open_lock,
+)
 from operators.contract.sections import RecoverySection
 from operators.errors import FatalError
 
@@ -57,7 +64,8 @@ def check_directory(directory: Path) -> None:
     Raises:
         FatalError: Names the file, what is wrong with it, and the ways to continue.
     """
-    _is_usable(directory)
+    if not _is_usable(directory) and not directory.exists():
+        _check_creatable(directory)
 
 
 def check_ready(directory: Path) -> None:
@@ -138,11 +146,7 @@ class Recovery:
         try:
             create(self._directory)
         except OSError as error:
-            raise FatalError(
-                subject=f"recovery directory {self._directory}",
-                cause=f"it cannot be created: {error.strerror}",
-                hint="name another in [recovery] directory",
-            ) from None
+            raise _not_created(self._directory, error) from None
         check_place(self._directory)  # Meanwhile it may have come from elsewhere.
         # A process keeps the lock of its own number while it runs. A second lock lets one process at
         # a time set the directory up.
@@ -240,8 +244,29 @@ class Recovery:
 def _is_usable(directory: Path) -> bool:
     if not check_place(directory):
         return False
+    check_locks(directory, _LOCK)
     _check_room(directory, _ROOM)
     return is_complete(directory)
+
+
+def _check_creatable(directory: Path) -> None:
+    """Refuse a directory that a start could not create, because its place is taken or read-only."""
+    try:
+        if directory.is_symlink():  # to nowhere
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        above = next(parent for parent in directory.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=above):
+            pass
+    except OSError as error:
+        raise _not_created(directory, error) from None
+
+
+def _not_created(directory: Path, error: OSError) -> FatalError:
+    return FatalError(
+        subject=f"recovery directory {directory}",
+        cause=f"it cannot be created: {error.strerror}",
+        hint="name another in [recovery] directory",
+    )
 
 
 def _check_room(directory: Path, size: int) -> None:

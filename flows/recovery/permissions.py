@@ -127,8 +127,29 @@ def open_lock(path: Path) -> IO[str]:
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
-        raise FatalError(
-            subject=f"recovery directory {path.parent}, {path.name}",
-            cause="the lock file is a symbolic link, which no flow has made",
-            hint="look where it leads, and remove it",
-        ) from None
+        raise _is_a_link(path) from None
+
+
+def check_locks(directory: Path, name: str) -> None:
+    """Refuse lock files that `open_lock` would refuse, without opening them.
+
+    Args:
+        directory: The recovery directory.
+        name: Name of the lock files; that of a process's own has its number behind it.
+
+    Raises:
+        FatalError: One of them is a link.
+    """
+    for path in sorted(directory.glob(f"{name}*")):
+        number = path.name.removeprefix(name)
+        ours = not number or (number[0] == "." and number[1:].isdecimal())
+        if ours and path.is_symlink():  # guard: recovery-lock-link-checked
+            raise _is_a_link(path)
+
+
+def _is_a_link(path: Path) -> FatalError:
+    return FatalError(
+        subject=f"recovery directory {path.parent}, {path.name}",
+        cause="the lock file is a symbolic link, which no flow has made",
+        hint="look where it leads, and remove it",
+    )

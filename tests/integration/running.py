@@ -26,7 +26,6 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from flows.commands.options import EXIT_FAILED
 from flows.embedded import launcher
 from flows.embedded.broker import Broker, DurableBroker
 from operators.contract.sections import MilvusSection
@@ -309,35 +308,53 @@ def quiet(process: Process) -> None:
 
 
 def refused(
-    directory: Path, code: int, *parts: str, commands: Sequence[str] = ("check", "run")
+    directory: Path,
+    code: int,
+    *parts: str,
+    commands: Sequence[str] = ("check", "run"),
+    env: Mapping[str, str] | None = None,
 ) -> str:
-    """Run `check` and `run`: both must exit with `code`, and say the same: a message with all `parts`.
+    """Run `check` and `run`: both must exit with `code`, and tell the same message, with all `parts`.
+
+    `run` ends at the first problem; `check` goes on, and tells that one first.
+
+    Args:
+        env: Environment variables for both.
 
     Returns:
-        What `run` wrote.
+        The message.
     """
+    messages = {}
     for command in commands:
-        with rowvec(directory, command, "-c", directory / "rowvec.toml") as process:
+        with rowvec(directory, command, "-c", directory / "rowvec.toml", env=env) as process:
             assert process.wait() == code, process.stdout + process.stderr
         quiet(process)
-        if command == "check" and code == EXIT_FAILED:
-            failed = [line for line in process.stdout.splitlines() if line.startswith("✗")]
-            assert any(
-                all(part.casefold() in line.casefold() for part in parts) for line in failed
-            ), process.stdout
-        else:
-            told(process, *parts)
         assert process.metrics()["rowvec.records.consumed"] == 0
-    return process.stderr
+        if command == "check" and "✗" in process.stdout:
+            failed = [line for line in process.stdout.splitlines() if line.startswith("✗")]
+            message = failed[0].split(maxsplit=2)[2]
+        else:
+            message = told(process, *parts)
+        for part in parts:
+            assert part.casefold() in " ".join(message.splitlines()).casefold()
+        messages[command] = message
+    assert len(set(messages.values())) == 1, messages
+    return message
 
 
-def told(process: Process, *parts: str) -> None:
-    """Check that the output ends with a message of at most four lines that has all `parts` in it."""
-    lines = process.stderr[process.stderr.rindex("rowvec: ") :].splitlines()
+def told(process: Process, *parts: str) -> str:
+    """Check that the output ends with a message of at most four lines that has all `parts` in it.
+
+    Returns:
+        The message.
+    """
+    _, begin, message = process.stderr.rpartition("rowvec: ")
+    assert begin, process.stderr
+    lines = message.splitlines()
     assert 1 <= len(lines) <= 4, process.stderr
-    message = " ".join(lines).casefold()
     for part in parts:
-        assert part.casefold() in message
+        assert part.casefold() in " ".join(lines).casefold(), process.stderr
+    return message.rstrip("\n")
 
 
 def produce(servers: str, topic: str, records: Records) -> None:

@@ -57,6 +57,18 @@ GUARDS: tuple[Guard, ...] = (
         RECOVERY,
     ),
     Guard(
+        "recovery-lock-link-checked",
+        "`rowvec check` refuses a lock file that is a symbolic link, as a start does",
+        never,
+        RECOVERY,
+    ),
+    Guard(
+        "nothing-created-after-a-failure",
+        "a contract that is refused creates no collection",
+        never,
+        ("tests/unit/process/test_preflight.py",),
+    ),
+    Guard(
         "recovery-owner",
         "a recovery directory of another user is refused",
         never,

@@ -480,10 +480,20 @@ def test_a_variable_that_is_no_json(monkeypatch):
 
 def test_the_variables_of_the_process_are_no_keys_of_the_contract(path, monkeypatch):
     monkeypatch.setenv("ROWVEC_CONTRACT", str(path))
-    monkeypatch.setenv("ROWVEC_HEARTBEAT_FILE", "/run/beat")
+    monkeypatch.setenv("ROWVEC_HEARTBEAT_FILE", str(path.with_name("beat")))
     process = process_from_env()
-    assert (process.contract, process.heartbeat) == (path, Path("/run/beat"))
+    assert (process.contract, process.heartbeat) == (path, path.with_name("beat"))
     load_contract(process.contract)
+
+
+@pytest.mark.parametrize(
+    ("name", "cause"), [("", "' is a directory"), ("nowhere/beat", "/nowhere' is no directory")]
+)
+def test_a_heartbeat_that_can_be_no_file(tmp_path, monkeypatch, name, cause):
+    monkeypatch.setenv("ROWVEC_HEARTBEAT_FILE", str(tmp_path / name))
+    with pytest.raises(ContractError, match=cause) as caught:
+        process_from_env()
+    assert caught.value.subject == "ROWVEC_HEARTBEAT_FILE"
 
 
 def test_the_process_without_variables():

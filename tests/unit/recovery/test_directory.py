@@ -210,8 +210,40 @@ def test_a_lock_that_is_a_link_is_not_followed(directory, lock, there):
     with pytest.raises(FatalError, match="symbolic link") as caught:
         Recovery(section(directory))
     assert lock in caught.value.subject
+    with pytest.raises(FatalError, match="symbolic link") as checked:
+        check_directory(directory)
+    assert str(checked.value) == str(caught.value)
     assert victim.exists() is there
     assert not there or victim.read_text("utf-8") == "precious"
+
+
+def test_a_link_beside_the_locks_is_none_of_them(directory):
+    directory.mkdir(parents=True, mode=0o700)
+    for name in ("rowvec.lock.bak", "rowvec.locked"):
+        (directory / name).symlink_to("nowhere")
+    check_directory(directory)
+    Recovery(section(directory)).release()
+
+
+@pytest.mark.parametrize("taken", ["by a link to nowhere", "on a file system without files"])
+def test_a_directory_that_cannot_be_created(directory, taken):
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    if taken == "by a link to nowhere":
+        directory.symlink_to("nowhere")
+    else:
+        directory = Path("/proc/rowvec/recovery")
+    told = []
+    for refuses in (check_directory, lambda each: Recovery(section(each))):
+        with pytest.raises(FatalError, match="cannot be created") as caught:
+            refuses(directory)
+        told.append(str(caught.value))
+    assert told[0] == told[1]
+
+
+def test_a_check_of_a_directory_that_is_to_be_created_leaves_nothing(directory):
+    before = sorted(directory.parent.parent.rglob("*"))
+    check_directory(directory)
+    assert sorted(directory.parent.parent.rglob("*")) == before
 
 
 def test_a_lock_that_is_another_name_of_a_file_leaves_it_as_it_is(directory):
