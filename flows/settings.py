@@ -202,6 +202,13 @@ def contract_from(data: dict[str, Any], subject: str) -> Contract:
         ContractError: It is invalid; the message lists all problems, each with its key.
     """
     _check_proxies()
+    secrets = os.environ.get(SECRETS_VARIABLE)
+    if secrets and not Path(secrets).is_dir():
+        raise ContractError(
+            subject=SECRETS_VARIABLE,
+            cause=f"'{secrets}' is no directory",
+            hint="mount the secrets there, or unset it",
+        )
     try:
         return _Settings(**data)
     except ValidationError as error:

@@ -23,8 +23,11 @@ _SHORT = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 _ANOTHER = re.compile(r",\s*(?=[A-Za-z][A-Za-z0-9+.-]*://)")
 
-_USER = re.compile(r"""(://)(?:[^\s/@:'"]+|[^\s/@'"]*:[^\s'"]*)@""")
-"""User and password in an address: up to the last `@`, since a password may hold any character."""
+_USER = re.compile(r"""(://)(?!user:password@host[:/])(?:[^\s/@:'"]+|[^\s/@'"]*:[^\s'"]*)@""")
+"""User and password in an address: up to the last `@`, since a password may hold any character.
+
+The words that stand for them in a hint of Rowvec's are none.
+"""
 
 
 def printable(text: str) -> str:

@@ -55,7 +55,12 @@ def write_contract(path: Path, **sections: Any) -> Path:
 
 
 def docs_contract(
-    directory: Path, broker: Broker | DurableBroker, milvus: str, model: Path | str, **changed: Any
+    directory: Path,
+    broker: Broker | DurableBroker,
+    milvus: str,
+    model: Path | str,
+    /,
+    **changed: Any,
 ) -> Path:
     """Write a contract with one table of `tests.changes.doc` rows; sections can be overridden.
 

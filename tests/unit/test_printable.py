@@ -161,3 +161,13 @@ def test_an_address_in_another_programs_words(text: str, shown: str) -> None:
     assert str(FatalError(subject="x", cause=text)) == f"x: {shown}."
     assert logged("%s", text).endswith(f"{shown}\n")
     assert logged("Stopped", error=ValueError(text)).endswith(f"{shown}\n")
+
+
+def test_a_hint_says_where_user_and_password_go_and_shows_none() -> None:
+    hint = (
+        "write postgresql://user:password@host:5432/db, not as postgresql://ann:S3CR3T@host:5432/db"
+    )
+    told = str(FatalError(subject="dsn", cause="it is none", hint=hint))
+    assert "postgresql://user:password@host:5432/db" in told
+    assert "S3CR3T" not in told
+    assert "ann" not in told

@@ -543,7 +543,9 @@ def test_variables_over_secret_files_over_the_file(path, monkeypatch):
 
 def test_a_secrets_directory_that_is_not_there(monkeypatch, tmp_path):
     monkeypatch.setenv("ROWVEC_SECRETS_DIR", str(tmp_path / "none"))
-    assert "none" in problems()
+    with pytest.raises(ContractError, match="/none' is no directory") as caught:
+        contract_from({}, "rowvec.toml")
+    assert caught.value.subject == "ROWVEC_SECRETS_DIR"
 
 
 @pytest.mark.usefixtures("secrets")
