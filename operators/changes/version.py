@@ -207,6 +207,11 @@ def other_log(one: str, other: str) -> bool:
     return _differ(origin_of(one)[_LOG], origin_of(other)[_LOG], _NO_DIGEST)
 
 
+def other_place(one: str, other: str) -> bool:
+    """Whether two changes are known to come from two partitions; one of them may be read far behind."""
+    return _differ(place_of(one), place_of(other), NO_PLACE)
+
+
 def renamed_log(one: str, other: str) -> bool:
     """Whether two changes name the same table, but other logs: its server or connector is new."""
     return other_log(one, other) and origin_of(one)[_TABLE] == origin_of(other)[_TABLE]

@@ -6,6 +6,7 @@ from typing import Any, Protocol
 from operators.changes.events import Delete
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Move, PartialRow, Row
+from operators.changes.version import other_place
 from operators.contract.table import TableSection
 from operators.errors import RecordError
 from operators.rendering.renderer import Rendered, Rules
@@ -71,6 +72,11 @@ class Completer:
             why = "the version before this one does not hold it either"
         elif partial.old_key is not None:
             why = "what the row held under its old key is not known"
+        elif stored is not None and other_place(stored.version, partial.version):
+            why = (
+                "the version of the collection comes from another partition or topic: the one before "
+                "this may lie there and not be read yet"
+            )
         else:
             why = "the collection does not hold the version before this one"
         if isinstance(row, PartialRow) and self._database is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, PartialRow, Row, split_by_spans, texts_of
-from operators.changes.version import Version
+from operators.changes.version import Version, place_of_partition, with_place
 from operators.store.protocol import Entity
 
 
@@ -44,7 +44,9 @@ def donor_of_entities(entities: Sequence[Entity]) -> Donor:
     """
     first = entities[0]
     text = joined((entity.start, entity.text) for entity in entities)
-    return Donor(first.version, split_by_spans(text, first.spans), first.columns)
+    # A release before this one stored no place in its versions.
+    version = with_place(first.version, place_of_partition(*first.position[:2]))
+    return Donor(version, split_by_spans(text, first.spans), first.columns)
 
 
 def joined(chunks: Iterable[tuple[int, str]]) -> str:

@@ -13,6 +13,7 @@ partial row says which version it follows, and this table says who may give:
 | `Follows.UNKNOWN` | – | what it holds (2) | – | last | a newer one: it may hold a newer value |
 | `Follows.REFUSED` (3) | – | – | – | alone | an older one: the refused one had the value |
 | its old key (4) | – | that one (1) | first (5) | last | the new key's past: another row's |
+| any, from another place (6) | – | – | – | alone | any: others may lie between, not read yet |
 
 1. Or a newer one, up to the row's own: after a crash the store may have what the process before wrote,
    which the row has superseded in its window. That left the same columns out.
@@ -21,6 +22,8 @@ partial row says which version it follows, and this table says who may give:
 4. The version that it follows is then the change of the key itself.
 5. Not where a database can be asked: what the old key held may have come from there, when another row
    had that key already, and nothing would correct it.
+6. The version before it lies in another partition or topic, because partitions were added or the topic
+   was renamed. That one may be read far behind, so later versions of the row may wait there.
 
 A donor may lack a column itself. Then the row takes over what its donor follows, and asks for the
 column where the donor would. A change in the window gives its columns as they came: it does not
@@ -32,11 +35,12 @@ What the changes of a window leave of their row:
 |---|---|
 | cannot be rendered, or completed | a dead letter, and what the older changes leave |
 | a whole row, a delete | that change |
-| partial, and the older ones lack the same and follow the same | that change (6) |
-| partial, and follows a refused version, or its old key | that change, and its fallbacks (7) |
+| partial, and the older ones lack the same and follow the same | that change (7) |
+| partial, and follows a refused version, or its old key | that change, and its fallbacks (8) |
+| partial, and the one before it is from another place | the same (8) |
 
-6. No older one can be completed where it cannot.
-7. The older changes, down to the first that cannot be refused for what it lacks: a whole row, or a
+7. No older one can be completed where it cannot.
+8. The older changes, down to the first that cannot be refused for what it lacks: a whole row, or a
    delete. Where the lane cannot complete the row, it writes the newest of them that it can.
 """
 
@@ -46,7 +50,7 @@ from typing import NamedTuple, TypeAlias
 from operators.changes.events import Delete, Upsert
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, Move, PartialRow, Pending, Row, Winner
-from operators.changes.version import Version, is_before, is_same_or_older
+from operators.changes.version import Version, is_before, is_same_or_older, other_place
 from operators.errors import RecordError
 from operators.rendering.renderer import Rendered, Renderer
 from operators.toast.donor import Donor, donor_of_row
@@ -73,6 +77,8 @@ class Settled(NamedTuple):
 
 def may_give(version: Version, followed: Followed, up_to: Version) -> bool:
     """Whether a version of a row is the one that is followed, or a later one up to the row's own."""
+    if other_place(version, up_to):  # guard: left-out-other-place
+        return False
     if isinstance(followed, Follows):
         # guard: left-out-refused
         return followed is Follows.UNKNOWN and is_same_or_older(version, up_to)
@@ -176,6 +182,9 @@ def _fill_from_earlier(
         if isinstance(before, Delete) or was_refused(row.row_key, row.version, before.version):
             filled = filled._replace(follows=Follows.REFUSED)
             break
+        if other_place(before.version, row.version):  # guard: left-out-other-place-in-window
+            filled = filled._replace(follows=Follows.REFUSED)
+            break
         try:
             donor = _donor_of(before, filled.missing, renderer)
         except RecordError:
@@ -221,6 +230,8 @@ def held_in_window(
         return Move(delete)
     last = earlier[-1]
     if was_refused(delete.row_key, delete.version, last.version):  # guard: taint-moves
+        return None
+    if other_place(last.version, delete.version):  # guard: left-out-other-place-moves
         return None
     try:
         row = renderer.render(last) if isinstance(last, Upsert) else last

@@ -1,5 +1,6 @@
 """The changes for which a dead letter is right, because nobody may know the values they left out."""
 
+from collections import defaultdict
 from collections.abc import Sequence, Set
 
 from tests.simulation.history import Change
@@ -23,6 +24,9 @@ class Excuses:
         for change in topic.history:
             self._by_row.setdefault(change.row, []).append(change)
         self._doubted = topic.doubted()
+        self._partitions: dict[Change, set[int]] = defaultdict(set)
+        for (number, _), change in topic.places.items():
+            self._partitions[change].add(number)
         self._torn: set[Change] = set()
         self.crashed = False
         self.lost = False
@@ -47,11 +51,22 @@ class Excuses:
         before = self._before(change)
         return (
             before is None
+            or self.elsewhere(change)
             or before.seen is None
             or before.bad
             or before in buried
             or self.excused(before, buried)
         )
+
+    def elsewhere(self, change: Change) -> bool:
+        """Whether the change before lies in another partition, or one of the two in several.
+
+        It may be unread when this one comes, and then is dropped as older when it is read.
+        """
+        before = self._before(change)
+        if before is None:
+            return False
+        return len(self._partitions[change] | self._partitions[before]) > 1
 
     def stopped(self, read: Sequence[int]) -> None:
         """Note a clean stop, which loses the values of rows whose key changed.

@@ -152,9 +152,8 @@ class _Table:
         elif kind <= 5 and kinds.moves and absent:
             self._move(row, self._dice.choice(absent), lsn)
         elif kind <= 10:
-            # Another partition's record may be read first, and then a left-out value is not there yet.
             values = rows[row]._replace(name=self._name(lsn))
-            self._set(Change(row, lsn, self._flipped(values), partial=not kinds.grown))
+            self._set(Change(row, lsn, self._flipped(values), partial=True))
         elif kind <= 12:
             self._set(Change(row, lsn, rows[row]))
         else:

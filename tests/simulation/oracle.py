@@ -310,7 +310,7 @@ class Oracle:
     def _allowed(self, changes: Sequence[Change], buried: set[Change]) -> list[Change | None]:
         """The changes that the store may show of a row at rest; None if it may be absent."""
         allowed: list[Change | None] = []
-        poisoned = False
+        poisoned = refused = False
         for change in reversed(changes):
             poisoned = poisoned or change.fault is Fault.STORE
             # If a change was sent or read again, another copy of it may be applied.
@@ -318,6 +318,9 @@ class Oracle:
             if change.bad or (change in buried and once):
                 continue
             allowed.append(change if change.seen is not None else None)
+            # A version that was read after it, from another partition, was dropped as older.
+            refused = refused or change in buried
+            poisoned = poisoned or (refused and self.excuses.elsewhere(change))
             # When the store refuses a row, the versions that it superseded are gone.
             if not poisoned and not (change.partial and self.excuses.excused(change, buried)):
                 return allowed

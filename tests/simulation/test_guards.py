@@ -15,6 +15,7 @@ from operators.stages.epoch_budget import EpochBudget
 from operators.stages.parked import ParkedChanges
 from operators.stages.source import PartitionLogic
 from operators.state.version_map import VersionMap
+from operators.toast import resolver
 from tests.simulation.flow import Flow
 from tests.simulation.worker import Worker
 from tests.simulation.world import World
@@ -81,7 +82,7 @@ def _any_state_admitted(patch: pytest.MonkeyPatch) -> None:
 
 
 def _tombstones_of_the_past(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(VersionMap, "ends_dropped_delete", lambda self, key: False)
+    patch.setattr(VersionMap, "ends_delete", lambda self, key, place: False)
 
 
 def _no_truncate_fence(patch: pytest.MonkeyPatch) -> None:
@@ -100,6 +101,10 @@ def _nothing_parked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(ParkedChanges, "keeps_row", dropped)
 
 
+def _left_out_from_elsewhere(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(resolver, "other_place", lambda one, other: False)
+
+
 GUARDS: dict[str, Guard] = {
     "versions are compared": _no_version_compare,
     "what may have been written is gathered": _no_gathering,
@@ -113,6 +118,7 @@ GUARDS: dict[str, Guard] = {
     "a TRUNCATE is a fence": _no_truncate_fence,
     "a shard has one lane": _lanes_out_of_order,
     "changes of a table that is away are kept": _nothing_parked,
+    "left-out values come from their own partition": _left_out_from_elsewhere,
 }
 
 

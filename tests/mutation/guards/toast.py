@@ -48,6 +48,24 @@ GUARDS: tuple[Guard, ...] = (
         CARRYING,
     ),
     Guard(
+        "left-out-other-place",
+        "nothing is taken from a version of another partition: others may lie between, not read yet",
+        never,
+        CARRYING,
+    ),
+    Guard(
+        "left-out-other-place-in-window",
+        "nor from one that waits in the same window",
+        never,
+        CARRYING,
+    ),
+    Guard(
+        "left-out-other-place-moves",
+        "nor is it announced for the row's new key",
+        never,
+        CARRYING,
+    ),
+    Guard(
         "left-out-refused",
         "a row that follows a refused version takes nothing from the one before it",
         gives("version <= up_to"),

@@ -3,6 +3,7 @@
 import sys
 import threading
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from operators.changes.events import Delete, KafkaPosition
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, Move, PartialRow, Row
 from operators.changes.text_hash import text_hash
-from operators.changes.version import Version, make_version
+from operators.changes.version import Version, make_version, place_of_partition, tail_of
 from operators.contract.table import MAX_VARCHAR_BYTES, UNAVAILABLE, TableSection
 from operators.errors import FatalError, RecordError, RetriableError
 from operators.retry import RetryPolicy
@@ -111,6 +112,38 @@ def test_only_the_version_that_the_row_follows_is_taken_from_the_store() -> None
         completer().complete(partial(follows=version(3)), stored(whole("text", lsn=2)))
 
 
+class _Answers:
+    def select(self, *_: Any) -> Mapping[str, Any]:
+        return {"doc": "from sql"}
+
+
+ELSEWHERE = [(TOPIC, 1), ("app.public.before", 0)]
+
+
+@pytest.mark.parametrize("place", ELSEWHERE)
+def test_a_version_of_another_partition_or_topic_gives_nothing(place: tuple[str, int]) -> None:
+    there = whole("text")
+    there = there._replace(version=Version(there.version + tail_of(place_of_partition(*place))))
+    for follows in (Follows.UNKNOWN, there.version):
+        asks = partial(follows=follows)
+        here = tail_of(place_of_partition(TOPIC, 0))
+        asks = asks._replace(version=Version(asks.version + here))
+        with pytest.raises(RecordError, match="another partition or topic") as caught:
+            completer().complete(asks, stored(there))
+        assert "dsn in [source]" in caught.value.hint
+        found = completer(database=_Answers()).complete(asks, stored(there))
+        assert isinstance(found, Row)
+        assert found.text == "new\nfrom sql"
+
+
+def test_a_row_that_an_older_release_stored_is_known_by_its_partition() -> None:
+    # Its version names no place; rv_topic and rv_partition do.
+    asks = partial(follows=Follows.UNKNOWN)
+    elsewhere = Version(asks.version + tail_of(place_of_partition(TOPIC, 1)))
+    with pytest.raises(RecordError, match="another partition or topic"):
+        completer().complete(asks._replace(version=elsewhere), stored(whole("text")))
+
+
 def test_what_is_nowhere_is_refused_without_a_word_of_the_data() -> None:
     with pytest.raises(RecordError, match="column 'doc'") as caught:
         completer().complete(partial(texts={"name": "private"}, follows=version(3)), None)
@@ -125,7 +158,7 @@ def test_chunks_that_overlap_are_joined() -> None:
     for starts in [(), (9,), (5, 9, 20)]:
         donor = donor_of_entities(stored(row, *starts))
         assert donor.texts == {"name": "old", "doc": "a text of some length"}
-        assert donor == donor_of_row(row)
+        assert replace(donor, version=row.version) == donor_of_row(row)
 
 
 def test_a_value_of_null_is_given_as_such() -> None:
@@ -266,6 +299,8 @@ def test_only_the_version_before_the_delete_is_told(
     follows: Followed, lsn: int, told: bool
 ) -> None:
     moves, row = Moves(), whole("text", lsn=lsn)
+    here = tail_of(place_of_partition(TOPIC, 0))
+    row = row._replace(version=Version(row.version + here))
     completer(moves).hand_over(Move(delete(), None, follows), None, stored(row))
     assert moves.take(ONE, version(5)) == (donor_of_row(row) if told else None)
     # The same if the row is still in the lane's batch.

@@ -12,7 +12,13 @@ from operators.changes.events import Delete, KafkaPosition, Upsert
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Followed, Follows, Move, PartialRow, Pending, Row, Winner
 from operators.changes.text_hash import text_hash
-from operators.changes.version import NO_POSITION, Version, make_version
+from operators.changes.version import (
+    NO_POSITION,
+    Version,
+    make_version,
+    place_of_partition,
+    tail_of,
+)
 from operators.contract.table import MAX_VARCHAR_BYTES, UNAVAILABLE
 from operators.toast.donor import Donor, donor_of_row
 from operators.toast.key_changes import Held
@@ -150,6 +156,42 @@ def test_who_may_give_a_row_what_it_lacks(follows: Followed, gives: set[int]) ->
     for lsn in range(1, 9):
         filled = fill(lacks(5, follows), donor_of_row(row(lsn, "old")), RENDERER)
         assert as_text(filled) == ("5 old" if lsn in gives else as_text(lacks(5, follows)))
+
+
+def placed(version: Version, partition: int) -> Version:
+    return Version(version + tail_of(place_of_partition(TOPIC, partition)))
+
+
+def moved_to(partition: int, each: Pending) -> Pending:
+    return each._replace(version=placed(each.version, partition))
+
+
+@pytest.mark.parametrize("follows", [v(3), v(5), UNKNOWN])
+def test_a_version_of_another_place_gives_nothing(follows: Followed) -> None:
+    # A version between them may lie in the other partition, and not be read yet.
+    for lsn in range(1, 6):
+        named = follows if isinstance(follows, Follows) else placed(follows, 0)
+        assert not may_give(placed(v(lsn), 0), named, placed(v(5), 1))
+    assert may_give(placed(v(5), 1), placed(v(3), 1), placed(v(5), 1))
+
+
+@pytest.mark.parametrize("before", [change(3, "c"), row(3, "c"), change(3, None), hidden(3, "c")])
+def test_a_version_of_another_place_gives_nothing_in_its_window(before: Pending) -> None:
+    settled = settle([moved_to(0, before), moved_to(1, change(5, None))], RENDERER, refusing())
+    assert as_text(settled.last) == "5 follows refused"
+    assert [lsn_of(each.version) for each in settled.fallbacks] == [3]
+    chain = [moved_to(0, before), moved_to(1, change(4, "d")), moved_to(1, change(5, None))]
+    assert as_text(settle(chain, RENDERER, refusing()).last) == "5 d"
+
+
+@pytest.mark.parametrize("before", [change(3, "c"), row(3, "c"), change(3, None)])
+def test_a_version_of_another_place_is_not_announced_for_a_new_key(before: Pending) -> None:
+    delete = gone(5)._replace(version=placed(v(5), 1))
+    assert held_in_window(delete, [moved_to(0, before)], RENDERER, refusing()) is None
+    move = Move(delete, None, placed(v(3), 0))
+    waits = row(3, "c")._replace(version=placed(v(3), 0))
+    assert held_in_lane(move, waits, None, RENDERER) is None
+    assert held_in_lane(move, None, donor_of_row(waits), RENDERER) is None
 
 
 @pytest.mark.parametrize(
