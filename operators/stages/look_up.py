@@ -147,9 +147,10 @@ class LookUp:
 
     def _meet(self, window: Window, winner: Winner, held: Version) -> Meeting:
         """What a winner is to the stored row; see `operators.stages.meeting`."""
-        if has_mark(winner.version, TOOK_OVER):
-            return Meeting.TAKES_OVER  # the delete of the stored row came before it in its window
         table = self._tables[winner.position.topic]
+        if has_mark(winner.version, TOOK_OVER):
+            # The delete of the stored row came before it in its window.
+            return Meeting.COMPARED if table.source_tables else Meeting.TAKES_OVER
         deletes = isinstance(winner, Delete)
         meeting = meet(winner.version, held, table, self._places, deletes=deletes, alive=True)
         if meeting is Meeting.MOVED_LOG:

@@ -26,6 +26,7 @@ from operators.changes.version import (
     make_version,
     marked,
     origin_of,
+    other_log,
     place_of,
     place_of_partition,
     same_position,
@@ -107,15 +108,20 @@ class PendingChanges:
         pending = self.rows.get(key)
         known = None if pending is not None else self._versions.get(key)
         newest = pending.version if pending is not None else None if known is None else known[0]
-        compared = True
+        compared, takes_over = True, False
         if newest is not None and newest[-16:] != event.version[-16:]:
             meeting = self._meet(event, newest, pending, known)
             if meeting is Meeting.IGNORED:
                 self._has_deleted(event)
+                if pending is not None and other_log(newest, event.version):
+                    # What the store may hold of the other part is given up.
+                    given_up = marked(pending.version, TOOK_OVER)  # guard: shards-give-up
+                    self.rows[key] = pending._replace(version=given_up)
                 return "other-table"
             if meeting is Meeting.TAKES_OVER:
                 event = event._replace(version=marked(event.version, TOOK_OVER))
             compared = meeting is Meeting.COMPARED
+            takes_over = compared and other_log(newest, event.version)
         if not compared:
             pass
         elif event.unpositioned:
@@ -142,7 +148,9 @@ class PendingChanges:
             self._versions.written(key, place_of(event.version))
             if event.old_key is not None and self._is_again(event):
                 event = event._replace(old_key=None)
-        if pending is not None and has_mark(pending.version, TOOK_OVER):
+        # The store may hold what another server's part had before it deleted the row in this window.
+        # guard: shards-take-over
+        if takes_over or (pending is not None and has_mark(pending.version, TOOK_OVER)):
             event = event._replace(version=marked(event.version, TOOK_OVER))
         self.rows[key] = event  # guard: newest-of-window
         if pending is None:

@@ -46,16 +46,16 @@ class RefusedChanges:
         later = tuple(
             refused
             for refused in self._versions.pop(key)
-            if other_table(refused, version)
-            or (refused != version and not is_older(refused, version))
+            if refused != version and not is_older(refused, version)
         )
         if later:
             self._versions[key] = later
 
     def end_table(self, prefix: str, version: Version) -> None:
-        """The same for all rows whose key has this prefix, after a TRUNCATE."""
+        """The same for all rows whose key has this prefix, after a TRUNCATE of their physical table."""
         for key in [key for key in self._versions if key.startswith(prefix)]:
-            self.end(key, version)
+            if not any(other_table(refused, version) for refused in self._versions[key]):
+                self.end(key, version)
 
     def any_between(self, key: RowKey, since: str, version: Version) -> bool:
         """Whether a change of the row between the two versions was refused.

@@ -72,6 +72,7 @@ class Change:
         unpositioned: The message has no position.
         old, new: The row's old and new key, in a key change.
         emptied: A TRUNCATE has deleted the row.
+        part: Number of its physical table.
     """
 
     row: int
@@ -83,6 +84,7 @@ class Change:
     old: int | None = None
     new: int | None = None
     emptied: bool = False
+    part: int = 0
 
     @property
     def bad(self) -> bool:
@@ -107,6 +109,8 @@ class Kinds:
         unpositioned: Changes without a position.
         mixed: Texts that share some of their words.
         tables: How many physical tables the topic has; a row's is its number modulo that.
+        servers: Each physical table is on a server of its own, with a log of its own.
+        wandering: A row that is made again may be in another physical table than before.
         others: The topic also has changes of a table that the contract does not take.
         grown: How many partitions are added in the middle, so that rows go to others from then on.
     """
@@ -122,6 +126,8 @@ class Kinds:
     unpositioned: bool = False
     mixed: bool = False
     tables: int = 1
+    servers: bool = False
+    wandering: bool = False
     others: bool = False
     grown: int = 0
 
@@ -133,16 +139,20 @@ class _Table:
         self._dice = dice
         self._kinds = kinds
         self._rows: dict[int, Values] = {}
+        self._part = {row: row % kinds.tables for row in range(kinds.rows)}
         self.changes: list[Change] = []
 
     def step(self, lsn: int) -> None:
         kinds, rows = self._kinds, self._rows
         row = self._dice.randrange(kinds.rows)
         kind = self._dice.randrange(20)
-        same = range(row % kinds.tables, kinds.rows, kinds.tables)
+        part = self._part[row]
+        same = [each for each in range(kinds.rows) if self._part[each] == part]
+        if kinds.wandering and row not in rows:
+            self._part[row] = self._dice.randrange(kinds.tables)
         absent = [each for each in same if each not in rows]
         if kind == 0 and kinds.truncates:
-            self.changes += [Change(each, lsn, None, emptied=True) for each in same]
+            self.changes += [Change(each, lsn, None, emptied=True, part=part) for each in same]
             for each in same:
                 rows.pop(each, None)
         elif row not in rows:
@@ -200,7 +210,7 @@ class _Table:
                 change = replace(change, fault=Fault.STORE)
         if kinds.unpositioned and change.old is None and change.new is None:
             change = replace(change, unpositioned=self._dice.randrange(3) == 0)
-        self.changes.append(change)
+        self.changes.append(replace(change, part=self._part[change.row]))
         if values is None:
             self._rows.pop(change.row, None)
         else:

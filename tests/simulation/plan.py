@@ -22,6 +22,7 @@ SOURCE_FAULTS = (
     "source: bad record",
     "source: other table",
     "source: partitions added",
+    "source: row goes to another server",
 )
 STORE_FAULTS = (
     "store: slow",
@@ -193,6 +194,12 @@ def with_origins(plan: Plan, seed: int) -> Plan:
         others=others,
         grown=dice.randint(1, 2) if grows and dice.random() < 0.6 else 0,
     )
+    servers = parts and dice.random() < 0.6
+    # Two logs order nothing: a row that went to another server may not be sent again by the first, nor
+    # lie in two partitions.
+    stays = kinds.resent or kinds.grown > 0
+    wandering = servers and not stays and dice.random() < 0.7
+    kinds = replace(kinds, servers=servers, wandering=wandering)
     return plan._replace(kinds=kinds)
 
 

@@ -48,12 +48,13 @@ FILTERED = table_of(
 """A table that shows pages, and hides drafts and soft-deleted rows."""
 
 
-def in_parts(table: Table) -> Table:
-    """The table, if several physical tables of its topic are its parts.
+def in_parts(table: Table, *, servers: bool = False) -> Table:
+    """The table, if several physical tables of its topic are its parts, perhaps of several servers.
 
     Each run gets its own, because the decoder remembers which tables it has met in the topic.
     """
-    section = table.section.model_copy(update={"source_tables": ("db.public.docs_*",)})
+    pattern = "shard_*/db.public.docs" if servers else "db.public.docs_*"
+    section = table.section.model_copy(update={"source_tables": (pattern,)})
     return table_of(section)
 
 

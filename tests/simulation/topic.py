@@ -18,6 +18,9 @@ from tests.changes import TOPIC, Log, doc, envelope, gone, key, tombstone
 from tests.simulation.history import Change, Dice, Fault, Kinds
 from tests.simulation.tables import Table
 
+ANOTHER_LOG = 1_000
+"""How far the log of one server is ahead of that of the server before."""
+
 
 class Topic:
     """The partitions that hold a history.
@@ -29,6 +32,7 @@ class Topic:
         places: (partition, offset) → the change; for a tombstone, its delete.
         copies: How often each change was sent.
         faults: Count of each kind of fault of the source.
+        servers: Each physical table is on a server of its own.
     """
 
     def __init__(
@@ -37,11 +41,11 @@ class Topic:
         history: Sequence[Change],
         rows: int,
         partitions: int,
-        tables: int = 1,
         grown: int = 0,
+        servers: bool = False,
     ) -> None:
         self.table = table
-        self.tables = tables
+        self.servers = servers
         self.history = list(dict.fromkeys(history))
         self.rows = rows
         self.partitions = partitions
@@ -82,9 +86,11 @@ class Topic:
         self.places[number, len(self.logs[number].records)] = change
         self.copies[change] += not is_tombstone
         flagged = self.table.flagged
-        record = tombstone(change.row) if is_tombstone else _record(change, flagged=flagged)
+        # The positions of two logs have nothing to do with each other.
+        lsn = change.lsn + ANOTHER_LOG * change.part * self.servers
+        record = tombstone(change.row) if is_tombstone else _record(change, lsn, flagged=flagged)
         if self.table.section.source_tables:
-            record = _named(record, f"docs_{change.row % self.tables}")
+            record = self._named(record, "docs", change.part)
         self.logs[number].records.append(record)
 
     def send_other(self, dice: Dice, lsn: int) -> None:
@@ -98,8 +104,14 @@ class Topic:
             ]
         )
         log = self.logs[self.partition_of(row)]
-        log.records += [_named(record, "notes") for record in records]
+        log.records += [self._named(record, "notes", 0) for record in records]
         self.faults["other table"] += 1
+
+    def _named(self, record: tuple[Any, ...], table: str, part: int) -> tuple[Any, ...]:
+        """The record with the names of its physical table: on a server of its own, or one of several."""
+        if self.servers:
+            return _named(record, f"shard_{part}", table)
+        return _named(record, "app", table if table == "notes" else f"{table}_{part}")
 
     def doubted(self) -> set[Change]:
         """Repeated changes that come after an unreadable record of their row.
@@ -135,7 +147,8 @@ def drawn_topic(
     dice: Dice, table: Table, history: Sequence[Change], kinds: Kinds, partitions: int
 ) -> Topic:
     """The records of a history, with drawn faults of the source."""
-    topic = Topic(table, history, kinds.rows, partitions, kinds.tables, kinds.grown)
+    topic = Topic(table, history, kinds.rows, partitions, kinds.grown, kinds.servers)
+    topic.faults["row goes to another server"] += _wandered(history) * kinds.servers
     for log in topic.logs:
         log.per_read = dice.choice([1, 2, 5])
     entries = _sent(dice, history, kinds, topic.faults)
@@ -172,14 +185,14 @@ def _sent(
     for index, transaction in enumerate(transactions):
         again = kinds.resent and dice.randrange(6) == 0
         late = again and any(c.values is None and not c.emptied for c in transaction)
-        entries += _entries(dice, transaction, faults, kinds.tables, tombstones=not late)
+        entries += _entries(dice, transaction, faults, tombstones=not late)
         if not again:
             continue
         back = dice.randint(1, 8)
         faults["late tombstone"] += late
         faults["record sent twice" if back == 1 else "range sent again"] += 1
         for each in transactions[max(0, index + 1 - back) : index + 1]:
-            entries += _entries(dice, each, faults, kinds.tables, tombstones=True)
+            entries += _entries(dice, each, faults, tombstones=True)
     return entries
 
 
@@ -187,14 +200,13 @@ def _entries(
     dice: Dice,
     transaction: Sequence[Change],
     faults: Counter[str],
-    tables: int,
     *,
     tombstones: bool,
 ) -> list[_Entry]:
     """The records of a transaction; a TRUNCATE is one record."""
     entries: list[_Entry] = []
-    for change in transaction:
-        if change.emptied and change.row >= tables:
+    for index, change in enumerate(transaction):
+        if change.emptied and index:
             continue
         entries.append((change, False))
         deleted = change.values is None and not change.emptied
@@ -232,13 +244,23 @@ def _compacted(dice: Dice, entries: list[_Entry], faults: Counter[str]) -> list[
     return kept
 
 
-def _named(record: tuple[Any, ...], table: str) -> tuple[Any, ...]:
+def _wandered(history: Sequence[Change]) -> int:
+    """How often a row was made again in another physical table."""
+    last: dict[int, int] = {}
+    count = 0
+    for change in history:
+        count += last.get(change.row, change.part) != change.part
+        last[change.row] = change.part
+    return count
+
+
+def _named(record: tuple[Any, ...], server: str, table: str) -> tuple[Any, ...]:
     """The record with the names of its physical table, as the connector or the transform gives them."""
     raw_key, value, *headers = record
     if value is None or value == b"{":
         return record
     message = orjson.loads(value)
-    names = {"name": "app", "db": "db", "schema": "public", "table": table}
+    names = {"name": server, "db": "db", "schema": "public", "table": table}
     if "source" in message:
         message["source"] |= names
     else:
@@ -246,22 +268,23 @@ def _named(record: tuple[Any, ...], table: str) -> tuple[Any, ...]:
     return raw_key, orjson.dumps(message), *headers
 
 
-def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:
+def _record(change: Change, lsn: int, *, flagged: bool) -> tuple[Any, ...]:
     """Key, value and perhaps headers of the record of a change.
 
     Args:
         change: The change.
+        lsn: Its position in its log.
         flagged: Whether the table has a soft-delete column.
     """
     values, row = change.values, change.row
     if change.emptied:
-        return None, envelope("t", change.lsn, None)
+        return None, envelope("t", lsn, None)
     if values is None:
         if change.unpositioned:
             return key(id=row), orjson.dumps({"id": row, "__deleted": "true"})
         if change.new is None:
-            return gone(row, change.lsn)
-        return (*gone(row, change.lsn), [("__debezium.newkey", key(id=change.new))])
+            return gone(row, lsn)
+        return (*gone(row, lsn), [("__debezium.newkey", key(id=change.new))])
     if change.fault is Fault.DECODE:
         return key(id=row), b"{"
     size = "?" if change.fault is Fault.RENDER else change.lsn
@@ -271,6 +294,6 @@ def _record(change: Change, *, flagged: bool) -> tuple[Any, ...]:
     if change.unpositioned:
         return key(id=row), orjson.dumps({**after, "__deleted": "false"})
     if change.old is None:
-        return key(id=row), envelope("u", change.lsn, after)
+        return key(id=row), envelope("u", lsn, after)
     headers = [("__debezium.oldkey", key(id=change.old))]
-    return key(id=row), envelope("c", change.lsn, after), headers
+    return key(id=row), envelope("c", lsn, after), headers

@@ -48,7 +48,7 @@ class World:
         history = history_of(rng, plan.kinds)
         table = FILTERED if plan.kinds.hiding else CHUNKED if plan.chunks else PLAIN
         if plan.kinds.tables > 1 or plan.kinds.others:
-            table = in_parts(table)
+            table = in_parts(table, servers=plan.kinds.servers)
         self.topic = drawn_topic(rng, table, history, plan.kinds, plan.partitions)
         self.store = FaultyStore(rng, self, plan.moods)
         self.letters = Letters(rng, self, plan.moods.letters)

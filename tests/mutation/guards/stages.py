@@ -487,6 +487,18 @@ GUARDS: tuple[Guard, ...] = (
         TABLES,
     ),
     Guard(
+        "shards-take-over",
+        "a row that went to another server's part is compared with what the first part stored",
+        without("takes_over"),
+        TABLES,
+    ),
+    Guard(
+        "shards-give-up",
+        "so is one whose first part gives it up after that",
+        gives("pending.version"),
+        TABLES,
+    ),
+    Guard(
         "other-table-tombstone",
         "the tombstone of a row that the contract does not take removes nothing",
         dropped,

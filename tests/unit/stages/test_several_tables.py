@@ -8,6 +8,7 @@ import pytest
 
 from operators.changes.row_key import RowKey
 from operators.changes.version import Version
+from operators.contract.table import TableSection
 from operators.retry import RetryPolicy
 from operators.stages.look_up import LookUp
 from operators.state.version_map import VersionMap
@@ -154,6 +155,50 @@ def test_another_table_may_have_another_key():
     made.take((key(other=7), orjson.dumps(value)))
     assert made.close() is None
     assert made.dropped() == {"other-table": 1}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [change("d", 1, 500, db="a"), change("c", 1, 7, db="b"), change("d", 1, 8, db="b")],
+        # In its new part the row is hidden by the filter.
+        [change("d", 1, 500, db="a"), change("c", 1, 7, text="draft", db="b")],
+        [change("c", 1, 7, text="draft", db="b"), change("d", 1, 500, db="a")],
+        [change("c", 1, 7, db="b"), change("d", 1, 500, db="a"), change("d", 1, 8, db="b")],
+    ],
+    ids=["deleted again", "hidden", "hidden, and given up", "given up between"],
+)
+def test_a_row_that_another_shard_took_over_does_not_stay_as_the_first_one_stored_it(changes):
+    shards = {
+        "source_tables": ["*.public.docs"],
+        "filter": [{"column": "doc", "equals": "text"}],
+    }
+    store = stored(lsn=4, offset=0)
+    made = started(**shards)
+    made.take(change("c", 1, 4, db="a"))
+    for row in store._collections["docs"].rows.values():
+        row["rv_version"] = made.closed().rows[ONE].version
+    made.logic._versions = versions = VersionMap(whole=False, horizon_s=100, now=0)
+    made.logic._pending._versions = made.logic._settler._versions = versions
+    made.take(*changes)
+    window = made.closed()
+    section = TableSection.model_validate({**table().model_dump(), **shards})
+    telemetry = Telemetry()
+    resolver = LookUp({TOPIC: section}, store, RetryPolicy(0.0, telemetry), telemetry, [(TOPIC, 0)])
+    resolver([("000", window)])
+    assert [*window.deletes] == [ONE]
+
+
+def test_a_change_that_one_shard_had_refused_says_nothing_of_the_next_ones_row():
+    versions = VersionMap(whole=True, horizon_s=100, now=0)
+    made = started(source_tables=["*.public.docs"])
+    made.take(change("c", 1, 900, db="a"))
+    of_a = made.closed().rows[ONE].version
+    made.take(change("c", 1, 5, db="b"))
+    of_b = made.closed().rows[ONE].version
+    versions.taint(ONE, of_a)
+    versions.put(ONE, of_b, "hash")
+    assert not versions.is_tainted(ONE, of_b)
 
 
 def test_parts_of_one_table_are_compared_by_the_position_of_their_log():
