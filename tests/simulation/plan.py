@@ -196,8 +196,8 @@ def with_origins(plan: Plan, seed: int) -> Plan:
     )
     servers = parts and dice.random() < 0.6
     # Two logs order nothing: a row that went to another server may not be sent again by the first, nor
-    # lie in two partitions.
-    stays = kinds.resent or kinds.grown > 0
+    # lie in two partitions. And what has no position counts as of the log of the change before it.
+    stays = kinds.resent or kinds.grown > 0 or kinds.unpositioned
     wandering = servers and not stays and dice.random() < 0.7
     kinds = replace(kinds, servers=servers, wandering=wandering)
     return plan._replace(kinds=kinds)
