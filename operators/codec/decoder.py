@@ -214,6 +214,8 @@ class Decoder:
             return version, False
         place = position_of(source, streamed=streamed)
         unpositioned = place is None
+        if unpositioned:
+            self.origins.require_position()
         place = NO_POSITION if place is None else place
         return make_version(self._generation, place, position.offset, tail), unpositioned
 

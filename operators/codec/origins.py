@@ -51,6 +51,7 @@ class Origins:
         self._seen: set[str] = set()
         self.mixed = False
         """Whether the topic has rows of another table than the one whose rows it should have."""
+        self._logs: set[str] = set()
 
     def tail(self, source: Mapping[str, Any], topic: str, partition: int) -> tuple[str, bool]:
         """A version's tail, and whether the contract takes changes of the table.
@@ -107,9 +108,26 @@ class Origins:
         digits = origin_of_table(log, (db, schema, table))
         name = ".".join(part for part in (db, schema, table) if part)
         taken = self._takes(server, name)
+        if taken and log:
+            self._logs.add(server)
         if digits not in self._seen and len(self._seen) < KEPT:
             self._note(digits, f"{server}/{name}" if server else name, taken)
         return Origin(digits, taken)
+
+    def require_position(self) -> None:
+        """Refuse a change without a position where the topic has rows of several servers.
+
+        Raises:
+            RecordError: The topic has. The change would count as of the server that had the row before.
+        """
+        if len(self._logs) > 1:  # guard: servers-need-positions
+            raise RecordError(
+                subject="value",
+                cause="it names no position, and its topic has changes of several servers, which only "
+                "positions tell apart",
+                hint="let ExtractNewRecordState add lsn and source.sequence, or file and pos "
+                "(add.fields); or give each server a topic and a table of its own",
+            )
 
     def _takes(self, server: str, name: str) -> bool:
         patterns = self._table.source_tables

@@ -44,7 +44,7 @@ class SentRows:
 
 
 PackedOwed: TypeAlias = tuple[dict[RowKey, str], dict[RowKey, str]]
-"""Places by row key: of the younger horizon, and of the older one."""
+"""Places by row key, with spaces between them: of the younger horizon, and of the older one."""
 
 _FOLLOWED = "+"
 
@@ -69,24 +69,40 @@ class OwedTombstones:
 
     def add(self, key: RowKey, place: str) -> None:
         """Note that a delete of the row came from this place."""
-        self._old.pop(key, None)
-        self._young[key] = place
+        owed = self._without(self._pop(key), place)
+        # guard: deletes-of-two-places
+        self._young[key] = " ".join((*owed, place))
 
     def follow(self, key: RowKey, place: str) -> None:
         """Note that another change of the row came from this place."""
         if not (self._young or self._old):
             return  # the usual case, and this is called for every change
         for some in (self._young, self._old):
-            if some.get(key) == place:
-                some[key] = place + _FOLLOWED  # guard: stale-tombstone-late
+            if place in (owed := some.get(key, "").split()):
+                # guard: stale-tombstone-late
+                some[key] = " ".join((*self._without(owed, place), place + _FOLLOWED))
 
     def take(self, key: RowKey, place: str) -> bool:
         """Whether a tombstone from this place belongs to a delete; forgets that delete."""
         if not (self._young or self._old):
             return False
-        owed = self._young.pop(key, None) or self._old.pop(key, None)
+        owed = self._pop(key)
+        here = [each for each in owed if each in (place, place + _FOLLOWED)]
+        # One from here, or else one from any other place.
+        taken = next(iter(here or owed), "")
+        left = self._without(owed, taken.removesuffix(_FOLLOWED))
+        if left:
+            self._young[key] = " ".join(left)
         # guard: tombstone-of-delete-elsewhere
-        return owed is not None and owed != place + _FOLLOWED
+        return taken not in ("", place + _FOLLOWED)
+
+    def _pop(self, key: RowKey) -> list[str]:
+        """All places of a row, which is forgotten."""
+        return (self._young.pop(key, None) or self._old.pop(key, "")).split()
+
+    @staticmethod
+    def _without(owed: list[str], place: str) -> list[str]:
+        return [each for each in owed if each not in (place, place + _FOLLOWED)]
 
     def rotate(self) -> None:
         """Forget the rows of the older horizon."""

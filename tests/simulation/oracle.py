@@ -135,6 +135,9 @@ class Oracle:
             # A change without a position does not count as older than a TRUNCATE.
             if (row, lsn) not in self._emptied_at:
                 continue  # of another physical table
+            at = self._emptied_at[row, lsn]
+            if self._at[row] >= 0 and changes[self._at[row]].part != changes[at].part:
+                continue  # of a server to which the row, as far as it was read, has not gone yet
             if self._shard[row] in written.shards and not any(c.unpositioned for c in changes):
                 self._at[row] = max(self._at[row], self._emptied_at[row, lsn])
 

@@ -204,6 +204,12 @@ GUARDS: tuple[Guard, ...] = (
         SHAPES,
     ),
     Guard(
+        "servers-need-positions",
+        "a change without a position is refused in a topic of several servers",
+        never,
+        TABLES,
+    ),
+    Guard(
         "source-tables",
         "a physical table that the contract does not take is ignored",
         never,

@@ -188,9 +188,15 @@ GUARDS: tuple[Guard, ...] = (
         DEDUP,
     ),
     Guard(
+        "deletes-of-two-places",
+        "a delete from one partition does not take the tombstone of another partition's",
+        replaced("(*owed, place)", by="(place,)"),
+        VERSIONS,
+    ),
+    Guard(
         "tombstone-of-delete-elsewhere",
         "a tombstone that another partition brings belongs to the delete before it",
-        gives("owed == place"),
+        gives("taken == place"),
         PLACES,
     ),
     Guard(

@@ -286,3 +286,13 @@ def test_a_row_that_took_over_is_written_over_what_is_stored():
     resolver([("000", window)])
     assert window.rows[ONE].text == "doc 1\nmine"  # type: ignore[union-attr]
     assert window.dead == []
+
+
+def test_a_change_without_a_position_is_refused_where_several_servers_send_theirs():
+    made = started(source_tables=["*"])
+    made.take(change("c", 1, 5, name="a"), change("u", 1, 0, name="a", lsn=None))
+    assert made.closed().dead == []
+    made.take(change("c", 2, 5, name="b"), change("u", 2, 0, name="b", lsn=None))
+    (letter,) = made.closed().dead
+    assert letter.row_key == TWO
+    assert "several servers" in letter.cause

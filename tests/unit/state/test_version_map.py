@@ -386,3 +386,12 @@ def test_a_change_without_a_position_comes_after_what_was_refused_at_an_earlier_
     unpositioned = make_version(0, NO_POSITION, 24)
     assert known.is_tainted(RowKey("t:1"), unpositioned)
     assert not known.is_tainted(RowKey("t:1"), make_version(0, NO_POSITION, 18))
+
+
+def test_deletes_of_two_partitions_have_a_tombstone_each() -> None:
+    known = versions()
+    known.deleted(A, HERE)
+    known.deleted(A, THERE)
+    assert known.ends_delete(A, THERE)
+    assert known.ends_delete(A, HERE)
+    assert not known.ends_delete(A, HERE)
