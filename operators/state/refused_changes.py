@@ -66,7 +66,10 @@ class RefusedChanges:
         refused = self._versions.get(key, ())
         if refused and not has_position(version):
             # guard: taint-unpositioned
-            return any(_comes_before(each, version) for each in refused)
+            return any(
+                _comes_before(each, version) and not (since and _is_behind(each, since))
+                for each in refused
+            )
         # guard: taint-at-position
         return any(
             is_older(each, version) and (not since or is_older(since, each)) for each in refused
@@ -79,6 +82,14 @@ class RefusedChanges:
 
 def _comes_before(refused: Version, version: Version) -> bool:
     """Whether a refused change has the smaller offset, or comes from another partition."""
-    place, other = place_of(refused), place_of(version)
-    elsewhere = place != other and NO_PLACE not in (place, other)
-    return elsewhere or offset_of(refused) < offset_of(version)
+    return _is_elsewhere(refused, version) or offset_of(refused) < offset_of(version)
+
+
+def _is_behind(refused: Version, since: str) -> bool:
+    """Whether a refused change is known to come before another one: it has the smaller offset."""
+    return not _is_elsewhere(refused, since) and offset_of(refused) < offset_of(since)
+
+
+def _is_elsewhere(one: str, other: str) -> bool:
+    places = place_of(one), place_of(other)
+    return places[0] != places[1] and NO_PLACE not in places

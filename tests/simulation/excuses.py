@@ -68,6 +68,10 @@ class Excuses:
             return False
         return len(self._partitions[change] | self._partitions[before]) > 1
 
+    def is_spread(self, row: int) -> bool:
+        """Whether the changes of a row lie in several partitions."""
+        return len({n for each in self._by_row[row] for n in self._partitions[each]}) > 1
+
     def stopped(self, read: Sequence[int]) -> None:
         """Note a clean stop, which loses the values of rows whose key changed.
 

@@ -135,8 +135,9 @@ class Oracle:
             # A change without a position does not count as older than a TRUNCATE.
             if (row, lsn) not in self._emptied_at:
                 continue  # of another physical table
-            at = self._emptied_at[row, lsn]
-            if self._at[row] >= 0 and changes[self._at[row]].part != changes[at].part:
+            emptied = self._emptied_at[row, lsn]
+            ahead = changes[max(0, self._at[row]) : emptied]
+            if any(each.part != changes[emptied].part for each in ahead):
                 continue  # of a server to which the row, as far as it was read, has not gone yet
             if self._shard[row] in written.shards and not any(c.unpositioned for c in changes):
                 self._at[row] = max(self._at[row], self._emptied_at[row, lsn])
@@ -318,12 +319,12 @@ class Oracle:
             poisoned = poisoned or change.fault is Fault.STORE
             # If a change was sent or read again, another copy of it may be applied.
             once = self._topic.copies[change] == 1 and not self.excuses.crashed
+            # A version that was read after it, from another partition, was dropped as older.
+            refused = refused or change in buried
             if change.bad or (change in buried and once):
                 continue
             allowed.append(change if change.seen is not None else None)
-            # A version that was read after it, from another partition, was dropped as older.
-            refused = refused or change in buried
-            poisoned = poisoned or (refused and self.excuses.elsewhere(change))
+            poisoned = poisoned or (refused and self.excuses.is_spread(change.row))
             # When the store refuses a row, the versions that it superseded are gone.
             if not poisoned and not (change.partial and self.excuses.excused(change, buried)):
                 return allowed

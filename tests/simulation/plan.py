@@ -197,10 +197,11 @@ def with_origins(plan: Plan, seed: int) -> Plan:
         others=others,
         grown=dice.randint(1, 2) if grows and dice.random() < 0.6 else 0,
     )
-    servers = parts and dice.random() < 0.6
+    # What has no position is refused in a topic of several servers.
+    servers = parts and not kinds.unpositioned and dice.random() < 0.6
     # Two logs order nothing: a row that went to another server may not be sent again by the first, nor
-    # lie in two partitions. And what has no position counts as of the log of the change before it.
-    stays = kinds.resent or kinds.grown > 0 or kinds.unpositioned
+    # lie in two partitions.
+    stays = kinds.resent or kinds.grown > 0
     wandering = servers and not stays and dice.random() < 0.7
     kinds = replace(kinds, servers=servers, wandering=wandering)
     return plan._replace(kinds=kinds)

@@ -135,7 +135,7 @@ GUARDS: tuple[Guard, ...] = (
         "taint-at-position",
         "a row takes nothing across a missing version, also if they share one position",
         instead(
-            "own = version[:-16]\nreturn any((since < each < version for each in refused if each[:-16] != own))"
+            "own = version[:-41]\nothers = [each for each in refused if each[:-41] != own]\nreturn any((is_older(each, version) and (not since or is_older(since, each)) for each in others))"
         ),
         ("tests/properties/test_known_shapes.py",),
     ),

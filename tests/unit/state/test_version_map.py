@@ -395,3 +395,14 @@ def test_deletes_of_two_partitions_have_a_tombstone_each() -> None:
     assert known.ends_delete(A, THERE)
     assert known.ends_delete(A, HERE)
     assert not known.ends_delete(A, HERE)
+
+
+def test_a_change_without_a_position_follows_a_whole_one_after_the_refused_one() -> None:
+    known = versions()
+    key, whole = RowKey("t:1"), make_version(0, NO_POSITION, 23)
+    known.taint(key, version(9, offset=20))
+    assert known.is_tainted(key, make_version(0, NO_POSITION, 25))
+    assert not known.is_tainted(key, make_version(0, NO_POSITION, 25), since=whole)
+    known.put(key, whole, "whole")
+    assert not known.is_tainted(key, make_version(0, NO_POSITION, 25))
+    assert not known.is_tainted(key, version(10, offset=26))
