@@ -19,6 +19,7 @@ from operators.kafka.config import REQUEST_TIMEOUT_S, check_clients, producer_co
 from operators.kafka.log_reader import BEGINNING
 from operators.kafka.records import Headers, KafkaRecord, records_to_end
 from operators.kafka.topics import topic_partitions
+from operators.printable import printable
 
 logger = logging.getLogger(__name__)
 
@@ -80,13 +81,13 @@ class DeadLetterProducer:
     def send(self, letters: Sequence[DeadLetter]) -> None:
         """See `DeadLetterSink.send`. A letter that is too large is shortened until it is not."""
         for letter in letters:
+            said = (letter.subject, letter.cause, letter.hint)
+            # Not every handler of the log escapes what comes from outside.
             logger.error(
                 "Dead letter %s (%s): %s: %s. %s",
                 letter.position,
                 letter.stage,
-                letter.subject,
-                letter.cause,
-                letter.hint,
+                *map(printable, said),  # guard: dead-letter-log
             )
         # Brokers measure a whole batch. So of letters that were refused together each may fit alone.
         for letter in self._too_large(letters):

@@ -6,6 +6,12 @@ from tests.mutation.selections import CLIENTS, KAFKA, LETTERS
 
 GUARDS: tuple[Guard, ...] = (
     Guard(
+        "dead-letter-log",
+        "what a dead letter says of a message reaches no log as it is",
+        replaced("map(printable, said)", by="said"),
+        ("tests/unit/kafka/test_dead_letters.py", "-k", "no_utf8"),
+    ),
+    Guard(
         "offset-reset",
         "a missing offset is reported, and never skipped",
         replaced('"error"', by='"earliest"'),

@@ -156,9 +156,12 @@ def test_another_refusal_shortens_nothing(broker: Broker) -> None:
     assert broker.stored == []
 
 
-def test_texts_that_are_no_utf8_stop_no_letter(broker: Broker) -> None:
+def test_texts_that_are_no_utf8_stop_no_letter(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
     """JSON can bring lone surrogates into names and keys, which no header can hold."""
     DeadLetterProducer(SECTION).send([letter(subject="docs:\ud800", row_key="docs:\udfff")])
+    assert "docs:\\ud800" in caplog.text
     assert broker.letters()[7][1]["rowvec.subject"] == "docs:\\ud800"
 
 
