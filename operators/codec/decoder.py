@@ -63,6 +63,7 @@ class Decoder:
         self._generation = table.generation
         self._generation_digits = f"{table.generation:04x}"
         self._by_row = table.key_from == "row"
+        self._full = table.replica_identity == "full"
         self.origins = Origins(table)
         self._rows = RecordRows(table, self._key, self._messages, self._shapes, self.origins)
         self.row_keys = self._rows.of
@@ -134,7 +135,7 @@ class Decoder:
             row = None if in_raw else after
             return self._upsert(row_key, op, row, source, schema, raw, position, tail, other_key)
         if op == "d":
-            before = before_of(message, source, self.table.key)
+            before = before_of(message, source) if self._full else None  # guard: whole-old-rows
             moved = other_key is not None
             return self._delete(row_key, source, position, tail, moved=moved, before=before)
         if op == "t":

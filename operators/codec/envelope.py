@@ -1,6 +1,6 @@
 """The parts of Debezium's messages: envelopes, unwrapped rows, and messages about no row at all."""
 
-from collections.abc import Collection, Container, Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from operators.changes.events import Ignored
@@ -111,12 +111,11 @@ _DEFERS = frozenset({"postgresql", "oracle"})
 """Connectors of databases with deferrable constraints: in a transaction, two rows may have one key."""
 
 
-def before_of(
-    message: dict[str, Any], source: dict[str, Any], key: Collection[str]
-) -> Mapping[str, Any] | None:
-    """The deleted row, where another row may have got its key before; None without all its columns."""
+def before_of(message: dict[str, Any], source: dict[str, Any]) -> Mapping[str, Any] | None:
+    """The whole deleted row, of a table with REPLICA IDENTITY FULL.
+
+    No message tells the identity: without it, columns that may not be NULL have their defaults here.
+    """
     connector, before = source.get("connector"), message.get("before")
-    if not isinstance(connector, str) or connector not in _DEFERS or not isinstance(before, dict):
-        return None
-    # With the replica identity's columns alone, PostgreSQL's other columns are null.
-    return before if any(before[name] is not None for name in before if name not in key) else None
+    defers = isinstance(connector, str) and connector in _DEFERS
+    return before if defers and isinstance(before, dict) else None

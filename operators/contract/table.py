@@ -232,6 +232,8 @@ class TableSection(Section):
         format: How messages are encoded; `auto` decides for each message.
         shape: `envelope`: Debezium's own; `unwrapped`: after ExtractNewRecordState; `auto` decides
             for each message.
+        replica_identity: `full`: PostgreSQL logs whole old rows (REPLICA IDENTITY FULL), as it must if
+            the primary key is deferrable. Then rows that swap keys in one statement are told apart.
         unavailable_value: The connector's `unavailable.value.placeholder`.
         defaults: Text for a template column that is NULL; without an entry it is empty.
         filter: Rows that fail any of these conditions are kept out of the collection.
@@ -252,6 +254,7 @@ class TableSection(Section):
     key_from: Literal["record", "row"] = "record"
     format: Literal["auto", "json", "avro", "protobuf"] = "auto"
     shape: Literal["auto", "envelope", "unwrapped"] = "auto"
+    replica_identity: Literal["default", "full"] = "default"
     unavailable_value: str = Field(default=UNAVAILABLE, min_length=1)
     defaults: dict[str, str] = {}
     empty_text: Literal["keep", "skip"] = "keep"

@@ -91,6 +91,8 @@ def _identity_problem(table: TableSection, found: Identity, name: str) -> str | 
             f"{name} has REPLICA IDENTITY USING INDEX, with which Debezium sends broken keys; "
             f"{full if needs_full else default}"
         )
+    if table.replica_identity == "full" and found.identity != "f":
+        return f'{name} has no whole old rows in the log, as replica_identity = "full" says; {full}'
     if needs_full and found.identity != "f":
         if table.key_from == "row":
             return f'{name}: key_from = "row" needs the old values of every row; {full}'
