@@ -75,6 +75,20 @@ class Decoder:
         )
         """A record's headers are read only if its value contains one of these; None: always."""
 
+    def require_no_row(self, raw_key: bytes | None, raw_value: bytes | None) -> None:
+        """Check that a record which was sent to no row's shard is about no row.
+
+        Raises:
+            RecordError: It is about one. Its key could not be read when it came; by now, another record
+                may have shown what such keys mean.
+        """
+        if self.row_keys(raw_key, raw_value):  # guard: read-too-late
+            raise RecordError(
+                subject=self._key.subject,
+                cause="it could not be read when it came; since then, other keys have shown how",
+                hint="send it again: rowvec dead-letters replay",
+            )
+
     def truncates(self, raw_value: bytes | None) -> bool:
         """Whether a record that names no row is a TRUNCATE that can be applied."""
         if raw_value is None or (b'"t"' not in raw_value and self.header_needles is not None):

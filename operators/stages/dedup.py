@@ -183,7 +183,7 @@ class DedupLogic(StatefulBatchLogic[ShardRecords, Window, DedupState]):
         try:
             if not key:
                 # The router could not read it, or it concerns no row: this raises in the first case.
-                decoder.row_keys(raw_key, raw_value)
+                decoder.require_no_row(raw_key, raw_value)
             decoded = decoder.event(key, raw_value, position, other_key)
         except RecordError as error:  # guard: dead-letter
             if key:

@@ -4,6 +4,7 @@ from tests.mutation.guard import Guard
 from tests.mutation.mutations import always, dropped, gives, instead, never, replaced, without
 from tests.mutation.selections import (
     BIG_VALUES,
+    DEDUP,
     EVENTS,
     KEY_TYPES,
     KEYS,
@@ -233,5 +234,11 @@ GUARDS: tuple[Guard, ...] = (
         "a delete is not taken for another row's by the defaults in an old row that is not whole",
         replaced("self._full", by="True"),
         PLACES,
+    ),
+    Guard(
+        "read-too-late",
+        "a record that was sent to no row's shard is not applied there",
+        never,
+        DEDUP,
     ),
 )

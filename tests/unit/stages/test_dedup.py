@@ -786,3 +786,13 @@ def test_a_record_whose_key_cannot_be_read_goes_somewhere_with_all_it_has():
     router = Router({TOPIC: rules_of(contract())[TOPIC].decoder})
     ((_, records),) = router([batch((b"\xff", b"value"))])
     assert records.changes == ((0, "", b"\xff", b"value", None),)
+
+
+def test_a_record_whose_key_can_be_read_too_late_is_a_dead_letter():
+    """Keys may show what others mean; but the router has sent the record to no row's shard."""
+    shard = Shard()
+    raw_key, value = put(1, 1)
+    change = (0, RowKey(""), raw_key, value, None)
+    shard.logic.on_batch([ShardRecords(TOPIC, 0, False, (change,), None, True)])
+    (letter,) = shard.closed().dead
+    assert "could not be read when it came" in letter.cause
