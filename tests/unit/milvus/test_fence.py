@@ -68,7 +68,7 @@ class Server:
 
     def query(self, collection: str, *, limit: int, **_: object) -> list[dict[str, Any]]:
         assert not self.inside
-        return [{"id": one} for one in sorted(self.stored)[:limit]]
+        return [{"id": one, "rv_version": ""} for one in sorted(self.stored)[:limit]]
 
     def get_server_version(self, **_: object) -> str:
         return "2.6.0"
