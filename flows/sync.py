@@ -231,7 +231,7 @@ def build_flow(parts: Parts) -> Flow:
     shards = route(ROUTE, batches, Router({t: rule.decoder for t, rule in rules.items()}))
     winners = dedup(DEDUP, shards, shared)
     resolved = look_up(
-        RESOLVE, winners, LookUp(tables, parts.store, parts.retry, telemetry, shared.partitions)
+        RESOLVE, winners, LookUp(tables, parts.store, parts.retry, telemetry, shared.places)
     )
     embedded = embed(EMBED, resolved, step)
     written = upsert(UPSERT, embedded, lanes)

@@ -1,7 +1,7 @@
 """Compares winners with the store: one look-up per collection for all windows that closed."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -12,27 +12,17 @@ from bytewax.operators import KeyedStream
 from operators.changes.events import DeadLetter, Delete
 from operators.changes.row_key import RowKey
 from operators.changes.rows import Follows, PartialRow, Row, Winner
-from operators.changes.version import (
-    TOOK_OVER,
-    Version,
-    borrowed,
-    came_behind,
-    has_mark,
-    is_older,
-    origin_of,
-    place_of_partition,
-    with_place,
-)
+from operators.changes.version import TOOK_OVER, Version, has_mark, is_older, with_place
 from operators.contract.table import TableSection
 from operators.errors import RecordError
 from operators.retry import RetryPolicy
 from operators.stages.meeting import (
     Meeting,
     Places,
+    at_position_of,
+    is_stale,
     meet,
-    moved_log,
     other_tables_row,
-    went_back,
 )
 from operators.stages.unchanged_text import expect_stored
 from operators.stages.window import Window
@@ -57,11 +47,11 @@ class LookUp:
         store: VectorStore,
         retry: RetryPolicy,
         telemetry: Telemetry,
-        partitions: Collection[tuple[str, int]] = (),
+        places: Places,
     ) -> None:
         self._tables = tables
         self._collections = {topic: table.collection for topic, table in tables.items()}
-        self._places = Places(partitions, telemetry)
+        self._places = places
         self._store = store
         self._retry = retry
         self._telemetry = telemetry
@@ -130,14 +120,9 @@ class LookUp:
                     self._drop(window, key, stored)
                     return
                 row = placed
-            if is_older(row.version, stored.version):  # guard: store-compare
-                goes_back = row.op == "r" and came_behind(row.version, stored.version)
-                anew = window.versions.begins_anew(row.version, stored.version, shows=goes_back)
-                if goes_back and not anew:
-                    raise went_back(self._tables[row.position.topic], row.version, stored.version)
-                if not anew:
-                    self._drop(window, key, stored)
-                    return
+            if self._is_stale(window, row, stored):  # guard: store-compare
+                self._drop(window, key, stored)
+                return
             if key in window.fallbacks:
                 window.fallbacks[key] = self._not_overtaken(window.fallbacks[key], held)
         window.versions.learn(key, None)
@@ -151,13 +136,21 @@ class LookUp:
         if has_mark(winner.version, TOOK_OVER):
             # The delete of the stored row came before it in its window.
             return Meeting.COMPARED if table.source_tables else Meeting.TAKES_OVER
-        deletes = isinstance(winner, Delete)
-        meeting = meet(winner.version, held, table, self._places, deletes=deletes, alive=True)
-        if meeting is Meeting.MOVED_LOG:
-            if window.versions.begins_anew(winner.version, held, shows=True):
-                return Meeting.NEWER
-            raise moved_log(table, winner.version, held)
-        return meeting
+        return meet(
+            winner.version,
+            held,
+            table,
+            self._places,
+            window.versions,
+            deletes=isinstance(winner, Delete),
+            alive=True,
+        )
+
+    def _is_stale(self, window: Window, winner: Winner, stored: Stored) -> bool:
+        table = self._tables[winner.position.topic]
+        return is_older(winner.version, stored.version) and is_stale(
+            winner, stored.version, table, window.versions
+        )
 
     def _settle_delete(
         self, window: Window, delete: Delete, stored: Stored, held: Version, meeting: Meeting
@@ -170,13 +163,9 @@ class LookUp:
             ):  # guard: store-compare-tombstone
                 self._drop(window, key, stored)
             else:
-                window.versions.learn(key, (_borrowed(held, delete), None))
+                window.versions.learn(key, (at_position_of(held, delete), None))
         # guard: store-compare-delete
-        elif (
-            meeting is Meeting.COMPARED
-            and is_older(delete.version, stored.version)
-            and not window.versions.begins_anew(delete.version, stored.version)
-        ):
+        elif meeting is Meeting.COMPARED and self._is_stale(window, delete, stored):
             self._drop(window, key, stored)
         else:
             window.versions.learn(key, None)
@@ -187,7 +176,7 @@ class LookUp:
         """The row, at the stored row's source position; None if it came before that."""
         if not self._places.came_later(*row.position, held):
             return None
-        row = row._replace(version=_borrowed(held, row), unpositioned=False)
+        row = row._replace(version=at_position_of(held, row), unpositioned=False)
         window.rows[row.row_key] = row
         window.versions.learn(row.row_key, (row.version, _digest(row)))
         return row
@@ -228,20 +217,13 @@ class LookUp:
                 # guard: fallback-unpositioned-ahead
                 if not self._places.came_later(*each.position, stored):
                     continue
-                each = each._replace(version=_borrowed(stored, each), unpositioned=False)
+                each = each._replace(version=at_position_of(stored, each), unpositioned=False)
             kept.append(each)
         return kept
 
 
 def _digest(row: Row | PartialRow) -> str:
     return row.text_hash if isinstance(row, Row) else ""
-
-
-def _borrowed(stored: Version, winner: Winner) -> Version:
-    """The stored row's position, for a winner that has none and came later."""
-    topic, partition, offset = winner.position
-    place = place_of_partition(topic, partition)
-    return borrowed(stored, offset, place, origin_of(winner.version))
 
 
 @operator

@@ -9,10 +9,15 @@ import logging
 from collections.abc import Collection
 from enum import Enum, auto
 
+from operators.changes.events import Delete, Upsert
+from operators.changes.rows import Winner
 from operators.changes.version import (
     NO_PLACE,
     Version,
+    borrowed,
+    came_behind,
     offset_of,
+    origin_of,
     other_log,
     other_table,
     place_of,
@@ -22,6 +27,7 @@ from operators.changes.version import (
 )
 from operators.contract.table import TableSection
 from operators.errors import FatalError, RecordError
+from operators.state.version_map import VersionMap
 from operators.telemetry import Telemetry
 
 _log = logging.getLogger("rowvec")
@@ -47,9 +53,6 @@ class Meeting(Enum):
 
     REFUSED = auto()
     """The key is another table's, and its row is there."""
-
-    MOVED_LOG = auto()
-    """The same table, in another log: its server or connector is another one."""
 
 
 class Places:
@@ -101,6 +104,7 @@ def meet(
     known: Version,
     table: TableSection,
     places: Places,
+    versions: VersionMap,
     *,
     deletes: bool,
     alive: bool,
@@ -112,8 +116,12 @@ def meet(
         known: The row's.
         table: The contract's.
         places: The partitions that the flow reads.
+        versions: Of its shard.
         deletes: Whether the change is a delete.
         alive: Whether the known row is there.
+
+    Raises:
+        FatalError: It is the same table in another log: its server or connector is another one.
     """
     if version[-16:] == known[-16:] or version[:4] != known[:4]:
         return Meeting.COMPARED  # one table in one log, or another generation
@@ -126,10 +134,36 @@ def meet(
         # Its key is unique over all its parts: what one part deletes is not what another one holds.
         return Meeting.IGNORED if logs_differ and deletes and alive else Meeting.COMPARED
     if alive and renamed_log(version, known):
-        return Meeting.MOVED_LOG
+        if versions.begins_anew(version, known, shows=True):
+            return Meeting.NEWER
+        raise moved_log(table, version, known)
     if deletes:  # guard: other-table-deletes-nothing
         return Meeting.IGNORED
     return Meeting.REFUSED if alive else Meeting.TAKES_OVER  # guard: other-table-refused
+
+
+def is_stale(
+    change: Upsert | Winner, known: Version, table: TableSection, versions: VersionMap
+) -> bool:
+    """Whether a change that is older than what is known of its row is stale: no log has begun anew.
+
+    Raises:
+        FatalError: It is a snapshot read, so that the database's log has gone back.
+    """
+    version = change.version
+    goes_back = not isinstance(change, Delete) and change.op == "r" and came_behind(version, known)
+    if versions.begins_anew(version, known, shows=goes_back):
+        return False
+    if goes_back:
+        raise went_back(table, version, known)  # guard: log-went-back
+    return True
+
+
+def at_position_of(known: Version, change: Upsert | Winner) -> Version:
+    """The known row's position, for a change that names none and came later."""
+    topic, partition, offset = change.position
+    place = place_of_partition(topic, partition)
+    return borrowed(known, offset, place, origin_of(change.version))
 
 
 def other_tables_row(table: TableSection) -> RecordError:

@@ -18,7 +18,6 @@ from operators.changes.version import (
     TOOK_OVER,
     Version,
     borrowed,
-    came_behind,
     has_mark,
     has_position,
     is_emptied,
@@ -36,11 +35,11 @@ from operators.changes.version import (
 from operators.errors import RecordError
 from operators.stages.meeting import (
     Meeting,
+    at_position_of,
+    is_stale,
     meet,
     mixed_tombstone,
-    moved_log,
     other_tables_row,
-    went_back,
 )
 from operators.stages.settle import DedupContext, Settler
 from operators.state.version_map import VersionMap
@@ -172,16 +171,17 @@ class PendingChanges:
         else:
             alive = known is not None and known[1] is not None
         table = self._shared.rules[event.position.topic].table
-        deletes = isinstance(event, Delete)
         meeting = meet(
-            event.version, newest, table, self._shared.places, deletes=deletes, alive=alive
+            event.version,
+            newest,
+            table,
+            self._shared.places,
+            self._versions,
+            deletes=isinstance(event, Delete),
+            alive=alive,
         )
         if meeting is Meeting.REFUSED:
             raise other_tables_row(table)
-        if meeting is Meeting.MOVED_LOG:
-            if self._versions.begins_anew(event.version, newest, shows=True):
-                return Meeting.NEWER
-            raise moved_log(table, event.version, newest)
         return meeting
 
     def _is_stale(
@@ -205,12 +205,8 @@ class PendingChanges:
         stale = self._shared.stale
         if is_older(event.version, fence):  # guard: version-compare
             table = self._shared.rules[event.position.topic].table
-            goes_back = isinstance(event, Upsert) and event.op == "r"
-            goes_back = goes_back and came_behind(event.version, fence)
-            if self._versions.begins_anew(event.version, fence, shows=goes_back):
+            if not is_stale(event, fence, table, self._versions):
                 return False
-            if goes_back:
-                raise went_back(table, event.version, fence)  # guard: log-went-back
             stale.stale(table, event.row_key, event.version, fence)
             return True
         if stale.rows:
@@ -272,7 +268,7 @@ class PendingChanges:
             else self._versions.must_look_up(event.row_key)
         )
         # guard: unpositioned-place
-        return event._replace(version=_borrowed(newest, event), unpositioned=unpositioned)
+        return event._replace(version=at_position_of(newest, event), unpositioned=unpositioned)
 
     def newest(self, key: RowKey) -> Version | None:
         """The version below which a change of the row is stale; None if nothing is known."""
@@ -340,8 +336,3 @@ class PendingChanges:
 
 def _place(position: KafkaPosition) -> str:
     return place_of_partition(position.topic, position.partition)
-
-
-def _borrowed(newest: Version, event: Upsert | Delete) -> Version:
-    version, position = event.version, event.position
-    return borrowed(newest, position.offset, _place(position), origin_of(version))

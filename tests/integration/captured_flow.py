@@ -77,7 +77,7 @@ class CapturedFlow:
             moves=moves,
         )
         self._shards: dict[str, DedupLogic] = {}
-        self._resolver = LookUp(tables, self._store, retry, telemetry)
+        self._resolver = LookUp(tables, self._store, retry, telemetry, self._shared.places)
         texts = Texts(self._embedder, telemetry, {t.name: t.chunks for t in tables.values()}, 64)
         self._embed = EmbedStep(self._embedder, texts, telemetry)
         writer = Writer(

@@ -301,7 +301,7 @@ def worker_of(
         clock,
         ledger,
         shared,
-        LookUp({TOPIC: table.section}, store, retry, telemetry()),
+        LookUp({TOPIC: table.section}, store, retry, telemetry(), shared.places),
         EmbedStep(embedder, texts, telemetry(), model),
         model,
         writer,

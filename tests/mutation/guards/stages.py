@@ -32,7 +32,7 @@ GUARDS: tuple[Guard, ...] = (
     Guard(
         "unpositioned-place",
         "a change without a position is given the position that is known of its row",
-        replaced("_borrowed(newest, event)", by="event.version"),
+        replaced("at_position_of(newest, event)", by="event.version"),
         DEDUP,
     ),
     Guard(

@@ -17,6 +17,7 @@ from operators.changes.version import (
 )
 from operators.retry import RetryPolicy
 from operators.stages.look_up import LookUp
+from operators.stages.meeting import Places
 from operators.stages.window import Window
 from operators.state.version_map import VersionMap
 from operators.store.protocol import Entity, entity_id
@@ -93,7 +94,9 @@ def looked_up(store: MemoryStore, row: PartialRow, fallback: Winner) -> Window:
     window = Window({ONE: row}, {}, [], set(), versions, (), unverified={ONE})
     window.fallbacks[ONE] = [fallback]
     telemetry = Telemetry()
-    resolver = LookUp({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry)
+    resolver = LookUp(
+        {TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, Places((), telemetry)
+    )
     ((_, window),) = resolver([("000", window)])
     return window
 

@@ -18,7 +18,7 @@ from operators.changes.version import (
 from operators.errors import FatalError
 from operators.retry import RetryPolicy
 from operators.stages.look_up import LookUp
-from operators.stages.meeting import STALE_ROWS
+from operators.stages.meeting import STALE_ROWS, Places
 from operators.stages.window import Window
 from operators.state.version_map import VersionMap
 from operators.telemetry import Telemetry
@@ -164,7 +164,9 @@ def looked_up(winner: Delete, *, stored_at: Version) -> Window:
     versions = VersionMap(whole=False, horizon_s=100, now=0)
     window = Window({}, {ONE: winner}, [], set(), versions, (), unverified={ONE})
     telemetry = Telemetry()
-    resolver = LookUp({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, BOTH)
+    resolver = LookUp(
+        {TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, Places(BOTH, telemetry)
+    )
     ((_, window),) = resolver([("000", window)])
     return window
 
@@ -218,7 +220,9 @@ def test_a_snapshot_read_below_what_the_store_holds_stops_the_flow():
     window.rows[ONE] = row._replace(version=Version(row.version + place))
     for each in store._collections["docs"].rows.values():
         each["rv_version"] += place
-    resolver = LookUp({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, BOTH)
+    resolver = LookUp(
+        {TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, Places(BOTH, telemetry)
+    )
     with pytest.raises(FatalError, match="gone back"):
         resolver([("000", window)])
 

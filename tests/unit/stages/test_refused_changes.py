@@ -150,7 +150,11 @@ class Play:
         self.store = SlowStore()
         self._bench = Bench(self.store)
         self._look_up = LookUp(
-            {TOPIC: table()}, self.store, RetryPolicy(0.0, Telemetry()), Telemetry()
+            {TOPIC: table()},
+            self.store,
+            RetryPolicy(0.0, Telemetry()),
+            Telemetry(),
+            self.shard.shared.places,
         )
         self._records = iter(
             [put(1, lsn, UNAVAILABLE if doc is None else doc) for lsn, doc in enumerate(docs, 1)]

@@ -11,6 +11,7 @@ from operators.changes.version import Version
 from operators.contract.table import TableSection
 from operators.retry import RetryPolicy
 from operators.stages.look_up import LookUp
+from operators.stages.meeting import Places
 from operators.state.version_map import VersionMap
 from operators.telemetry import Telemetry
 from tests.changes import TOPIC, doc, key, table, tombstone
@@ -184,7 +185,13 @@ def test_a_row_that_another_shard_took_over_does_not_stay_as_the_first_one_store
     window = made.closed()
     section = TableSection.model_validate({**table().model_dump(), **shards})
     telemetry = Telemetry()
-    resolver = LookUp({TOPIC: section}, store, RetryPolicy(0.0, telemetry), telemetry, [(TOPIC, 0)])
+    resolver = LookUp(
+        {TOPIC: section},
+        store,
+        RetryPolicy(0.0, telemetry),
+        telemetry,
+        Places([(TOPIC, 0)], telemetry),
+    )
     resolver([("000", window)])
     assert [*window.deletes] == [ONE]
 
@@ -264,7 +271,13 @@ def test_what_another_table_has_stored_stays(op):
     window = made.closed()
     assert window.unverified == {ONE}
     telemetry = Telemetry()
-    resolver = LookUp({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, [(TOPIC, 0)])
+    resolver = LookUp(
+        {TOPIC: table()},
+        store,
+        RetryPolicy(0.0, telemetry),
+        telemetry,
+        Places([(TOPIC, 0)], telemetry),
+    )
     resolver([("000", window)])
     assert (window.rows, window.deletes) == ({}, {})
     assert [each.stage for each in window.dead] == (["resolve"] if op == "u" else [])
@@ -282,7 +295,13 @@ def test_a_row_that_took_over_is_written_over_what_is_stored():
     made.take(change("d", 1, 5, "notes"), change("c", 1, 2), change("u", 1, 3, "docs", "mine"))
     window = made.closed()
     telemetry = Telemetry()
-    resolver = LookUp({TOPIC: table()}, store, RetryPolicy(0.0, telemetry), telemetry, [(TOPIC, 0)])
+    resolver = LookUp(
+        {TOPIC: table()},
+        store,
+        RetryPolicy(0.0, telemetry),
+        telemetry,
+        Places([(TOPIC, 0)], telemetry),
+    )
     resolver([("000", window)])
     assert window.rows[ONE].text == "doc 1\nmine"  # type: ignore[union-attr]
     assert window.dead == []
