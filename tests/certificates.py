@@ -1,4 +1,4 @@
-"""Self-signed certificates for servers on 127.0.0.1."""
+"""Self-signed certificates for servers on loopback."""
 
 import datetime
 import ipaddress
@@ -8,29 +8,28 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+LOOPBACK = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
 
-def self_signed(path: Path, host: str = "127.0.0.1") -> Path:
+
+def self_signed(path: Path, name: x509.GeneralName = LOOPBACK) -> Path:
     """Write a key and its certificate, which is its own authority, into one file.
 
     Args:
         path: The file.
-        host: The IP address that the certificate is for.
+        name: Address or host name that the certificate is for.
     """
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.stem)])
+    common_name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.stem)])
     now = datetime.datetime.now(datetime.UTC)
     made = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(common_name)
+        .issuer_name(common_name)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(days=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(host))]),
-            critical=False,
-        )
+        .add_extension(x509.SubjectAlternativeName([name]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )

@@ -1,10 +1,10 @@
 """Tells if the system clock is set back: Bytewax then stands still until it has caught up."""
 
 import logging
-import threading
 import time
 from collections.abc import Callable
 
+from flows.process.periodic import Periodic
 from operators.ownership.lease_times import boottime
 
 logger = logging.getLogger(__name__)
@@ -15,7 +15,7 @@ TOLD_FROM_S = 5.0
 LOOKS_EVERY_S = 2.0
 
 
-class ClockWatch:
+class ClockWatch(Periodic):
     """Compares the system clock with one that nobody can set.
 
     Bytewax plans its polls and checkpoints by the system clock. No row is lost if that is set back, but
@@ -30,21 +30,10 @@ class ClockWatch:
     def __init__(
         self, system: Callable[[], float] = time.time, steady: Callable[[], float] = boottime
     ) -> None:
+        super().__init__("rowvec-clock", LOOKS_EVERY_S, self.check)
         self._system = system
         self._steady = steady
         self._apart = system() - steady()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rowvec-clock", daemon=True)
-
-    def start(self) -> None:
-        """Start looking."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop looking."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def check(self) -> None:
         """Look once. A clock that is slewed, or set forward, is no reason to tell anything."""
@@ -57,7 +46,3 @@ class ClockWatch:
                 "process and start it again to go on at once; nothing is lost",
                 back,
             )
-
-    def _run(self) -> None:
-        while not self._ended.wait(LOOKS_EVERY_S):
-            self.check()

@@ -28,14 +28,12 @@ class Claim:
         retry: For requests to the store.
         process, processes: Its number in the flow, and how many processes there are.
         locks: Identities of the recovery locks that it has taken or found free; its own first.
-        accepted: Findings that the user accepts for this start.
     """
 
     retry: RetryPolicy
     process: int = 0
     processes: int = 1
     locks: tuple[str, ...] = ()
-    accepted: frozenset[Accept] = frozenset()
 
 
 @dataclass(slots=True)
@@ -48,7 +46,7 @@ class Opened:
         names: What the contract's names of collections stand for.
         collections_empty: Whether all collections are empty.
         claim: The process that is about to write; None for `rowvec check`.
-        accepted: Findings that the user accepts, for `rowvec check`.
+        accepted: Findings that the user accepts for this start.
         lease: The lease, once its check has taken it.
         failed: Whether a check has failed.
         warnings: What the running check warns of; `outcomes` moves them into its outcome.

@@ -1,9 +1,9 @@
 """Notices partitions that a topic got, or lost, while the flow is running."""
 
 import logging
-import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 
+from flows.process.periodic import Periodic
 from operators.kafka.log_reader import BEGINNING, Bounds
 from operators.telemetry import Telemetry, partition_labels
 
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 Partition = tuple[str, int]
 
 
-class PartitionWatch:
+class PartitionWatch(Periodic):
     """Compares the partitions of the topics with those that the flow reads, now and then.
 
     A partition that the flow does not read yet is told in the log once, and its records count as lag. A
@@ -41,6 +41,7 @@ class PartitionWatch:
         what_then: str,
         every_s: float,
     ) -> None:
+        super().__init__("rowvec-partitions", every_s, self._check_or_warn)
         self.unread: tuple[Partition, ...] = ()
         """Partitions that were added since the flow started."""
         self._reads = frozenset(reads)
@@ -49,21 +50,8 @@ class PartitionWatch:
         self._telemetry = telemetry
         self._on_added = on_added
         self._what_then = what_then
-        self._every_s = every_s
         self._missed: frozenset[Partition] = frozenset()
         self._told_missing: frozenset[Partition] = frozenset()
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="rowvec-partitions", daemon=True)
-
-    def start(self) -> None:
-        """Start looking."""
-        self._thread.start()
-
-    def close(self) -> None:
-        """Stop looking."""
-        self._ended.set()
-        if self._thread.is_alive():
-            self._thread.join()
 
     def check(self) -> None:
         """Look once."""
@@ -97,12 +85,11 @@ class PartitionWatch:
             )
         self._missed, self._told_missing = missed, gone
 
-    def _run(self) -> None:
-        while not self._ended.wait(self._every_s):
-            try:
-                self.check()
-            except Exception as error:  # noqa: BLE001 - the flow must not depend on this look
-                logger.warning("New partitions: %s; looks again", type(error).__name__)
+    def _check_or_warn(self) -> None:
+        try:
+            self.check()
+        except Exception as error:  # noqa: BLE001 - the flow must not depend on this look
+            logger.warning("New partitions: %s; looks again", type(error).__name__)
 
 
 def _by_topic(partitions: Collection[Partition]) -> list[tuple[str, str]]:

@@ -24,6 +24,7 @@ from operators.errors import FatalError, RowvecError
 from operators.kafka import topics as kafka_topics
 from operators.kafka.config import check_clients
 from operators.milvus.store import MilvusStore
+from operators.ownership.accept_options import Accept
 from operators.ownership.collection_watch import CollectionWatch
 from operators.ownership.kill_timer import KillTimer
 from operators.ownership.lease import Lease
@@ -97,13 +98,18 @@ def outcomes(contract: Contract, opened: Opened) -> Iterator[Outcome]:
             yield Outcome(name, detail, warnings=tuple(opened.warnings))
 
 
-def pass_all(contract: Contract, claim: Claim) -> Opened:
+def pass_all(contract: Contract, claim: Claim, accepted: frozenset[Accept] = frozenset()) -> Opened:
     """Run all checks for a flow that is about to start, and take the lease. Warnings go to the log.
+
+    Args:
+        contract: What it will run by.
+        claim: The process that is about to write.
+        accepted: Findings that the user accepts for this start.
 
     Raises:
         RowvecError: The first check that failed. (`rowvec check` reports all of them.)
     """
-    opened = Opened(claim=claim)
+    opened = Opened(claim=claim, accepted=accepted)
     try:
         for outcome in outcomes(contract, opened):
             for warning in outcome.warnings:
@@ -233,7 +239,7 @@ def _lease(contract: Contract, opened: Opened) -> str:
         RetryPolicy(0.0, Telemetry()) if claim is None else claim.retry,
         contract.tables,
         process=0 if claim is None else claim.process,
-        accepted=opened.accepted if claim is None else claim.accepted,
+        accepted=opened.accepted,
         hmac_key=None if key is None else key.get_secret_value(),
         identities=opened.names.identities,
     )

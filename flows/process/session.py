@@ -111,8 +111,8 @@ class Session:
                 abort,
                 stopping=stop.is_set,
             )
-            claim = Claim(retry, cluster.process_id, cluster.processes, locks, accepted)
-            opened = preflight.pass_all(contract, claim)
+            claim = Claim(retry, cluster.process_id, cluster.processes, locks)
+            opened = preflight.pass_all(contract, claim, accepted)
             closing.callback(opened.close)
             assert opened.names is not None
             contract = opened.names.contract

@@ -25,9 +25,15 @@ class Backend:
     section: MilvusSection | None
 
 
+KINDS_OF_MILVUS = ("lite", "lite-server", pytest.param("server", marks=pytest.mark.server))
+
+REAL_MILVUS = pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
+"""For what the store in memory does not have: connections, for example."""
+
+
 @pytest.fixture(
     scope="module",
-    params=["memory", "lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
+    params=["memory", *KINDS_OF_MILVUS],
 )
 def backend(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory

@@ -16,10 +16,9 @@ from operators.errors import FatalError, RetriableError
 from operators.milvus.client import Client
 from operators.milvus.store import MilvusStore
 from operators.store.protocol import MAX_LEDGER_BYTES, CollectionSpec, LedgerStore
-from tests.conformance.conftest import Backend, lite_server
+from tests.conformance.conftest import REAL_MILVUS, Backend, lite_server
 from tests.fakes import MemoryLedger
 
-KINDS_OF_MILVUS = ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)]
 BODIES = [
     "",
     " ",
@@ -149,7 +148,7 @@ def test_threads_write_at_once(backend: Backend, ledger: LedgerStore):
 # Only on Milvus
 
 
-@pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
+@REAL_MILVUS
 def test_two_connections_see_each_others_writes(backend: Backend, ledger: LedgerStore):
     assert backend.section is not None
     with closing(MilvusStore(backend.section)) as store:
@@ -161,7 +160,7 @@ def test_two_connections_see_each_others_writes(backend: Backend, ledger: Ledger
             assert ledger.read() == {"mine": str(beat), "yours": str(beat), "both": str(beat)}
 
 
-@pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
+@REAL_MILVUS
 def test_several_create_it_at_once(backend: Backend, ledger: LedgerStore):
     assert backend.section is not None
     backend.store._client._client.drop_collection(LEDGER)
@@ -190,7 +189,7 @@ def test_several_create_it_at_once(backend: Backend, ledger: LedgerStore):
             store.close()
 
 
-@pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
+@REAL_MILVUS
 def test_a_ledger_that_is_gone_stops_the_writer(backend: Backend, ledger: LedgerStore):
     """A ledger that was removed is not created again: it protected the collections."""
     ledger.write({"docs/0": "1"})
@@ -207,7 +206,7 @@ def test_a_ledger_that_is_gone_stops_the_writer(backend: Backend, ledger: Ledger
 
 
 @pytest.mark.parametrize("step", ["collection", "index"])
-@pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
+@REAL_MILVUS
 def test_a_creation_that_was_cut_short_is_completed(
     backend: Backend, ledger: LedgerStore, step: str, monkeypatch: pytest.MonkeyPatch
 ):
@@ -231,7 +230,7 @@ def test_a_creation_that_was_cut_short_is_completed(
     assert again.read() == {"docs/0": "1"}
 
 
-@pytest.mark.parametrize("backend", KINDS_OF_MILVUS, indirect=True, scope="module")
+@REAL_MILVUS
 @pytest.mark.parametrize(
     ("fields", "metric"),
     [

@@ -29,7 +29,7 @@ from operators.errors import FatalError, RecordError, RetriableError
 from operators.milvus.store import MilvusStore
 from operators.ownership.ledger_entries import differ
 from operators.store.protocol import CollectionSpec, Entity, Stored, entity_id
-from tests.conformance.conftest import Backend, free_port, lite_server
+from tests.conformance.conftest import REAL_MILVUS, Backend, free_port, lite_server
 from tests.fakes import MemoryStore
 
 DIM = 8
@@ -691,12 +691,7 @@ def test_the_identity_and_the_model_do_not_disturb_each_other(backend: Backend):
     drop(backend, spec.name)
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
-    indirect=True,
-    scope="module",
-)
+@REAL_MILVUS
 def test_a_collection_from_before_there_were_identities(
     backend: Backend, monkeypatch: pytest.MonkeyPatch
 ):
@@ -751,12 +746,7 @@ def test_a_server_that_forgets_properties_has_the_description(
     assert store.identity("mortal") == identity
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
-    indirect=True,
-    scope="module",
-)
+@REAL_MILVUS
 def test_a_collection_whose_rows_expire_is_refused(backend: Backend):
     store, spec = backend.store, spec_of(next(_names), fields={})
     client = store._client._client
@@ -907,13 +897,7 @@ def test_a_query_of_another_length(backend: Backend, zoo: str):
 # Connections
 
 
-@pytest.mark.parametrize(
-    "backend",
-    # The store in memory has no connections.
-    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
-    indirect=True,
-    scope="module",
-)
+@REAL_MILVUS
 def test_another_connection_finds_all_of_it(backend: Backend, fresh: str):
     assert backend.section is not None
     one = entity("1")
@@ -926,12 +910,7 @@ def test_another_connection_finds_all_of_it(backend: Backend, fresh: str):
     assert backend.store.count(fresh) == 2
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
-    indirect=True,
-    scope="module",
-)
+@REAL_MILVUS
 def test_delete_older_sees_what_another_connection_just_wrote(backend: Backend, fresh: str):
     assert backend.section is not None
     with closing(MilvusStore(backend.section)) as other:
@@ -973,12 +952,7 @@ def test_old_servers_hold_no_null(backend: Backend):
     assert backend.store.nullable == (backend.kind != "server")
 
 
-@pytest.mark.parametrize(
-    "backend",
-    ["lite", "lite-server", pytest.param("server", marks=pytest.mark.server)],
-    indirect=True,
-    scope="module",
-)
+@REAL_MILVUS
 def test_a_database_that_is_not_there(backend: Backend):
     assert backend.section is not None
     missing = backend.section.model_copy(update={"database": "nowhere"})

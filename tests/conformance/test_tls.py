@@ -1,8 +1,6 @@
 """TLS in front of a Milvus: what works, and what is told if it cannot."""
 
 import asyncio
-import datetime
-import ipaddress
 import ssl
 import threading
 from collections.abc import Iterator
@@ -12,41 +10,12 @@ from urllib.parse import urlsplit
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from operators.contract.sections import MilvusSection
 from operators.errors import FatalError, RetriableError
 from operators.milvus.store import MilvusStore
+from tests.certificates import self_signed
 from tests.conformance.conftest import lite_server
-
-
-def certificate(path: Path, *names: x509.GeneralName) -> Path:
-    """A key and a certificate for these names, signed by itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, path.stem)])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        )
-        + made.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
 
 
 @contextmanager
@@ -99,9 +68,8 @@ def section(port: int, scheme: str = "https", **more: object) -> MilvusSection:
 
 @pytest.mark.timeout(120)
 def test_tls(tmp_path: Path):
-    here = x509.IPAddress(ipaddress.ip_address("127.0.0.1"))
-    right = certificate(tmp_path / "right.pem", here)
-    other = certificate(tmp_path / "other.pem", x509.DNSName("milvus.example"))
+    right = self_signed(tmp_path / "right.pem")
+    other = self_signed(tmp_path / "other.pem", x509.DNSName("milvus.example"))
     with lite_server(tmp_path / "data") as uri:
         plain = urlsplit(uri).port
         assert plain is not None

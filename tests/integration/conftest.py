@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.embedded.broker import Broker
+from flows.embedded.broker import Broker, DurableBroker
 from flows.embedded.milvus_lite import MilvusLiteServer
 from tests.integration.running import prestarted
 from tests.live.model import make_model
@@ -30,6 +30,17 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Broker]:
     broker = Broker(tmp_path_factory.mktemp("broker"))
+    try:
+        broker.start()
+        yield broker
+    finally:
+        broker.stop()
+
+
+@pytest.fixture(scope="module")
+def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableBroker]:
+    """A broker that can add partitions, and delete topics and records."""
+    broker = DurableBroker(tmp_path_factory.mktemp("durable"))
     try:
         broker.start()
         yield broker

@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from bytewax.recovery import init_db_dir
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
@@ -293,6 +294,19 @@ def rowvec(
     if _zygotes:
         return Process(directory, arguments, env, _zygotes[-1])
     return Process(directory, (*ROWVEC, *arguments), env)
+
+
+def bytewax_env(contract: Path, *, recovery_files: int) -> dict[str, str]:
+    """The variables for Bytewax's own command, with a new recovery directory beside the contract."""
+    recovery = contract.parent / "recovery"
+    recovery.mkdir(mode=0o700)
+    init_db_dir(recovery, recovery_files)
+    return {
+        "ROWVEC_CONTRACT": str(contract),
+        "BYTEWAX_RECOVERY_DIRECTORY": str(recovery),
+        "BYTEWAX_SNAPSHOT_INTERVAL": "1",
+        "BYTEWAX_RECOVERY_BACKUP_INTERVAL": "0",
+    }
 
 
 def run_to_end(

@@ -4,7 +4,6 @@ import signal
 from pathlib import Path
 
 import pytest
-from bytewax.recovery import init_db_dir
 
 from flows.embedded.broker import Broker
 from tests.changes import put
@@ -12,6 +11,7 @@ from tests.integration.running import (
     BYTEWAX,
     METRICS,
     Process,
+    bytewax_env,
     collection,
     docs_contract,
     produce,
@@ -30,15 +30,7 @@ def test_sigterm_ends_it_and_releases_the_lease(
     rows = [(0, *put(number, number, f"text {number}", op="c")) for number in range(3)]
     produce(broker.bootstrap_servers, tmp_path.name, rows)
     contract = docs_contract(tmp_path, broker, milvus, tiny_model)
-    recovery = tmp_path / "recovery"
-    recovery.mkdir(mode=0o700)
-    init_db_dir(recovery, 2)
-    env = {
-        "ROWVEC_CONTRACT": str(contract),
-        "BYTEWAX_RECOVERY_DIRECTORY": str(recovery),
-        "BYTEWAX_SNAPSHOT_INTERVAL": "1",
-        "BYTEWAX_RECOVERY_BACKUP_INTERVAL": "0",
-    }
+    env = bytewax_env(contract, recovery_files=2)
     with Process(tmp_path, BYTEWAX, {**METRICS, **env}) as flow:
         flow.wait_until(lambda: flow.metrics()["rowvec.rows.written"] == 3)
         flow.send(signal.SIGTERM)

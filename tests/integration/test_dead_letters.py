@@ -1,7 +1,6 @@
 """Dead letters are listed and replayed: a corrected row is written, and no row goes back in time."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,17 +30,6 @@ SECRET = "AMg="
 
 NO_ENCODING: dict[str, Any] = {"table": {}}
 DECIMAL: dict[str, Any] = {"table": {"encodings": {"size": "decimal(2)"}}}
-
-
-@pytest.fixture(scope="module")
-def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableBroker]:
-    """A broker that can remove records and add partitions."""
-    broker = DurableBroker(tmp_path_factory.mktemp("durable"))
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.stop()
 
 
 def bad(id_: int, lsn: int, text: str = "text") -> tuple[int, bytes, bytes]:

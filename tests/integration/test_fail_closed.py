@@ -1,7 +1,6 @@
 """State that does not match topic, contract or collection is refused, with a hint how to go on."""
 
 import shutil
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -27,14 +26,9 @@ pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableBroker]:
+def broker(durable: DurableBroker) -> DurableBroker:
     """A broker that can delete topics and records."""
-    broker = DurableBroker(tmp_path_factory.mktemp("broker"))
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.stop()
+    return durable
 
 
 class Flow:

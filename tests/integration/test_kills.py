@@ -11,7 +11,6 @@ import time
 from pathlib import Path
 
 import pytest
-from bytewax.recovery import init_db_dir
 
 from flows.embedded.broker import Broker
 from tests.integration.running import (
@@ -22,6 +21,7 @@ from tests.integration.running import (
     History,
     Process,
     Reader,
+    bytewax_env,
     collection,
     docs_contract,
     everything,
@@ -105,15 +105,7 @@ def test_after_sigterm_nothing_is_read_or_written_again(
     contract = docs_contract(tmp_path, broker, milvus, model)
     broker.create_topic(name, History.PARTITIONS)
     produce(broker.bootstrap_servers, name, history.records)
-    recovery = tmp_path / "recovery"
-    recovery.mkdir(mode=0o700)
-    init_db_dir(recovery, 4)
-    env = {
-        "ROWVEC_CONTRACT": str(contract),
-        "BYTEWAX_RECOVERY_DIRECTORY": str(recovery),
-        "BYTEWAX_SNAPSHOT_INTERVAL": "1",
-        "BYTEWAX_RECOVERY_BACKUP_INTERVAL": "0",
-    }
+    env = bytewax_env(contract, recovery_files=4)
     consumed: list[float] = []
     with Reader(milvus, name, history) as reader:
         # First with Bytewax's command, then with Rowvec's, on the same recovery files.

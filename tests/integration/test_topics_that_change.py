@@ -1,7 +1,6 @@
 """Tables, topics and partitions that come and go: the flow goes on, or names what to do."""
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,6 @@ from tests.integration.running import (
 )
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture(scope="module")
-def durable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DurableBroker]:
-    """A broker that can add partitions."""
-    broker = DurableBroker(tmp_path_factory.mktemp("durable"))
-    try:
-        broker.start()
-        yield broker
-    finally:
-        broker.stop()
 
 
 class Tables:
