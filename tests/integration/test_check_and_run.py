@@ -392,7 +392,7 @@ def filled(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("says", "parts"),
     [
-        ({"columns": {"kind": "varchar"}}, ("collection 'filled0'", "size")),
+        ({"columns": {"kind": "varchar"}}, ("collection '{collection}'", "size")),
         ({"text": "{doc}"}, ("says something else of docs", "--accept-other-contract")),
     ],
     ids=["field", "text"],
@@ -402,7 +402,7 @@ def test_another_contract_than_the_one_that_filled_the_collection_is_refused(
 ) -> None:
     says = {"topic": SHARED, **says}
     docs_contract(filled, servers.broker, servers.milvus, servers.model, table=says)
-    refused(filled, 1, *parts)
+    refused(filled, 1, *(part.format(collection=filled.name) for part in parts))
     assert servers.store.count(filled.name) == 1
 
 

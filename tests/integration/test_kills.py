@@ -102,7 +102,9 @@ def test_after_sigterm_nothing_is_read_or_written_again(
     broker: Broker, milvus: str, model: Path | str, tmp_path: Path
 ) -> None:
     name, history = tmp_path.name, History(rows=2_000, changes=10_000, seed=2)
-    contract = docs_contract(tmp_path, broker, milvus, model)
+    # Epochs so small that neither command reaches the end before it hears of SIGTERM.
+    flow_section = {"max_epoch_records": 500}
+    contract = docs_contract(tmp_path, broker, milvus, model, flow=flow_section)
     broker.create_topic(name, History.PARTITIONS)
     produce(broker.bootstrap_servers, name, history.records)
     env = bytewax_env(contract, recovery_files=4)
